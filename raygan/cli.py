@@ -1,0 +1,167 @@
+"""The command lines: of every search file, and `raygan` itself."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+
+from raygan.config import Config, ConfigError, parse_value, with_values
+from raygan.errors import InputError
+from raygan.search.experiment import Search
+
+
+def run_search(search: Search, arguments: Sequence[str] | None = None) -> None:
+    """Run a search file: apply the command line's options to its search, run the study, show the result.
+
+    Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C.
+    """
+    options = _search_parser(search).parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    from raygan.search.study import Interrupted, run_study
+
+    try:
+        run_study(apply_options(search, options), options.storage)
+    except InputError as error:
+        sys.exit(f"{sys.argv[0]}: {error}")
+    except (Interrupted, KeyboardInterrupt):
+        print(f"\nStopped. Go on with the same command: {shlex.join(['python', *sys.argv])}")
+        sys.exit(130)
+
+
+def apply_options(search: Search, options: argparse.Namespace) -> Search:
+    """The search as the command line changes it; raises `ConfigError` for values that break a rule."""
+    if options.quick:
+        search = search.quick()
+    values: dict[str, object] = {
+        path: value
+        for path, value in {
+            "data/photos": options.photos,
+            "data/evaluate_on": options.evaluate_on,
+            "loss/vgg19_weights": options.vgg19,
+            "loss/content": "vgg19" if options.vgg19 else None,
+            "training/epochs": options.epochs,
+            "training/seed": options.seed,
+            "hardware/workers": options.workers,
+        }.items()
+        if value is not None
+    }
+    values |= _set_values(search.config, options.set)
+    config = with_values(search.config, values)
+    changes = {
+        name: value
+        for name, value in {
+            "name": options.name,
+            "trials": options.trials,
+            "trial_epochs": options.trial_epochs,
+            "concurrent": options.concurrent,
+            "seed": options.seed,
+        }.items()
+        if value is not None
+    }
+    changes.setdefault("trial_epochs", min(search.trial_epochs, config.training.epochs))
+    return dataclasses.replace(search, config=config, **changes)
+
+
+def _set_values(config: Config, assignments: Sequence[str]) -> dict[str, object]:
+    values = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set needs path=value, such as loss/adversarial_weight=0.01, but got {assignment!r}")
+        values[path] = parse_value(config, path, text)
+    return values
+
+
+def _search_parser(search: Search) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=f"Search {search.name}: find, train and evaluate a denoiser.",
+        allow_abbrev=False,
+    )
+    quick = search.quick()
+    add = parser.add_argument
+    add(
+        "--quick",
+        action="store_true",
+        help="the same search shrunk to minutes on two cores, on the sample photos",
+    )
+    add(
+        "--photos",
+        metavar="PATH",
+        help="folder or s3:// gs:// prefix of clean photos"
+        f" (default: {search.config.data.photos}, downloaded; with --quick the generated samples)",
+    )
+    add(
+        "--evaluate-on",
+        metavar="PATH",
+        help="folder or prefix of photos to evaluate on"
+        f" (default: {search.config.data.evaluate_on}, downloaded; with --quick the samples' evaluation photos)",
+    )
+    add(
+        "--vgg19",
+        metavar="FILE",
+        help="VGG19 weights for the content loss, Keras's .npz or torchvision's .pth"
+        " (default: torchvision's, downloaded; with --quick none: the content loss is the pixels' squared error)",
+    )
+    add(
+        "--storage",
+        metavar="PATH",
+        default="studies",
+        help="folder or s3:// gs:// prefix that holds studies (default: studies)",
+    )
+    add(
+        "--name",
+        help=f"the study's name; an existing one goes on (default: {search.name}, {quick.name} with --quick)",
+    )
+    add(
+        "--trials",
+        type=_count,
+        metavar="N",
+        help=f"trials to run (default: {search.trials}, quick {quick.trials})",
+    )
+    add(
+        "--epochs",
+        type=_count,
+        metavar="N",
+        help="epochs of the winner's training"
+        f" (default: {search.config.training.epochs}, quick {quick.config.training.epochs})",
+    )
+    add(
+        "--trial-epochs",
+        type=_count,
+        metavar="N",
+        help="most epochs of a trial"
+        f" (default: {search.trial_epochs}, quick {quick.trial_epochs}, never more than --epochs)",
+    )
+    add(
+        "--concurrent",
+        type=_count,
+        metavar="N",
+        help="trials at once (default: as many as the cluster holds)",
+    )
+    add(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="training workers of each trial and of the winner; 1 trains in the"
+        f" trial's own process (default: {search.config.hardware.workers})",
+    )
+    add("--seed", type=int, metavar="N", help=f"seed of the searcher and of training (default: {search.seed})")
+    add(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="set a configuration value, such as loss/content=mse; repeatable; an unknown path lists all",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
+    return value

@@ -1,0 +1,1 @@
+"""Photos, crops and noise."""

@@ -1,0 +1,93 @@
+"""Square crops for training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raygan.config import DataConfig, TrainingConfig
+from raygan.seeds import derived_seed
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Decoded photos in memory: names, and pixels as uint8 (H, W, 3), of any sizes, perhaps read-only."""
+
+    names: list[str]
+    pixels: list[NDArray[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class CropSource(Protocol):
+    """What a training worker draws its crops from."""
+
+    steps: int
+    """Batches an epoch, the same on every worker."""
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """One epoch's batches of this worker: uint8, (batch, 3, crop_size, crop_size), on the CPU."""
+        ...
+
+
+class CachedCrops:
+    """Random crops of photos that are in memory; each epoch has another order and other positions.
+
+    The epoch's order is shared by the workers, and each takes its own part of every batch.
+    """
+
+    def __init__(
+        self, photos: Photos, data: DataConfig, training: TrainingConfig, *, rank: int = 0, workers: int = 1
+    ) -> None:
+        self.photos = photos
+        self.crop_size = data.crop_size
+        self.seed = training.seed
+        self.rank = rank
+        self.batch_size = training.batch_size
+        self.share = training.batch_size // workers
+        self.steps = training.steps_per_epoch or max(1, len(photos) // training.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """One epoch's batches; see `CropSource`."""
+        order = np.random.default_rng(derived_seed("photo order", self.seed, epoch))
+        needed = self.steps * self.batch_size
+        rounds = -(-needed // len(self.photos))
+        indices = np.concatenate([order.permutation(len(self.photos)) for _ in range(rounds)])
+        for step in range(self.steps):
+            start = step * self.batch_size + self.rank * self.share
+            random = np.random.default_rng(derived_seed("crops", self.seed, epoch, self.rank, step))
+            photos = (self.photos.pixels[index] for index in indices[start : start + self.share])
+            yield _as_batch([_random_crop(pixels, self.crop_size, random) for pixels in photos])
+
+
+def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
+    """The fixed crops that every run of this data configuration is validated on: uint8, (val_crops, 3, S, S)."""
+    crops = []
+    for index in range(data.val_crops):
+        random = np.random.default_rng(derived_seed("validation crops", data.seed, index))
+        crops.append(_random_crop(photos.pixels[index % len(photos)], data.crop_size, random))
+    return _as_batch(crops)
+
+
+def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
+    """uint8 pixels as float32 in [0, 1] on `device`."""
+    return pixels.to(device, non_blocking=True).float().div_(255)
+
+
+def _random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    height, width, _ = pixels.shape
+    top = random.integers(height - size + 1)
+    left = random.integers(width - size + 1)
+    return pixels[top : top + size, left : left + size]
+
+
+def _as_batch(crops: list[NDArray[np.uint8]]) -> Tensor:
+    # np.stack copies, so that torch never holds the object store's read-only memory.
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()

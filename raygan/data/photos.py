@@ -1,0 +1,203 @@
+"""Photos: where they come from, which are usable, how they are split, and reading them through Ray Data."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raygan.config import DataConfig
+from raygan.data.crops import Photos
+from raygan.data.download import ASSETS, cache_folder, fetch
+from raygan.data.samples import EVALUATION_PHOTOS, VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
+from raygan.errors import InputError
+from raygan.seeds import derived_seed
+from raygan.storage import Folder
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+SMALLEST_EVALUATED = 16
+"""Least side in pixels of a photo to evaluate on."""
+
+logger = logging.getLogger(__name__)
+
+
+class PhotosError(InputError):
+    """A source of photos is missing or holds too few usable ones."""
+
+
+@dataclass(frozen=True)
+class TrainingPhotos:
+    """What a run trains and validates on; no photo is in both."""
+
+    train: Photos
+    validation: Photos
+
+
+def training_photos(config: DataConfig) -> TrainingPhotos:
+    """Read, select and split the configured photos: usable ones have 3 channels and both sides >= `crop_size`.
+
+    The split depends on the files' names and `config.seed` alone. Unusable photos are skipped with one warning
+    that counts and names them. Raises `PhotosError` for a source that is missing or has fewer than two usable
+    photos. Needs Ray to be running.
+    """
+    if config.photos == "samples":
+        size = max(256, config.crop_size)
+        train = _collect(_generated(size, config.seed, config.train_photos))
+        val, problems = _split_problems(_read(*_sample_photos(VALIDATION_PHOTOS), config.crop_size))
+        _warn(problems, len(VALIDATION_PHOTOS))
+        return TrainingPhotos(train=train, validation=_first(val, config.val_photos))
+
+    folder, names = _source(config.photos)
+    order = np.random.default_rng(derived_seed("photo split", config.seed)).permutation(len(names))
+    candidates = [names[index] for index in order]
+    wanted = config.train_photos + config.val_photos
+    usable, problems = Photos([], []), dict[str, str]()
+    looked_at = 0
+    while looked_at < len(candidates) and len(usable) < wanted:
+        # A tenth more than what lacks, so that a few unusable ones do not cost another round.
+        wave = candidates[looked_at : looked_at + (wanted - len(usable)) * 11 // 10 + 1]
+        looked_at += len(wave)
+        more, bad = _split_problems(_read(folder, wave, config.crop_size))
+        usable = Photos(usable.names + more.names, usable.pixels + more.pixels)
+        problems |= bad
+    _warn(problems, looked_at)
+    if len(usable) < 2:
+        raise PhotosError(
+            f"{config.photos} has {len(usable)} usable photos of {looked_at}, but at least 2 are needed: RGB, "
+            f"both sides >= {config.crop_size} pixels (data/crop_size)"
+        )
+    held_out = min(config.val_photos, max(1, len(usable) // 5))
+    train = Photos(usable.names[held_out:], usable.pixels[held_out:])
+    return TrainingPhotos(train=_first(train, config.train_photos), validation=_first(usable, held_out))
+
+
+def evaluation_photos(source: str) -> Dataset:
+    """The usable photos of a source, decoded: rows of `name` and `pixels`, uint8 (H, W, 3).
+
+    Usable ones have 3 channels and both sides >= 16; others are skipped with one warning that counts and names
+    them. Raises `PhotosError` where none is left. Needs Ray to be running.
+    """
+    from ray.data.expressions import col
+
+    folder, names = _sample_photos(EVALUATION_PHOTOS) if source == "samples" else _source(source)
+    photos = _read(folder, names, SMALLEST_EVALUATED).materialize()
+    labels = photos.select_columns(["name", "problem"]).take_all()
+    problems = {row["name"]: row["problem"] for row in labels if row["problem"]}
+    _warn(problems, len(labels))
+    if len(problems) == len(labels):
+        raise PhotosError(f"{source} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
+    # Materialised, so that no task of reading waits for a core that the evaluation's actors hold.
+    return photos.filter(expr=col("problem") == "").drop_columns(["problem", "index"]).materialize()
+
+
+def _source(source: str) -> tuple[Folder, list[str]]:
+    """The folder that a source names, downloaded if need be, and its image files."""
+    folder = Folder(fetch(ASSETS[source], cache_folder()) if source in ("coco", "bsd300") else source)
+    names = [name for name in folder.files() if name.lower().endswith(SUFFIXES)]
+    if not names:
+        state = "holds no image files" if folder.exists() else "does not exist"
+        raise PhotosError(f"{folder} {state}; give a folder or an s3:// or gs:// prefix of {', '.join(SUFFIXES)} files")
+    return folder, names
+
+
+def _sample_photos(names: tuple[str, ...]) -> tuple[Folder, list[str]]:
+    return Folder(sample_photos_folder(names)), list(names)
+
+
+def _read(folder: Folder, names: list[str], smallest: int) -> Dataset:
+    """Rows of `index`, `name`, `pixels` and `problem`, which is empty for a usable photo."""
+    import ray.data
+
+    rows = [{"index": index, "name": name} for index, name in enumerate(names)]
+    return ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))).map_batches(
+        partial(_decode, folder=folder, smallest=smallest), batch_size=16
+    )
+
+
+def _generated(size: int, seed: int, count: int) -> Dataset:
+    import ray.data
+
+    return ray.data.range(count, override_num_blocks=_blocks(count)).map_batches(
+        partial(_generate, size=size, seed=seed), batch_size=16
+    )
+
+
+def _blocks(rows: int) -> int:
+    """How many parts to read in: at most 32 photos each, so that many cores share the work and memory stays flat."""
+    return max(1, -(-rows // 32))
+
+
+def _generate(batch: dict[str, NDArray[Any]], size: int, seed: int) -> dict[str, Any]:
+    indices = batch["id"].tolist()
+    return {
+        "index": indices,
+        "name": [f"dead-leaves-{index:05d}" for index in indices],
+        "pixels": np.stack([dead_leaves(size, seed, index) for index in indices]),
+    }
+
+
+def _decode(batch: dict[str, NDArray[Any]], folder: Folder, smallest: int) -> dict[str, Any]:
+    pixels = np.empty(len(batch["name"]), dtype=object)
+    problems = []
+    for row, name in enumerate(batch["name"].tolist()):
+        pixels[row], problem = _decode_one(folder, name, smallest)
+        problems.append(problem)
+    return {**batch, "pixels": pixels, "problem": problems}
+
+
+def _decode_one(folder: Folder, name: str, smallest: int) -> tuple[NDArray[np.uint8], str]:
+    """The pixels, and why the photo cannot be used if it cannot."""
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    try:
+        with Image.open(io.BytesIO(folder.read(name))) as image:
+            if image.mode != "RGB":
+                return nothing, f"not 3-channel RGB (mode {image.mode})"
+            if min(image.size) < smallest:
+                return nothing, f"smaller than {smallest}x{smallest}"
+            return np.asarray(image), ""
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # What Pillow raises for the many ways in which a file can be damaged.
+        return nothing, "unreadable"
+
+
+def _split_problems(dataset: Dataset) -> tuple[Photos, dict[str, str]]:
+    rows = sorted(dataset.iter_rows(), key=lambda row: int(row["index"]))
+    problems = {row["name"]: row["problem"] for row in rows if row["problem"]}
+    return _as_photos(row for row in rows if not row["problem"]), problems
+
+
+def _collect(dataset: Dataset) -> Photos:
+    return _as_photos(sorted(dataset.iter_rows(), key=lambda row: int(row["index"])))
+
+
+def _as_photos(rows: Iterable[dict[str, Any]]) -> Photos:
+    kept = list(rows)
+    return Photos([row["name"] for row in kept], [row["pixels"] for row in kept])
+
+
+def _first(photos: Photos, count: int) -> Photos:
+    return Photos(photos.names[:count], photos.pixels[:count])
+
+
+def _warn(problems: dict[str, str], looked_at: int) -> None:
+    if not problems:
+        return
+    by_reason = defaultdict(list)
+    for name, problem in problems.items():
+        by_reason[problem].append(name)
+    parts = []
+    for reason, names in sorted(by_reason.items()):
+        shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
+        parts.append(f"{len(names)} {reason} ({shown})")
+    logger.warning("skipped %d of %d photos: %s", len(problems), looked_at, "; ".join(parts))

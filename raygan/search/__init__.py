@@ -1,0 +1,1 @@
+"""Many runs: the space, the searcher and scheduler, and the study that holds them."""

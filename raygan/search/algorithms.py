@@ -1,0 +1,55 @@
+"""The searcher, which proposes trials, and the scheduler, which stops them early."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import TPESampler
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from raygan.search.space import Space
+
+METRIC = "best_val_psnr"
+"""What a search maximises: a trial's highest validation PSNR so far, since its best epoch is what it would ship."""
+
+
+class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
+    """Ray's OptunaSearch, telling Optuna which trials were pruned.
+
+    Ray's own counts a trial that the scheduler stopped as complete at its last score, which makes Optuna compare
+    scores of different budgets. Here it is told PRUNED, with its score at each epoch.
+    """
+
+    def __init__(self, space: Space, first_points: Sequence[Mapping[str, Any]], seed: int, epochs: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # constant_liar: trials that still run repel new ones, which parallel search needs.
+            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        super().__init__(
+            space=dict(space),
+            metric=METRIC,
+            mode="max",
+            points_to_evaluate=[dict(point) for point in first_points],
+            sampler=sampler,
+        )
+        self.epochs = epochs
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report the score at the trial's epoch, which, unlike Tune's iteration, survives restarts."""
+        self._ot_trials[trial_id].report(result[METRIC], int(result["epoch"]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna: complete at the full budget, pruned before it, failed on an error."""
+        pruned = result is not None and result.get("epoch", 0) < self.epochs
+        super().on_trial_complete(trial_id, None if pruned else result, error)
+
+
+def scheduler(epochs: int) -> ASHAScheduler:
+    """Asynchronous successive halving (Li et al., 2020): every third trial goes on from epochs 1, 3, 9, …"""
+    return ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=1, reduction_factor=3)

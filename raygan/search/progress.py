@@ -1,0 +1,144 @@
+"""What a search shows and records while it runs."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.result import AUTO_RESULT_KEYS
+
+from raygan.search.ledger import Ledger, TrialRow
+from raygan.storage import Folder
+from raygan.train.driver import flattened
+
+_TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoint_path"}
+
+
+def trial_name(trial: Trial) -> str:
+    """`trial-0001` for a study's first trial, and so on."""
+    return f"trial-{int(trial.experiment_tag.partition('_')[0]):04d}"
+
+
+class SearchProgress(tune.Callback):  # type: ignore[misc]
+    """Prints a line for each start, epoch and end of a trial, and keeps `trials.csv` and `metrics.csv` current."""
+
+    def __init__(self, folder: str, trials: int, trial_epochs: int) -> None:
+        self.folder = folder
+        self.trials = trials
+        self.trial_epochs = trial_epochs
+
+    def setup(self, **info: Any) -> None:  # noqa: ARG002
+        """Go on from the files of an earlier start of the same study."""
+        self.ledger = Ledger(Folder(self.folder))
+        self.started = time.monotonic()
+        self.epochs_here = 0
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Show the trial's parameters."""
+        values = ", ".join(f"{path}={_short(value)}" for path, value in flattened(trial.config).items())
+        print(textwrap.fill(f"{trial} starts: {values}", 110, subsequent_indent=" " * 12, break_on_hyphens=False))
+        self._record(trials)
+
+    def on_trial_result(
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,  # noqa: ARG002
+    ) -> None:
+        """Show and record an epoch."""
+        metrics = {name: value for name, value in result.items() if name not in _TUNES_OWN}
+        self.ledger.add_epoch(str(trial), metrics)
+        self.epochs_here += 1
+        rows = self._record(trials)
+        print(f"{trial} {epoch_line(metrics, self.trial_epochs)}   [{self._overview(rows)}]")
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Record the end of a trial."""
+        self._record(trials, {str(trial): self._finished(trial)})
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Show and record why a trial failed."""
+        self._record(trials, {str(trial): "failed"})
+        print(f"{trial} failed: {_cause(trial)}")
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
+        """Record how all trials ended."""
+        self._record(trials)
+
+    def _finished(self, trial: Trial) -> str:
+        return "complete" if trial.last_result.get("epoch", 0) >= self.trial_epochs else "pruned"
+
+    def _record(self, trials: list[Trial], known: Mapping[str, str] | None = None) -> list[TrialRow]:
+        rows = [self._row(trial, (known or {}).get(str(trial))) for trial in sorted(trials, key=str)]
+        self.ledger.write_trials(rows)
+        return rows
+
+    def _row(self, trial: Trial, state: str | None) -> TrialRow:
+        if state is None:
+            states = {
+                Trial.ERROR: "failed",
+                Trial.RUNNING: "running",
+                Trial.TERMINATED: self._finished(trial),
+            }
+            state = states.get(trial.status, "pending")
+        epochs = self.ledger.epochs_of(str(trial))
+        best = max(epochs, key=lambda row: float(row["val_psnr"]), default={})
+        saved = trial.run_metadata.checkpoint_manager.best_checkpoint_result
+        path = saved.checkpoint.path if saved else str(best.get("checkpoint_path", ""))
+        return TrialRow(
+            trial=str(trial),
+            state=state,
+            epochs=len(epochs),
+            val_psnr=best.get("val_psnr", math.nan),
+            val_ssim=best.get("val_ssim", math.nan),
+            seconds=sum(row["seconds"] for row in epochs),
+            checkpoint=path.rpartition(f"/{Folder(self.folder).path.rpartition('/')[2]}/")[2],
+            values=flattened(trial.config),
+        )
+
+    def _overview(self, rows: list[TrialRow]) -> str:
+        """How many trials are done, the best so far, and how long the rest will take at this pace."""
+        done = [row for row in rows if row.state in ("complete", "pruned", "failed")]
+        best = max(rows, key=lambda row: -math.inf if math.isnan(row.val_psnr) else row.val_psnr)
+        # Trials to come are taken to run as long as those that are done: early stopping is in that average.
+        expected = sum(row.epochs for row in done) / len(done) if done else self.trial_epochs
+        running = [row for row in rows if row.state == "running"]
+        ahead = sum(max(0.0, expected - row.epochs) for row in running)
+        ahead += (self.trials - len(done) - len(running)) * expected
+        left = ahead * (time.monotonic() - self.started) / self.epochs_here
+        return (
+            f"{len(done)} of {self.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
+        )
+
+
+def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
+    """One epoch in a line."""
+    return (
+        f"epoch {int(metrics['epoch']):>2}/{epochs}  val PSNR {metrics['val_psnr']:5.2f} dB  "
+        f"val SSIM {metrics['val_ssim']:.3f}  {metrics['seconds']:.0f} s"
+    )
+
+
+def time_left(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cause(trial: Trial) -> str:
+    """The last line of the trial's error, which is the exception itself."""
+    error = trial.get_pickled_error()
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "for an unknown reason"

@@ -1,0 +1,41 @@
+"""The search space: Optuna distributions by configuration path, checked against the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from raygan.config import Config, ConfigError, flat_values, with_values
+
+Space = Mapping[str, BaseDistribution]
+
+
+def check_space(space: Space, config: Config) -> None:
+    """Raise `ConfigError` unless every path exists in `config` and every end of every range is a valid value."""
+    if not space:
+        raise ConfigError("the search space is empty; name at least one path, such as 'loss/adversarial_weight'")
+    for path, distribution in space.items():
+        for value in _extremes(path, distribution):
+            try:
+                with_values(config, {path: value})
+            except ConfigError as error:
+                raise ConfigError(f"search space, {path}: {error}") from error
+
+
+def point_of(config: Config, space: Space) -> dict[str, Any]:
+    """The point of the space where `config` lies; raises `ConfigError` if it lies outside."""
+    values = flat_values(config)
+    for path, distribution in space.items():
+        if not distribution._contains(distribution.to_internal_repr(values[path])):
+            raise ConfigError(f"{path}={values[path]!r} lies outside the search space, {distribution}")
+    return {path: values[path] for path in space}
+
+
+def _extremes(path: str, distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return [distribution.low, distribution.high]
+    raise ConfigError(f"search space, {path}: {distribution!r} is not an Optuna distribution")

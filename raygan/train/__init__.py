@@ -1,0 +1,1 @@
+"""One run: the step, the loop around it, its checkpoints, and how Ray runs it."""

@@ -1,0 +1,255 @@
+"""How Ray runs the training loop: inside a Tune trial's own process, or as the workers of a TorchTrainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+import torch
+from ray import train as ray_train
+from ray import tune
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Empty, Queue
+from torch import Tensor
+
+from raygan.config import Config, with_values
+from raygan.data.crops import CachedCrops, validation_crops
+from raygan.data.photos import TrainingPhotos
+from raygan.errors import InputError
+from raygan.train.checkpoint import verify_checkpoint
+from raygan.train.worker import Board, Place, train
+
+SCORE = "val_psnr"
+"""The metric that tells a run's best epoch."""
+KEPT_CHECKPOINTS: dict[str, Any] = {
+    "num_to_keep": 1,
+    "checkpoint_score_attribute": SCORE,
+    "checkpoint_score_order": "max",
+}
+"""Which checkpoints of a run Ray keeps: the best epoch's and, in any case, the last."""
+RETRIES = 2
+"""How often a run may go on from its last checkpoint after losing a process."""
+
+
+class HardwareError(InputError):
+    """The cluster cannot hold what was asked for."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all runs of a study share."""
+
+    config: Config
+    photos: ray.ObjectRef
+    """Of a `TrainingPhotos` in the object store."""
+    vgg19_weights: dict[str, Tensor] | None
+    folder: str
+    """The study's folder."""
+    study: str
+    """The study's name."""
+
+    def board(self, run: str, values: Mapping[str, object]) -> Board:
+        """Where a run's TensorBoard events go."""
+        return Board(f"{self.folder}/tensorboard/{run}", values)
+
+
+def start_ray() -> None:
+    """Connect to the cluster that `RAY_ADDRESS` names or that runs here, or start Ray on this machine."""
+    # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
+        variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def resolved_device(config: Config) -> Config:
+    """The configuration with `hardware/device` settled: cuda if the running cluster has GPUs, unless it says."""
+    if config.hardware.device != "auto":
+        return config
+    device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    return with_values(config, {"hardware/device": device})
+
+
+def resources(config: Config) -> dict[str, float]:
+    """What one worker asks Ray for."""
+    asked: dict[str, float] = {"CPU": config.hardware.cpus_per_worker}
+    if config.hardware.device == "cuda":
+        asked["GPU"] = config.hardware.gpus_per_worker
+    return asked
+
+
+def trials_at_once(config: Config) -> int:
+    """How many runs fit the cluster side by side; raises `HardwareError` if not even one does."""
+    have = ray.cluster_resources()
+    asked = {name: amount * config.hardware.workers for name, amount in resources(config).items()}
+    fit = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in asked.items())
+    if fit < 1:
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
+        held = ", ".join(f"{have.get(name, 0):g} {name}" for name in asked)
+        raise HardwareError(
+            f"one trial asks for {wanted} ({config.hardware.workers} workers), but the cluster has {held}: lower "
+            "--workers, hardware/cpus_per_worker or hardware/gpus_per_worker, or start a larger cluster"
+        )
+    return fit
+
+
+def with_idle_cores(config: Config) -> Config:
+    """For a run that has the cluster to itself: on CPUs, each worker gets its share of the largest node's cores."""
+    if config.hardware.device == "cuda":
+        return config
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    share = max(config.hardware.cpus_per_worker, largest // config.hardware.workers)
+    return with_values(config, {"hardware/cpus_per_worker": share})
+
+
+def run_trial(values: dict[str, Any], job: Job) -> None:
+    """One Tune trial: train `job.config` with the trial's (nested) `values`, reporting every epoch to Tune."""
+    flat = flattened(values)
+    config = with_values(job.config, flat)
+    name = tune.get_context().get_trial_name()
+    if config.hardware.workers > 1:
+        _trainer(
+            job,
+            config,
+            job.board(name, flat),
+            f"{job.study}-{name}",
+            f"{job.folder}/workers",
+            TuneReportCallback(),
+        ).fit()
+        return
+    device = torch.device(config.hardware.device)
+    last = tune.get_checkpoint()
+
+    def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
+        tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(checkpoint))
+
+    if last is None:
+        _train(job, config, Place(device=device), report, None, job.board(name, flat))
+    else:
+        with last.as_directory() as folder:
+            _train(job, config, Place(device=device), report, Path(folder), job.board(name, flat))
+
+
+def train_with_workers(
+    job: Job,
+    config: Config,
+    name: str,
+    values: Mapping[str, object],
+    on_epoch: Callable[[dict[str, float]], None],
+) -> ray_train.Checkpoint:
+    """Train one run under a TorchTrainer, in `job.folder/name`; returns its best epoch's verified checkpoint.
+
+    `on_epoch` gets each epoch's metrics, in this process, as they come. Called again with the same name, it goes
+    on from the last checkpoint. Raises what made training fail.
+    """
+    reports = Queue()
+    trainer = _trainer(job, config, job.board(name, values), name, job.folder, _QueueCallback(reports))
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome["result"] = trainer.fit()
+        except BaseException as error:
+            outcome["error"] = error
+
+    # In a thread, so that epochs can be shown, and Ctrl-C heard, while it trains.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive() or not reports.empty():
+        try:
+            on_epoch(reports.get(timeout=0.5))
+        except Empty:
+            continue
+    reports.shutdown()
+    if "error" in outcome:
+        raise outcome["error"]
+    candidates = outcome["result"].best_checkpoints
+    best, _ = max(candidates, key=lambda pair: float(pair[1][SCORE]))
+    with best.as_directory() as folder:
+        verify_checkpoint(Path(folder))
+    return best
+
+
+class _QueueCallback(UserCallback):  # type: ignore[misc]
+    """Sends rank 0's metrics, which all workers share, to the process that waits for the run."""
+
+    def __init__(self, reports: Queue) -> None:
+        self.reports = reports
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
+        self.reports.put(metrics[0])
+
+
+def _trainer(job: Job, config: Config, board: Board, name: str, storage: str, callback: UserCallback) -> TorchTrainer:
+    return TorchTrainer(
+        partial(_train_worker, job=job, config=config, board=board),
+        train_loop_config={},
+        scaling_config=ScalingConfig(
+            num_workers=config.hardware.workers,
+            use_gpu=config.hardware.device == "cuda",
+            resources_per_worker=resources(config),
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            checkpoint_config=CheckpointConfig(**KEPT_CHECKPOINTS),
+            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+            callbacks=[callback],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _train_worker(_: dict[str, Any], job: Job, config: Config, board: Board) -> None:
+    """What each worker of a TorchTrainer runs."""
+    context = ray_train.get_context()
+    place = Place(
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        device=ray_train.torch.get_device() if config.hardware.device == "cuda" else torch.device("cpu"),
+    )
+    last = ray_train.get_checkpoint()
+
+    def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
+        saved = None if checkpoint is None else ray_train.Checkpoint.from_directory(checkpoint)
+        ray_train.report(dict(metrics), checkpoint=saved)
+
+    if last is None:
+        _train(job, config, place, report, None, board)
+    else:
+        with last.as_directory() as folder:
+            _train(job, config, place, report, Path(folder), board)
+
+
+def _train(job: Job, config: Config, place: Place, report: Any, resume_from: Path | None, board: Board) -> None:
+    photos: TrainingPhotos = ray.get(job.photos)
+    crops = CachedCrops(photos.train, config.data, config.training, rank=place.rank, workers=place.workers)
+    val_crops = validation_crops(photos.validation, config.data)
+    train(config, crops, val_crops, job.vgg19_weights, report, place=place, resume_from=resume_from, board=board)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tune's nested values as a flat dictionary of paths."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flattened(value, f"{prefix}{name}/"))
+        else:
+            flat[prefix + name] = value
+    return flat

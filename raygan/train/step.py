@@ -1,0 +1,66 @@
+"""One step of GAN training. Nothing here needs Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raygan.losses import ContentLoss, adversarial_loss
+
+
+@dataclass
+class Players:
+    """Both networks, their optimizers and the losses' weights: all that a step works on.
+
+    Either network may be wrapped for distributed training; `frozen_discriminator` is the discriminator without
+    that wrapping, since the generator's pass must not wait for gradients that the discriminator will not get.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    frozen_discriminator: nn.Module
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
+    content_loss: ContentLoss
+    content_weight: float
+    adversarial_weight: float
+
+
+def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
+    """Update the discriminator, then the generator, on one batch (paper, one step).
+
+    `clean` and `noisy` are float32, (B, 3, S, S), in [0, 1]. Returns detached scalars on the batch's device: both
+    networks' losses and their parts, and the discriminator's accuracy on clean and on denoised images.
+    """
+    denoised = players.generator(noisy)
+
+    players.discriminator.requires_grad_(True)
+    clean_scores = players.discriminator(clean)
+    denoised_scores = players.discriminator(denoised.detach())
+    clean_loss = adversarial_loss(clean_scores, clean=True)
+    denoised_loss = adversarial_loss(denoised_scores, clean=False)
+    discriminator_loss = clean_loss + denoised_loss
+    players.discriminator_optimizer.zero_grad()
+    discriminator_loss.backward()  # type: ignore[no-untyped-call]
+    players.discriminator_optimizer.step()
+
+    players.discriminator.requires_grad_(False)
+    content = players.content_loss(clean, denoised)
+    adversarial = adversarial_loss(players.frozen_discriminator(denoised), clean=True)
+    generator_loss = players.content_weight * content + players.adversarial_weight * adversarial
+    players.generator_optimizer.zero_grad()
+    generator_loss.backward()  # type: ignore[no-untyped-call]
+    players.generator_optimizer.step()
+
+    return {
+        "content_loss": content.detach(),
+        "adversarial_loss": adversarial.detach(),
+        "generator_loss": generator_loss.detach(),
+        "discriminator_loss_clean": clean_loss.detach(),
+        "discriminator_loss_denoised": denoised_loss.detach(),
+        "discriminator_loss": discriminator_loss.detach(),
+        "discriminator_accuracy_clean": (clean_scores > 0).float().mean(),
+        "discriminator_accuracy_denoised": (denoised_scores <= 0).float().mean(),
+    }

@@ -1,0 +1,45 @@
+"""TensorBoard's view of a run: scalars, hyperparameters, and noisy, denoised and clean images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from raygan.config import Config
+from raygan.train.validation import noisy_validation_crops
+
+
+class TensorBoardLog:
+    """Writes one run's event file to `folder`, which may lie in a bucket; epochs are the steps."""
+
+    def __init__(self, folder: str, values: Mapping[str, object], first_epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self.writer = SummaryWriter(folder, purge_step=first_epoch)
+        # The hyperparameters go first and name the scalars that follow, so that a run stopped early has them too.
+        plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
+        for summary in hparams(plain, {"val_psnr": 0.0, "val_ssim": 0.0})[:2]:
+            self.writer._get_file_writer().add_summary(summary)
+
+    def scalars(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """One epoch's metrics."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, epoch)
+        self.writer.flush()
+
+    def images(self, generator: nn.Module, crops: Tensor, config: Config, device: torch.device, epoch: int) -> None:
+        """The first validation crops at each kind's mean intensity: columns noisy, denoised, clean."""
+        rows = range(min(4, len(crops)))
+        for kind in config.noise.kinds:
+            clean, noisy = noisy_validation_crops(crops, config, kind, "mean", rows)
+            with torch.inference_mode():
+                denoised = generator(noisy.to(device)).cpu()
+            rows_of_images = torch.cat([noisy, denoised, clean], dim=3)
+            self.writer.add_image(f"{kind} (noisy, denoised, clean)", torch.cat(list(rows_of_images), dim=1), epoch)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()

@@ -1,0 +1,57 @@
+"""Validation: every noise kind at three levels, with the same fixed noise for every run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raygan.config import Config, NoiseKind
+from raygan.data.crops import to_unit_range
+from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
+from raygan.metrics import psnr, ssim
+from raygan.seeds import torch_generator
+
+BATCH = 16
+
+
+def validate(
+    generator: nn.Module, crops: Tensor, config: Config, device: torch.device, rows: range
+) -> dict[str, Tensor]:
+    """Sums over the crops `rows` of PSNR and SSIM, per kind and level: `psnr_<kind>_<level>`, `ssim_<kind>_<level>`.
+
+    `crops` are all the validation crops, uint8 (N, 3, S, S); a worker of several passes its own rows and adds up
+    the sums. The noise of a crop depends on `data/seed`, kind, level and the crop's row alone. Leaves the generator
+    in evaluation mode.
+    """
+    generator.eval()
+    sums: dict[str, Tensor] = {}
+    with torch.inference_mode():
+        for kind in config.noise.kinds:
+            for level in LEVELS:
+                total = torch.zeros(2, dtype=torch.float64, device=device)
+                for start in range(0, len(rows), BATCH):
+                    part = rows[start : start + BATCH]
+                    clean, noisy = noisy_validation_crops(crops, config, kind, level, part)
+                    clean, noisy = clean.to(device), noisy.to(device)
+                    denoised = generator(noisy).double()
+                    clean = clean.double()
+                    total += torch.stack([psnr(clean, denoised).sum(), ssim(clean, denoised).sum()])
+                sums[f"psnr_{kind}_{level}"], sums[f"ssim_{kind}_{level}"] = total
+    return sums
+
+
+def noisy_validation_crops(
+    crops: Tensor, config: Config, kind: NoiseKind, level: Level, rows: range
+) -> tuple[Tensor, Tensor]:
+    """The clean and the noisy version of some validation crops: float32, (len(rows), 3, S, S), on the CPU.
+
+    The noise is drawn on the CPU, one stream a crop, so that no device or division of work changes it.
+    """
+    clean = to_unit_range(crops[rows.start : rows.stop : rows.step], "cpu")
+    intensity = torch.tensor([level_intensity(config.noise.range_of(kind), level)])
+    key = (config.data.seed, config.noise.kinds.index(kind), LEVELS.index(level))
+    noisy = [
+        add_noise(image[None], [kind], intensity, torch_generator("validation noise", *key, row))
+        for row, image in zip(rows, clean, strict=True)
+    ]
+    return clean, torch.cat(noisy)

@@ -1,0 +1,225 @@
+"""The loop that each training worker runs. Nothing here needs Ray: who calls it says where reports go."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raygan.config import AdamConfig, Config
+from raygan.data.crops import CropSource, to_unit_range
+from raygan.data.noise import LEVELS, add_noise, sample_noise
+from raygan.losses import build_content_loss
+from raygan.models.discriminator import build_discriminator
+from raygan.models.generator import build_generator
+from raygan.seeds import derived_seed, torch_generator
+from raygan.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from raygan.train.step import Players, train_step
+from raygan.train.tensorboard import TensorBoardLog
+from raygan.train.validation import validate
+
+CHECK_EVERY = 20
+"""Steps between looks at whether the losses are still finite: a look makes the CPU wait for the device."""
+
+
+class DivergedError(RuntimeError):
+    """A loss became NaN or infinite."""
+
+
+class Report(Protocol):
+    """Takes an epoch's metrics, the same on every worker, and rank 0's checkpoint folder, which it must copy."""
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        """Called once an epoch by every worker."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker this is, of how many, and what it computes on."""
+
+    rank: int = 0
+    workers: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where a run's TensorBoard events go, and the values to show as its hyperparameters."""
+
+    folder: str
+    values: Mapping[str, object]
+
+
+def train(
+    config: Config,
+    crops: CropSource,
+    val_crops: Tensor,
+    vgg19_weights: dict[str, Tensor] | None,
+    report: Report,
+    *,
+    place: Place | None = None,
+    resume_from: Path | None = None,
+    board: Board | None = None,
+) -> None:
+    """Train to the configured number of epochs, reporting after each, from a checkpoint or from the start.
+
+    `val_crops` are uint8, (N, 3, S, S); `vgg19_weights` come from `raygan.losses.read_vgg19_weights`. With
+    several workers torch's default process group must be initialised. On one CPU worker the same configuration
+    gives the same result to the last bit, resumed or not. Raises `DivergedError` when a loss is not finite and
+    `CheckpointError` when `resume_from` cannot serve.
+    """
+    place = place or Place()
+    if place.device.type == "cpu":
+        torch.set_num_threads(config.hardware.cpus_per_worker)
+    torch.manual_seed(derived_seed("initial weights", config.training.seed))
+    generator = build_generator(config.generator).to(place.device)
+    players = _build_players(config, generator, vgg19_weights, place)
+    progress = Progress()
+    states = {
+        "discriminator": players.frozen_discriminator,
+        "generator_optimizer": players.generator_optimizer,
+        "discriminator_optimizer": players.discriminator_optimizer,
+    }
+    if resume_from is not None:
+        progress, saved = load_checkpoint(resume_from, config, generator, place.device)
+        for name, owner in states.items():
+            owner.load_state_dict(saved[name])
+    log = None
+    if board is not None and place.rank == 0:
+        log = TensorBoardLog(board.folder, board.values, progress.epoch + 1)
+
+    for epoch in range(progress.epoch + 1, config.training.epochs + 1):
+        started = time.perf_counter()
+        metrics = _train_epoch(config, players, crops, epoch, place)
+        trained = time.perf_counter()
+        metrics |= _validation_metrics(config, generator, val_crops, place)
+        now = time.perf_counter()
+        progress.epoch = epoch
+        if metrics["val_psnr"] > progress.best_val_psnr:
+            progress.best_epoch, progress.best_val_psnr = epoch, metrics["val_psnr"]
+        metrics = {
+            "epoch": epoch,
+            "best_epoch": progress.best_epoch,
+            "best_val_psnr": progress.best_val_psnr,
+            **metrics,
+            "generator_learning_rate": players.generator_optimizer.param_groups[0]["lr"],
+            "discriminator_learning_rate": players.discriminator_optimizer.param_groups[0]["lr"],
+            "train_seconds": trained - started,
+            "val_seconds": now - trained,
+            "seconds": now - started,
+        }
+        if log is not None:
+            log.scalars(metrics, epoch)
+            log.images(generator, val_crops, config, place.device, epoch)
+        if place.rank == 0:
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch) / "checkpoint"
+                training = {name: owner.state_dict() for name, owner in states.items()}
+                save_checkpoint(folder, config, metrics, progress, generator, training)
+                report(metrics, folder)
+        else:
+            report(metrics, None)
+    if log is not None:
+        log.close()
+
+
+def _build_players(
+    config: Config, generator: nn.Module, vgg19_weights: dict[str, Tensor] | None, place: Place
+) -> Players:
+    discriminator = build_discriminator(config.discriminator, config.data.crop_size).to(place.device)
+    content_loss = build_content_loss(config.loss, vgg19_weights)
+    if isinstance(content_loss, nn.Module):
+        content_loss.to(place.device)
+    return Players(
+        generator=_distributed(generator, place),
+        discriminator=_distributed(discriminator, place),
+        frozen_discriminator=discriminator,
+        generator_optimizer=_adam(generator, config.optimizers.generator),
+        discriminator_optimizer=_adam(discriminator, config.optimizers.discriminator),
+        content_loss=content_loss,
+        content_weight=config.loss.content_weight,
+        adversarial_weight=config.loss.adversarial_weight,
+    )
+
+
+def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon
+    )
+
+
+def _distributed(network: nn.Module, place: Place) -> nn.Module:
+    """The network, averaging gradients over the workers; batch statistics stay each worker's own."""
+    if place.workers == 1:
+        return network
+    devices = [place.device] if place.device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+def _train_epoch(config: Config, players: Players, crops: CropSource, epoch: int, place: Place) -> dict[str, float]:
+    """One pass; returns the means of the step's losses and accuracies over steps and workers."""
+    seed = config.training.seed
+    players.generator.train()
+    players.discriminator.train()
+    # Layers that draw random numbers use torch's global generator: tie it to the epoch, as all else is.
+    torch.manual_seed(derived_seed("layers", seed, epoch, place.rank))
+    sums: dict[str, Tensor] = {}
+    for step, pixels in enumerate(crops.batches(epoch)):
+        clean = to_unit_range(pixels, place.device)
+        key = (seed, epoch, place.rank, step)
+        kinds, intensities = sample_noise(config.noise, len(clean), torch_generator("noise kinds", *key))
+        noisy = add_noise(clean, kinds, intensities, torch_generator("noise", *key, device=place.device))
+        for name, value in train_step(players, clean, noisy).items():
+            sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value
+        if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
+            _require_finite(sums, epoch, step)
+    if place.workers > 1:
+        # Moving statistics are each worker's own until here; from here on all workers hold their mean.
+        for network in (players.generator, players.discriminator):
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    distributed.all_reduce(
+                        buffer,
+                        distributed.ReduceOp.AVG if place.device.type == "cuda" else distributed.ReduceOp.SUM,
+                    )
+                    if place.device.type != "cuda":
+                        buffer /= place.workers
+    means = torch.stack(list(sums.values())).double() / crops.steps
+    return dict(zip(sums, _summed_over_workers(means / place.workers, place), strict=True))
+
+
+def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
+    values = torch.stack(list(sums.values())).tolist()
+    broken = [f"{name} is {value}" for name, value in zip(sums, values, strict=True) if not math.isfinite(value)]
+    if broken:
+        raise DivergedError(f"training diverged in epoch {epoch}, by step {step + 1}: {', '.join(broken)}")
+
+
+def _validation_metrics(config: Config, generator: nn.Module, val_crops: Tensor, place: Place) -> dict[str, float]:
+    """Means over all crops: `val_psnr_<kind>_<level>`, `val_ssim_<kind>_<level>`, and `val_psnr`, `val_ssim` of all."""
+    rows = range(place.rank, len(val_crops), place.workers)
+    sums = validate(generator, val_crops, config, place.device, rows)
+    totals = _summed_over_workers(torch.stack(list(sums.values())), place)
+    means = {name: total / len(val_crops) for name, total in zip(sums, totals, strict=True)}
+    count = len(config.noise.kinds) * len(LEVELS)
+    overall = {
+        f"val_{measure}": sum(value for name, value in means.items() if name.startswith(measure)) / count
+        for measure in ("psnr", "ssim")
+    }
+    return overall | {f"val_{name}": value for name, value in means.items()}
+
+
+def _summed_over_workers(values: Tensor, place: Place) -> list[float]:
+    if place.workers > 1:
+        distributed.all_reduce(values)
+    summed: list[float] = values.tolist()
+    return summed
