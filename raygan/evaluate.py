@@ -57,6 +57,7 @@ def evaluate(
     """
     import ray.data
 
+    ray.data.DataContext.get_current().enable_progress_bars = False
     names = sorted(row["name"] for row in photos.select_columns(["name"]).take_all())
     rows = photos.map_batches(
         _Evaluator,

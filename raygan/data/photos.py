@@ -121,7 +121,7 @@ def _read(folder: Folder, names: list[str], smallest: int) -> Dataset:
 
     rows = [{"index": index, "name": name} for index, name in enumerate(names)]
     return ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))).map_batches(
-        partial(_decode, folder=folder, smallest=smallest), batch_size=16
+        partial(_decode, folder=folder, smallest=smallest), batch_size=None
     )
 
 
@@ -129,13 +129,13 @@ def _generated(size: int, seed: int, count: int) -> Dataset:
     import ray.data
 
     return ray.data.range(count, override_num_blocks=_blocks(count)).map_batches(
-        partial(_generate, size=size, seed=seed), batch_size=16
+        partial(_generate, size=size, seed=seed), batch_size=None
     )
 
 
 def _blocks(rows: int) -> int:
-    """How many parts to read in: at most 32 photos each, so that many cores share the work and memory stays flat."""
-    return max(1, -(-rows // 32))
+    """How many parts to read in: 16 photos each, or less, so that many cores share few photos too."""
+    return max(min(8, rows), -(-rows // 16))
 
 
 def _generate(batch: dict[str, NDArray[Any]], size: int, seed: int) -> dict[str, Any]:

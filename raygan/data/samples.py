@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from raygan.seeds import derived_seed
 
-VALIDATION_PHOTOS = ("coffee.png", "hubble_deep_field.jpg", "ihc.png", "rocket.jpg")
-EVALUATION_PHOTOS = ("astronaut.png", "chelsea.png", "motorcycle_left.png", "retina.jpg")
+VALIDATION_PHOTOS = ("hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg")
+EVALUATION_PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png")
 
 _TEXTURES = 3
 # Colours vary most in brightness, then from blue to orange, then from green to magenta.

@@ -128,6 +128,8 @@ def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
 
 def time_left(seconds: float) -> str:
     """A duration for people."""
+    if seconds == 0:
+        return "done"
     if seconds < 90:
         return f"about {max(1, round(seconds))} s left"
     return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"

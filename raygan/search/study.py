@@ -208,7 +208,11 @@ def _evaluate(config: Config, folder: Folder) -> None:
     photos = evaluation_photos(config.data.evaluate_on)
     print(f"\nEvaluation: {photos.count()} photos of {config.data.evaluate_on}, each noise kind at three levels")
     one_worker = with_values(config, {"hardware/workers": 1})
-    table, pictures = evaluate(photos, folder.child("best"), config.noise, resources(config), trials_at_once(one_worker))
+    # As a task, so that the job runs, and writes its logs, on the cluster.
+    job = ray.remote(num_cpus=0)(evaluate)
+    table, pictures = ray.get(
+        job.remote(photos, folder.child("best"), config.noise, resources(config), trials_at_once(one_worker))
+    )
     folder.write("evaluation/per_image.csv", table.to_csv(index=False))
     folder.write("evaluation/summary.csv", summarise(table).to_csv(index=False))
     for name, png in pictures.items():

@@ -68,6 +68,7 @@ def start_ray() -> None:
     # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
         # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
