@@ -7,7 +7,6 @@ The defaults are the paper's current system (v1). Every field is documented wher
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import types
@@ -315,7 +314,8 @@ def with_values(config: Config, values: Mapping[str, object]) -> Config:
     """
     for path in values:
         _require_known(config, path)
-    return _replaced(config, values)
+    replaced: Config = _replaced(config, values)
+    return replaced
 
 
 def parse_value(config: Config, path: str, text: str) -> object:
@@ -365,7 +365,6 @@ def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Section)
 
 
-@functools.cache
 def _field_types(section: type[Section]) -> dict[str, Any]:
     hints = typing.get_type_hints(section)
     return {one.name: hints[one.name] for one in dataclasses.fields(section)}

@@ -120,10 +120,14 @@ def _stored_tensors(path: Path) -> dict[str, Tensor]:
 def build_content_loss(config: LossConfig, vgg19_weights: dict[str, Tensor] | None) -> ContentLoss:
     """The configured content loss; `vgg19_weights` comes from `read_vgg19_weights` and serves VGG19 only."""
     if config.content == "mse":
-        return functional.mse_loss
+        return _pixel_content_loss
     if vgg19_weights is None:
         raise ValueError("loss/content is vgg19, but no VGG19 weights were read")
     return Vgg19ContentLoss(vgg19_weights, config.feature_scale)
+
+
+def _pixel_content_loss(clean: Tensor, denoised: Tensor) -> Tensor:
+    return functional.mse_loss(denoised, clean)
 
 
 def adversarial_loss(scores: Tensor, *, clean: bool) -> Tensor:

@@ -37,7 +37,7 @@ def ssim(clean: Tensor, denoised: Tensor) -> Tensor:
     variance_denoised = sample * (denoised_squared - mean_denoised.square())
     covariance = sample * (product - mean_clean * mean_denoised)
     c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_clean * mean_denoised + c1) * (2 * covariance + c2)) / (
+    similarity: Tensor = ((2 * mean_clean * mean_denoised + c1) * (2 * covariance + c2)) / (
         (mean_clean.square() + mean_denoised.square() + c1) * (variance_clean + variance_denoised + c2)
     )
     return similarity.mean(dim=(1, 2, 3))

@@ -15,7 +15,7 @@ def final_report(folder: Folder) -> str:
     study = json.loads(folder.read("study.json"))
     summary = pd.read_csv(io.BytesIO(folder.read("evaluation/summary.csv")))
     lines = [result_table(summary), "", "Best configuration:"]
-    lines += [f"  {path} = {_short(study['best_trial'][path])}" for path in study["space"]]
+    lines += [f"  {path} = {_short(value)}" for path, value in study["best_trial"]["values"].items()]
     lines += ["", "Written:"]
     lines += [
         f"  {folder}/{name:<27} {what}"

@@ -82,8 +82,9 @@ def _positions(config: NoiseConfig, count: int, generator: torch.Generator) -> T
         return uniform
     # Inverse of the normal distribution's cumulative, between the range's ends: truncated without rejection.
     normal = torch.distributions.Normal(0.5, config.normal_deviation)
-    lowest, highest = normal.cdf(torch.tensor([0.0, 1.0]))
-    return normal.icdf(lowest + uniform * (highest - lowest)).clamp(0, 1)
+    lowest, highest = normal.cdf(torch.tensor([0.0, 1.0]))  # type: ignore[no-untyped-call]
+    positions: Tensor = normal.icdf(lowest + uniform * (highest - lowest))  # type: ignore[no-untyped-call]
+    return positions.clamp(0, 1)
 
 
 def _standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:

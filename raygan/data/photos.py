@@ -98,7 +98,8 @@ def evaluation_photos(source: str) -> Dataset:
     if len(problems) == len(labels):
         raise PhotosError(f"{source} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
     # Materialised, so that no task of reading waits for a core that the evaluation's actors hold.
-    return photos.filter(expr=col("problem") == "").drop_columns(["problem", "index"]).materialize()
+    usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index"])
+    return usable.materialize()
 
 
 def _source(source: str) -> tuple[Folder, list[str]]:

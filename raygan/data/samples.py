@@ -59,7 +59,8 @@ def dead_leaves(size: int, seed: int, index: int) -> NDArray[np.uint8]:
     blur = max(0.0, random.uniform(-1, 2))
     pixels = ndimage.gaussian_filter(pixels, (blur, blur, 0))
     pixels = pixels.reshape(size, 2, size, 2, 3).mean(axis=(1, 3))
-    return np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
+    return rounded
 
 
 def _occluding_shapes(canvas: int, random: np.random.Generator) -> tuple[NDArray[np.int32], int]:
@@ -97,7 +98,8 @@ def _natural_colours(count: int, random: np.random.Generator) -> NDArray[np.floa
     warmth = random.normal(random.normal(0, 0.08), 0.12, count)
     tint = random.normal(random.normal(0, 0.03), 0.05, count)
     colours = brightness[:, None] + warmth[:, None] * _BLUE_ORANGE + tint[:, None] * _GREEN_MAGENTA
-    return colours.clip(0, 1).astype(np.float32)
+    clipped: NDArray[np.float32] = colours.clip(0, 1).astype(np.float32)
+    return clipped
 
 
 def _power_law_texture(canvas: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -110,4 +112,5 @@ def _power_law_texture(canvas: int, random: np.random.Generator) -> NDArray[np.f
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(random.standard_normal((canvas, canvas))) * frequency**-slope
     texture = np.fft.irfft2(spectrum, s=(canvas, canvas))
-    return (texture / texture.std()).astype(np.float32)
+    scaled: NDArray[np.float32] = (texture / texture.std()).astype(np.float32)
+    return scaled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -10,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any
-
-import pandas as pd
 
 from raygan.errors import InputError
 from raygan.storage import Folder
@@ -41,19 +40,20 @@ class TrialRow:
 
 
 class Ledger:
-    """Reads and writes a study's files in `folder`."""
+    """Reads and writes a study's tables in `folder`."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        stored = pd.read_csv(io.BytesIO(folder.read("metrics.csv"))) if folder.exists("metrics.csv") else pd.DataFrame()
+        rows = _read_table(folder, "metrics.csv") if folder.exists("metrics.csv") else []
         self.epochs: dict[tuple[str, int], dict[str, Any]] = {
-            (row["trial"], row["epoch"]): row for row in stored.to_dict("records")
+            (row["trial"], int(row["epoch"])): {"trial": row.pop("trial"), **{k: _number(v) for k, v in row.items()}}
+            for row in rows
         }
 
     def add_epoch(self, trial: str, metrics: Mapping[str, float]) -> None:
         """Add, or replace, one trial's epoch in `metrics.csv`."""
         self.epochs[trial, int(metrics["epoch"])] = {"trial": trial, **metrics}
-        self._write_table("metrics.csv", list(self.epochs.values()))
+        _write_table(self.folder, "metrics.csv", list(self.epochs.values()))
 
     def epochs_of(self, trial: str) -> list[dict[str, Any]]:
         """One trial's epochs, in order."""
@@ -62,24 +62,36 @@ class Ledger:
     def write_trials(self, rows: list[TrialRow]) -> None:
         """Replace `trials.csv`."""
         named = [one.name for one in fields(TrialRow) if one.name != "values"]
-        self._write_table(
-            "trials.csv", [{name: getattr(row, name) for name in named} | dict(row.values) for row in rows]
+        _write_table(
+            self.folder, "trials.csv", [{name: getattr(row, name) for name in named} | dict(row.values) for row in rows]
         )
 
-    def best_trial(self) -> dict[str, Any]:
-        """The row of `trials.csv` with the highest val PSNR of those that did not fail.
+    def best_trial(self) -> dict[str, str]:
+        """The row of `trials.csv`, as text, with the highest val PSNR of those that did not fail.
 
         Raises `StudyError` where there is none.
         """
-        trials = pd.read_csv(io.BytesIO(self.folder.read("trials.csv")))
-        good = trials[(trials["state"] != "failed") & trials["val_psnr"].map(math.isfinite)]
-        if good.empty:
+        trials = _read_table(self.folder, "trials.csv")
+        good = [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
+        if not good:
             raise StudyError(f"all {len(trials)} trials failed; {self.folder}/trials.csv lists them")
-        best: dict[str, Any] = good.loc[good["val_psnr"].idxmax()].to_dict()
-        return best
+        return max(good, key=lambda row: float(row["val_psnr"]))
 
-    def _write_table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        self.folder.write(name, pd.DataFrame(rows).to_csv(index=False))
+
+def _read_table(folder: Folder, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(folder.read(name).decode())))
+
+
+def _write_table(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    folder.write(name, text.getvalue())
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def read_study(folder: Folder) -> dict[str, Any] | None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.result import AUTO_RESULT_KEYS
+from ray.tune.result import AUTO_RESULT_KEYS, SHOULD_CHECKPOINT
 
 from raygan.search.ledger import Ledger, TrialRow
 from raygan.storage import Folder
 from raygan.train.driver import flattened
 
-_TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoint_path"}
+_TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoint_path", SHOULD_CHECKPOINT}
 
 
 def trial_name(trial: Trial) -> str:
@@ -91,7 +91,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         epochs = self.ledger.epochs_of(str(trial))
         best = max(epochs, key=lambda row: float(row["val_psnr"]), default={})
         saved = trial.run_metadata.checkpoint_manager.best_checkpoint_result
-        path = saved.checkpoint.path if saved else str(best.get("checkpoint_path", ""))
+        path = saved.checkpoint.path if saved else str(trial.last_result.get("checkpoint_path", ""))
         return TrialRow(
             trial=str(trial),
             state=state,
@@ -112,7 +112,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         running = [row for row in rows if row.state == "running"]
         ahead = sum(max(0.0, expected - row.epochs) for row in running)
         ahead += (self.trials - len(done) - len(running)) * expected
-        left = ahead * (time.monotonic() - self.started) / self.epochs_here
+        left = max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here)
         return (
             f"{len(done)} of {self.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
         )

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from torch import Tensor
 
-from raygan.config import Config, LossConfig, with_values
+from raygan.config import Config, LossConfig, parse_value, with_values
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, evaluation_photos, training_photos
 from raygan.evaluate import evaluate, summarise
@@ -77,10 +77,10 @@ def run_study(search: Search, storage: str) -> Folder:
 
     if study["status"] == "searching":
         _search(search, job, folder, concurrent)
-        study |= {"status": "training the winner", "best_trial": Ledger(folder).best_trial()}
+        study |= {"status": "training the winner", "best_trial": _best_trial(search, folder)}
         write_study(folder, study)
     if study["status"] == "training the winner":
-        _train_winner(search, job, folder, study["best_trial"])
+        _train_winner(job, folder, study["best_trial"])
         study |= {"status": "evaluating"}
         write_study(folder, study)
     _evaluate(config, folder)
@@ -181,9 +181,17 @@ def _search(search: Search, job: Job, folder: Folder, concurrent: int) -> None:
         raise Interrupted
 
 
-def _train_winner(search: Search, job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> None:
+def _best_trial(search: Search, folder: Folder) -> dict[str, Any]:
+    """The best trial's name, scores, and values at the space's paths."""
+    row = Ledger(folder).best_trial()
+    values = {path: parse_value(search.config, path, row[path]) for path in search.space}
+    scores = {name: float(row[name]) for name in ("val_psnr", "val_ssim", "seconds")}
+    return {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores, "values": values}
+
+
+def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> None:
     """Train the best trial's configuration at the full budget, and keep its best epoch in `best/`."""
-    values = {path: best_trial[path] for path in search.space}
+    values = best_trial["values"]
     config = with_idle_cores(with_values(job.config, values))
     epochs = config.training.epochs
     print(f"\nWinner: {best_trial['trial']} of the search, trained for {epochs} epochs with all workers")

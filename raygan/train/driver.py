@@ -138,7 +138,8 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
     last = tune.get_checkpoint()
 
     def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
-        tune.report(dict(metrics), checkpoint=tune.Checkpoint.from_directory(checkpoint))
+        saved = tune.Checkpoint.from_directory(checkpoint)
+        tune.report(dict(metrics), checkpoint=saved)
 
     if last is None:
         _train(job, config, Place(device=device), report, None, job.board(name, flat))
@@ -166,7 +167,7 @@ def train_with_workers(
     def fit() -> None:
         try:
             outcome["result"] = trainer.fit()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (it is raised again below, in the caller's thread)
             outcome["error"] = error
 
     # In a thread, so that epochs can be shown, and Ctrl-C heard, while it trains.

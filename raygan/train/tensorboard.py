@@ -21,8 +21,9 @@ class TensorBoardLog:
         self.writer = SummaryWriter(folder, purge_step=first_epoch)
         # The hyperparameters go first and name the scalars that follow, so that a run stopped early has them too.
         plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
-        for summary in hparams(plain, {"val_psnr": 0.0, "val_ssim": 0.0})[:2]:
-            self.writer._get_file_writer().add_summary(summary)
+        summaries = hparams(plain, {"val_psnr": 0.0, "val_ssim": 0.0})  # type: ignore[no-untyped-call]
+        for summary in summaries[:2]:
+            self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
     def scalars(self, metrics: Mapping[str, float], epoch: int) -> None:
         """One epoch's metrics."""

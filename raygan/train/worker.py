@@ -6,9 +6,9 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
@@ -42,13 +42,25 @@ class Report(Protocol):
         ...
 
 
+class Resumable(Protocol):
+    """What has a state to save: a network or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take over a saved state."""
+        ...
+
+
 @dataclass(frozen=True)
 class Place:
     """Which worker this is, of how many, and what it computes on."""
 
     rank: int = 0
     workers: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,7 @@ def train(
     generator = build_generator(config.generator).to(place.device)
     players = _build_players(config, generator, vgg19_weights, place)
     progress = Progress()
-    states = {
+    states: dict[str, Resumable] = {
         "discriminator": players.frozen_discriminator,
         "generator_optimizer": players.generator_optimizer,
         "discriminator_optimizer": players.discriminator_optimizer,
@@ -103,6 +115,8 @@ def train(
         trained = time.perf_counter()
         metrics |= _validation_metrics(config, generator, val_crops, place)
         now = time.perf_counter()
+        if not math.isfinite(metrics["val_psnr"]):
+            raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is {metrics['val_psnr']}")
         progress.epoch = epoch
         if metrics["val_psnr"] > progress.best_val_psnr:
             progress.best_epoch, progress.best_val_psnr = epoch, metrics["val_psnr"]
@@ -182,19 +196,20 @@ def _train_epoch(config: Config, players: Players, crops: CropSource, epoch: int
             sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
             _require_finite(sums, epoch, step)
-    if place.workers > 1:
-        # Moving statistics are each worker's own until here; from here on all workers hold their mean.
-        for network in (players.generator, players.discriminator):
-            for buffer in network.buffers():
-                if buffer.is_floating_point():
-                    distributed.all_reduce(
-                        buffer,
-                        distributed.ReduceOp.AVG if place.device.type == "cuda" else distributed.ReduceOp.SUM,
-                    )
-                    if place.device.type != "cuda":
-                        buffer /= place.workers
+    _average_moving_statistics(players, place)
     means = torch.stack(list(sums.values())).double() / crops.steps
     return dict(zip(sums, _summed_over_workers(means / place.workers, place), strict=True))
+
+
+def _average_moving_statistics(players: Players, place: Place) -> None:
+    """Give all workers the mean of the moving statistics, which each has gathered on its own crops."""
+    if place.workers == 1:
+        return
+    for network in (players.generator, players.discriminator):
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                distributed.all_reduce(buffer)
+                buffer /= place.workers
 
 
 def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
