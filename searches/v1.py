@@ -3,7 +3,7 @@
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from raygan.cli import run_search
-from raygan.config import PAPER_V0, PAPER_V1
+from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Search
 
 SEARCH = Search(

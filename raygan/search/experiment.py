@@ -10,7 +10,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 
-from raygan.config import QUICK, Config, with_values
+from raygan.config import Config, with_values
+from raygan.presets import QUICK
 from raygan.search.space import point_of
 
 

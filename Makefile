@@ -1,0 +1,24 @@
+# Everything runs in .venv, which the first call makes; PYTHON names the interpreter to make it with.
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: search test lint
+
+# A quick search on this machine: no data, no GPU, about five minutes on two cores.
+search: .venv/installed
+	.venv/bin/python searches/v1.py --quick $(ARGS)
+
+# The tests; ARGS="-m ''" adds those marked slow.
+test: .venv/installed
+	.venv/bin/pytest $(ARGS)
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy --strict raygan searches
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("RayGAN needs Python 3.11 to 3.13: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --editable ".[dev]" --constraint constraints.txt
+	@touch $@

@@ -1,0 +1,37 @@
+"""Configurations with a name: the paper's systems, and what makes any run quick."""
+
+from __future__ import annotations
+
+from raygan.config import Config, with_values
+
+PAPER_V1 = Config()
+"""The paper's current system."""
+
+PAPER_V0 = with_values(
+    PAPER_V1,
+    {
+        "loss/content": "mse",
+        "loss/adversarial_weight": 0.001,
+        "optimizers/discriminator/learning_rate": 0.007,
+        "optimizers/generator/learning_rate": 0.0005,
+        "optimizers/generator/beta1": 0.9,
+    },
+)
+"""The paper's first system, with a pixel content loss."""
+
+QUICK: dict[str, object] = {
+    "data/photos": "samples",
+    "data/evaluate_on": "samples",
+    "data/train_photos": 200,
+    "data/val_crops": 16,
+    "data/crop_size": 64,
+    "generator/base_width": 16,
+    "generator/batch_norm_momentum": 0.1,
+    "discriminator/base_width": 16,
+    "discriminator/batch_norm_momentum": 0.1,
+    "loss/content": "mse",
+    "training/batch_size": 16,
+    "training/steps_per_epoch": 60,
+    "training/epochs": 12,
+}
+"""The values that shrink any run to minutes on two cores, with no data and no weights at hand."""

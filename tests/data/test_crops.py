@@ -1,0 +1,78 @@
+import numpy as np
+import torch
+
+from raygan.config import DataConfig, TrainingConfig
+from raygan.data.crops import CachedCrops, Photos, to_unit_range, validation_crops
+
+DATA = DataConfig(crop_size=64, val_crops=5)
+
+
+def numbered_photos(count: int = 6) -> Photos:
+    """Photos whose first channel is the photo's number, and the others row and column."""
+    pixels = []
+    for index in range(count):
+        height, width = 70 + index, 90
+        row, column = np.mgrid[:height, :width]
+        image = np.stack([np.full_like(row, index), row, column], axis=2).astype(np.uint8)
+        image.flags.writeable = False
+        pixels.append(image)
+    return Photos([str(index) for index in range(count)], pixels)
+
+
+def epoch_of(epoch: int, *, rank: int = 0, workers: int = 1, seed: int = 0, steps: int = 3) -> torch.Tensor:
+    training = TrainingConfig(batch_size=4, steps_per_epoch=steps, seed=seed)
+    crops = CachedCrops(numbered_photos(), DATA, training, rank=rank, workers=workers)
+    return torch.stack(list(crops.batches(epoch)))
+
+
+def test_crops_are_contiguous_squares_of_their_photo() -> None:
+    batches = epoch_of(1)
+    assert batches.shape == (3, 4, 3, 64, 64)
+    assert batches.dtype == torch.uint8
+    crops = batches.flatten(0, 1).long()
+    assert (crops[:, 1, 1:] - crops[:, 1, :-1] == 1).all()
+    assert (crops[:, 2, :, 1:] - crops[:, 2, :, :-1] == 1).all()
+    assert (crops[:, 0].flatten(1).float().std(dim=1) == 0).all()
+
+
+def test_every_photo_is_used_once_before_any_is_used_again() -> None:
+    numbers = epoch_of(1)[:, :, 0, 0, 0].flatten().tolist()
+    assert sorted(numbers[:6]) == sorted(numbers[6:]) == [0, 1, 2, 3, 4, 5]
+
+
+def test_epochs_and_seeds_differ_and_repeat_exactly() -> None:
+    assert torch.equal(epoch_of(1), epoch_of(1))
+    assert not torch.equal(epoch_of(1), epoch_of(2))
+    assert not torch.equal(epoch_of(1), epoch_of(1, seed=1))
+
+
+def test_positions_reach_all_of_the_photo() -> None:
+    rows = epoch_of(1, steps=100)[:, :, 1, 0, 0].flatten()
+    columns = epoch_of(1, steps=100)[:, :, 2, 0, 0].flatten()
+    assert set(columns.tolist()) == set(range(90 - 64 + 1))
+    assert rows.min() == 0
+    assert rows.max() == 75 - 64
+
+
+def test_workers_share_each_batch_without_overlap() -> None:
+    whole = epoch_of(1)[:, :, 0, 0, 0]
+    parts = [epoch_of(1, rank=rank, workers=2)[:, :, 0, 0, 0] for rank in range(2)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_one_pass_over_the_photos_is_an_epoch_unless_set() -> None:
+    crops = CachedCrops(numbered_photos(), DATA, TrainingConfig(batch_size=2))
+    assert crops.steps == 3
+    assert len(list(crops.batches(1))) == 3
+    assert CachedCrops(numbered_photos(1), DATA, TrainingConfig(batch_size=8)).steps == 1
+
+
+def test_validation_crops_are_fixed_and_spread_over_the_photos() -> None:
+    crops = validation_crops(numbered_photos(3), DATA)
+    assert torch.equal(crops, validation_crops(numbered_photos(3), DATA))
+    assert crops[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_unit_range_is_exact_at_its_ends() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    assert to_unit_range(pixels, "cpu").tolist() == [0.0, 0.20000000298023224, 1.0]

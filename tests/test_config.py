@@ -1,0 +1,138 @@
+import json
+
+import pytest
+
+from raygan.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    IntensityRange,
+    flat_values,
+    parse_value,
+    with_values,
+)
+from raygan.presets import PAPER_V0, PAPER_V1, QUICK
+
+
+def test_defaults_are_the_papers_current_system() -> None:
+    expected = {
+        "data/train_photos": 1000,
+        "data/val_photos": 100,
+        "data/crop_size": 256,
+        "noise/gaussian/low": 0.005,
+        "noise/gaussian/high": 0.08,
+        "noise/salt_and_pepper/low": 0.02,
+        "noise/salt_and_pepper/high": 0.07,
+        "noise/speckle/low": 0.005,
+        "noise/speckle/high": 0.2,
+        "noise/policy": "uniform",
+        "loss/content": "vgg19",
+        "loss/content_weight": 0.1,
+        "loss/adversarial_weight": 0.01,
+        "optimizers/generator/learning_rate": 0.005,
+        "optimizers/generator/beta1": 0.5,
+        "optimizers/discriminator/learning_rate": 0.009,
+        "optimizers/discriminator/beta1": 0.9,
+        "training/batch_size": 8,
+        "training/epochs": 30,
+    }
+    values = flat_values(PAPER_V1)
+    assert {path: values[path] for path in expected} == expected
+
+
+def test_v0_differs_from_v1_where_the_paper_says() -> None:
+    v0, v1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
+    assert {path: v0[path] for path in v0 if v0[path] != v1[path]} == {
+        "loss/content": "mse",
+        "loss/adversarial_weight": 0.001,
+        "optimizers/generator/learning_rate": 0.0005,
+        "optimizers/generator/beta1": 0.9,
+        "optimizers/discriminator/learning_rate": 0.007,
+    }
+
+
+def test_intensity_means_are_the_papers() -> None:
+    noise = PAPER_V1.noise
+    means = [noise.range_of(kind).mean for kind in noise.kinds]
+    assert means == pytest.approx([0.0425, 0.045, 0.1025])
+
+
+def test_json_round_trip_keeps_every_value() -> None:
+    config = with_values(PAPER_V0, QUICK | {"training/steps_per_epoch": 7})
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_with_values_changes_only_what_it_is_given() -> None:
+    changed = with_values(PAPER_V1, {"loss/adversarial_weight": 1, "noise/gaussian/high": 0.12})
+    assert changed.loss.adversarial_weight == 1.0
+    assert isinstance(changed.loss.adversarial_weight, float)
+    back = {"loss/adversarial_weight": 0.01, "noise/gaussian/high": 0.08}
+    assert with_values(changed, back) == PAPER_V1
+
+
+def test_values_are_checked_together() -> None:
+    # Each alone would break low <= high.
+    moved = with_values(PAPER_V1, {"noise/gaussian/low": 0.5, "noise/gaussian/high": 0.6})
+    assert moved.noise.gaussian == IntensityRange(low=0.5, high=0.6)
+
+
+def test_unknown_path_lists_the_valid_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no setting 'loss/lambda'") as caught:
+        with_values(PAPER_V1, {"loss/lambda": 1})
+    assert "\n  loss/adversarial_weight\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data/crop_size", 100, r"crop_size > 0 and a multiple of 64 must hold, but got crop_size=100"),
+        ("noise/gaussian/low", 1.0, r"0 <= low <= high must hold, but got low=1.0, high=0.08"),
+        ("noise/kinds", ["gaussian", "gaussian"], r"without repeats"),
+        ("noise/kinds", ["poisson"], r"kinds must be one of 'gaussian', 'salt_and_pepper', 'speckle'"),
+        ("noise/policy", "gamma", r"policy must be one of 'uniform', 'normal', but got 'gamma'"),
+        ("optimizers/generator/beta1", 1.0, r"0 <= beta1 < 1 must hold, but got beta1=1.0"),
+        ("optimizers/generator/learning_rate", float("nan"), r"learning_rate must be float, but got nan"),
+        ("loss/content_weight", -1.0, r"content_weight >= 0"),
+        ("training/batch_size", 2.5, r"batch_size must be int, but got 2.5"),
+        ("training/batch_size", True, r"batch_size must be int, but got True"),
+        ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1 or none"),
+        ("hardware/workers", 3, r"multiple of hardware/workers must hold, but got batch_size=8, workers=3"),
+    ],
+)
+def test_wrong_values_name_the_rule_and_the_value(path: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_values(PAPER_V1, {path: value})
+
+
+def test_construction_checks_types_too() -> None:
+    with pytest.raises(ConfigError, match="crop_size must be int"):
+        DataConfig(crop_size="256")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("training/steps_per_epoch", "none", None),
+        ("training/steps_per_epoch", "12", 12),
+        ("loss/content_weight", "1e-3", 0.001),
+        ("loss/vgg19_weights", "vgg.npz", "vgg.npz"),
+        ("noise/kinds", "gaussian,speckle", ("gaussian", "speckle")),
+        ("noise/policy", "normal", "normal"),
+        ("data/photos", "123", "123"),
+    ],
+)
+def test_command_line_text_becomes_a_typed_value(path: str, text: str, value: object) -> None:
+    assert parse_value(PAPER_V1, path, text) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), [("training/epochs", "many"), ("training/epochs", "1.5"), ("loss/content", "l1")]
+)
+def test_command_line_text_of_the_wrong_type_is_refused(path: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        parse_value(PAPER_V1, path, text)
+
+
+def test_json_with_unknown_entries_is_refused() -> None:
+    with pytest.raises(ConfigError, match="epoch_count"):
+        Config.from_json({"training": {"epoch_count": 3}})

@@ -1,0 +1,53 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from raygan.storage import Folder
+
+
+def test_writes_reads_and_lists(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "study")
+    assert not folder.exists()
+    assert folder.files() == []
+    folder.write("b.txt", "text")
+    folder.write("a/c.bin", b"\x00\x01")
+    folder.write("b.txt", "new text")
+    assert folder.files() == ["a/c.bin", "b.txt"]
+    assert folder.read("b.txt") == b"new text"
+    assert folder.child("a").read("c.bin") == b"\x00\x01"
+    assert folder.exists("a/c.bin")
+    assert not folder.exists("a/d")
+    with pytest.raises(FileNotFoundError):
+        folder.read("absent")
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    folder.write("file", "old")
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        folder.write("file", "new")
+    assert folder.read("file") == b"old"
+
+
+def test_relative_locations_are_made_absolute_and_travel_to_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Folder("here")
+    assert str(folder) == str(tmp_path / "here")
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickle.dumps(folder))
+    copy.write("file", "content")
+    assert (tmp_path / "here" / "file").read_text() == "content"
+
+
+def test_bucket_locations_are_understood() -> None:
+    folder = Folder("s3://bucket/prefix?region=us-east-1&endpoint_override=localhost:1")
+    assert not folder.is_local
+    assert folder.path == "bucket/prefix"
