@@ -9,9 +9,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from raygan.config import Config, ConfigError, parse_value, with_values
+from raygan.config import Config
 from raygan.errors import InputError
 from raygan.search.experiment import Search
+from raygan.section import ConfigError, parse_value, with_values
 
 
 def run_search(search: Search, arguments: Sequence[str] | None = None) -> None:

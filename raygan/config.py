@@ -6,62 +6,14 @@ The defaults are the paper's current system (v1). Every field is documented wher
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import types
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal
 
-from raygan.errors import InputError
+from raygan.section import Section, require
 
 NoiseKind = Literal["gaussian", "salt_and_pepper", "speckle"]
 NOISE_KINDS: tuple[NoiseKind, ...] = typing.get_args(NoiseKind)
-
-
-class ConfigError(InputError, ValueError):
-    """A configuration breaks a rule, or names a path that does not exist."""
-
-
-def require(rule: str, holds: bool, **values: object) -> None:
-    """Raise `ConfigError` with the rule and the offending values unless `holds`."""
-    if not holds:
-        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        raise ConfigError(f"{rule} must hold, but got {given}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """Base of every part of a configuration: checks the types of its fields, then its own rules."""
-
-    def __post_init__(self) -> None:
-        for name, kind in _field_types(type(self)).items():
-            object.__setattr__(self, name, _converted(name, getattr(self, name), kind))
-        self._check()
-
-    def _check(self) -> None:
-        """Raise `ConfigError` where the values break a rule."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, numbers and strings, ready for `json.dumps`."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The value that `to_json` described; raises `ConfigError` for unknown, missing or wrong entries."""
-        kinds = _field_types(cls)
-        unknown = set(values) - set(kinds)
-        if unknown:
-            raise ConfigError(f"{cls.__name__} has no {sorted(unknown)}; it has {sorted(kinds)}")
-        return cls(
-            **{
-                name: kinds[name].from_json(value) if _is_section(kinds[name]) else value
-                for name, value in values.items()
-            }
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +52,8 @@ class DataConfig(Section):
     """Seed of the split and of validation's crops and noise; keep it fixed to compare runs."""
 
     def _check(self) -> None:
-        require("train_photos >= 1", self.train_photos >= 1, train_photos=self.train_photos)
-        require("val_photos >= 1", self.val_photos >= 1, val_photos=self.val_photos)
-        require("val_crops >= 1", self.val_crops >= 1, val_crops=self.val_crops)
+        for name in ("train_photos", "val_photos", "val_crops"):
+            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
         require("seed >= 0", self.seed >= 0, seed=self.seed)
         require(
             "crop_size > 0 and a multiple of 64",
@@ -246,8 +197,8 @@ class TrainingConfig(Section):
     """Seed of the initial weights and of every epoch's crops and noise."""
 
     def _check(self) -> None:
-        require("batch_size >= 1", self.batch_size >= 1, batch_size=self.batch_size)
-        require("epochs >= 1", self.epochs >= 1, epochs=self.epochs)
+        for name in ("batch_size", "epochs"):
+            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
         require("seed >= 0", self.seed >= 0, seed=self.seed)
         steps = self.steps_per_epoch
         require("steps_per_epoch >= 1 or none", steps is None or steps >= 1, steps_per_epoch=steps)
@@ -267,8 +218,8 @@ class HardwareConfig(Section):
     """GPUs of each worker, when it computes on GPUs; a fraction shares one among trials."""
 
     def _check(self) -> None:
-        require("workers >= 1", self.workers >= 1, workers=self.workers)
-        require("cpus_per_worker >= 1", self.cpus_per_worker >= 1, cpus_per_worker=self.cpus_per_worker)
+        for name in ("workers", "cpus_per_worker"):
+            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
         require("gpus_per_worker > 0", self.gpus_per_worker > 0, gpus_per_worker=self.gpus_per_worker)
 
 
@@ -293,110 +244,3 @@ class Config(Section):
             batch_size=batch_size,
             workers=workers,
         )
-
-
-def flat_values(config: Section, prefix: str = "") -> dict[str, Any]:
-    """Every leaf of a configuration by its path, for example `{"loss/content_weight": 0.1, …}`."""
-    leaves: dict[str, Any] = {}
-    for name in _field_types(type(config)):
-        value = getattr(config, name)
-        if isinstance(value, Section):
-            leaves.update(flat_values(value, f"{prefix}{name}/"))
-        else:
-            leaves[prefix + name] = value
-    return leaves
-
-
-def with_values(config: Config, values: Mapping[str, object]) -> Config:
-    """A copy of `config` with the leaves at the given paths replaced, checked as a whole.
-
-    Raises `ConfigError` for an unknown path (listing the valid ones) and for a value that breaks a rule.
-    """
-    for path in values:
-        _require_known(config, path)
-    replaced: Config = _replaced(config, values)
-    return replaced
-
-
-def parse_value(config: Config, path: str, text: str) -> object:
-    """The value that `text`, as typed on a command line, means at `path`; "none" is None, commas part a list.
-
-    Raises `ConfigError` for an unknown path or a text that is not of the path's type.
-    """
-    _require_known(config, path)
-    owner: Section = config
-    *parents, leaf = path.split("/")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    kind = _field_types(type(owner))[leaf]
-    choices = typing.get_args(kind)
-    if type(None) in choices and text.lower() == "none":
-        return None
-    if typing.get_origin(kind) is tuple:
-        return _converted(path, tuple(text.split(",")), kind)
-    if typing.get_origin(kind) is Literal or str in (kind, *choices):
-        return _converted(path, text, kind)
-    try:
-        return _converted(path, json.loads(text), kind)
-    except json.JSONDecodeError:
-        raise ConfigError(f"{path} must be {_type_name(kind)}, but got {text!r}") from None
-
-
-def _require_known(config: Config, path: str) -> None:
-    known = flat_values(config)
-    if path not in known:
-        raise ConfigError(f"there is no setting {path!r}; the settings are:\n  " + "\n  ".join(known))
-
-
-def _replaced(section: Any, values: Mapping[str, object]) -> Any:
-    changes: dict[str, Any] = {}
-    inner: dict[str, dict[str, object]] = {}
-    for path, value in values.items():
-        head, _, rest = path.partition("/")
-        if rest:
-            inner.setdefault(head, {})[rest] = value
-        else:
-            changes[head] = value
-    changes.update({name: _replaced(getattr(section, name), rest) for name, rest in inner.items()})
-    return dataclasses.replace(section, **changes)
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)
-
-
-def _field_types(section: type[Section]) -> dict[str, Any]:
-    hints = typing.get_type_hints(section)
-    return {one.name: hints[one.name] for one in dataclasses.fields(section)}
-
-
-def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(kind))
-    if isinstance(kind, types.UnionType):
-        return " or ".join(_type_name(choice) for choice in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        return "a list of " + _type_name(typing.get_args(kind)[0])
-    return "none" if kind is type(None) else str(kind.__name__)
-
-
-def _converted(name: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`: exact, save that an int serves as a float and a list as a tuple."""
-    if isinstance(kind, types.UnionType):
-        choices = typing.get_args(kind)
-        if value is None and type(None) in choices:
-            return None
-        return _converted(name, value, next(choice for choice in choices if choice is not type(None)))
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_converted(name, one, typing.get_args(kind)[0]) for one in value)
-    if typing.get_origin(kind) is Literal:
-        valid = value in typing.get_args(kind)
-    elif kind in (int, float):
-        valid = isinstance(value, int | float) and not isinstance(value, bool)
-        valid = valid and (isinstance(value, int) if kind is int else math.isfinite(value))
-        value = kind(value) if valid else value
-    else:
-        valid = isinstance(value, kind)
-    if not valid:
-        raise ConfigError(f"{name} must be {_type_name(kind)}, but got {value!r}")
-    return value

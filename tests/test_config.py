@@ -2,16 +2,9 @@ import json
 
 import pytest
 
-from raygan.config import (
-    Config,
-    ConfigError,
-    DataConfig,
-    IntensityRange,
-    flat_values,
-    parse_value,
-    with_values,
-)
+from raygan.config import Config, DataConfig, IntensityRange
 from raygan.presets import PAPER_V0, PAPER_V1, QUICK
+from raygan.section import ConfigError, flat_values, parse_value, with_values
 
 
 def test_defaults_are_the_papers_current_system() -> None:

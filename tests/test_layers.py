@@ -10,6 +10,7 @@ from conftest import ROOT
 
 LAYERS = [
     "errors",
+    "section",
     "config",
     "presets",
     "seeds",

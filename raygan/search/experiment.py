@@ -10,9 +10,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 
-from raygan.config import Config, with_values
+from raygan.config import Config
 from raygan.presets import QUICK
 from raygan.search.space import point_of
+from raygan.section import with_values
 
 
 @dataclass(frozen=True, kw_only=True)

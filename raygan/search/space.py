@@ -7,7 +7,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from raygan.config import Config, ConfigError, flat_values, with_values
+from raygan.config import Config
+from raygan.section import ConfigError, flat_values, with_values
 
 Space = Mapping[str, BaseDistribution]
 

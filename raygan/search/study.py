@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from torch import Tensor
 
-from raygan.config import Config, LossConfig, parse_value, with_values
+from raygan.config import Config, LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, evaluation_photos, training_photos
 from raygan.evaluate import evaluate, summarise
@@ -25,6 +25,7 @@ from raygan.search.experiment import Search
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
 from raygan.search.progress import SearchProgress, epoch_line, time_left, trial_name
 from raygan.search.space import check_space, point_of
+from raygan.section import parse_value, with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES
 from raygan.train.driver import (

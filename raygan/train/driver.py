@@ -22,10 +22,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.queue import Empty, Queue
 from torch import Tensor
 
-from raygan.config import Config, with_values
+from raygan.config import Config
 from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos
 from raygan.errors import InputError
+from raygan.section import with_values
 from raygan.train.checkpoint import verify_checkpoint
 from raygan.train.worker import Board, Place, train
 

@@ -1,0 +1,129 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import shared
+from PIL import Image
+
+from raygan.config import DataConfig
+from raygan.data.photos import PhotosError, TrainingPhotos, evaluation_photos, training_photos
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+Write = Callable[..., Path]
+
+
+def read(folder: Path, **changes: object) -> TrainingPhotos:
+    values = {"crop_size": 64, "train_photos": 8, "val_photos": 2} | changes
+    return training_photos(DataConfig(photos=str(folder), **values))  # type: ignore[arg-type]
+
+
+def test_photos_are_split_and_decoded_as_pillow_does(write_photos: Write) -> None:
+    folder = write_photos(12)
+    photos = read(folder)
+    assert (len(photos.train), len(photos.validation)) == (8, 2)
+    assert set(photos.train.names).isdisjoint(photos.validation.names)
+    for part in (photos.train, photos.validation):
+        for name, pixels in zip(part.names, part.pixels, strict=True):
+            assert np.array_equal(pixels, np.asarray(Image.open(folder / name)))
+
+
+def test_the_split_depends_on_names_and_seed_alone(write_photos: Write) -> None:
+    first, copy = write_photos(12, "first"), write_photos(12, "copy")
+    assert read(first).train.names == read(copy).train.names
+    assert read(first).train.names != read(first, seed=1).train.names
+
+
+def test_a_small_folder_validates_on_a_fifth(write_photos: Write) -> None:
+    photos = read(write_photos(10), train_photos=1000, val_photos=100)
+    assert (len(photos.train), len(photos.validation)) == (8, 2)
+
+
+def test_photos_of_many_sizes_and_in_subfolders(write_photos: Write, tmp_path: Path) -> None:
+    write_photos(3, "photos")
+    write_photos(3, "photos/inner", size=(64, 200))
+    photos = read(tmp_path / "photos")
+    assert {pixels.shape for pixels in photos.train.pixels + photos.validation.pixels} == {(80, 96, 3), (64, 200, 3)}
+    assert sum(name.startswith("inner/") for name in photos.train.names + photos.validation.names) == 3
+
+
+def test_unusable_photos_are_skipped_counted_and_named(write_photos: Write, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_photos(4)
+    write_photos(1, mode="L")
+    write_photos(1, mode="RGBA")
+    write_photos(1, mode="P")
+    Image.new("RGB", (63, 300)).save(folder / "narrow.png")
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("no image")
+    whole = (folder / "RGB-000.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("not an image file, so not even looked at")
+    photos = read(folder)
+    assert (len(photos.train), len(photos.validation)) == (3, 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "skipped 7 of 11 photos: 1 not 3-channel RGB (mode L) (L-000.png); 1 not 3-channel RGB (mode P) (P-000.png); "
+        "1 not 3-channel RGB (mode RGBA) (RGBA-000.png); 1 smaller than 64x64 (narrow.png); "
+        "3 unreadable (cut.png, empty.jpg, text.png)"
+    ]
+
+
+def test_enough_usable_photos_are_found_behind_unusable_ones(write_photos: Write) -> None:
+    folder = write_photos(10)
+    for index in range(30):
+        (folder / f"broken-{index}.jpg").touch()
+    photos = read(folder)
+    assert (len(photos.train), len(photos.validation)) == (8, 2)
+
+
+def test_missing_empty_and_useless_folders_are_refused(write_photos: Write, tmp_path: Path) -> None:
+    with pytest.raises(PhotosError, match=r"absent does not exist; give a folder"):
+        read(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotosError, match=r"empty holds no image files"):
+        read(tmp_path / "empty")
+    with pytest.raises(PhotosError, match=r"has 1 usable photos of 1, but at least 2 are needed"):
+        read(write_photos(1, "one"))
+    with pytest.raises(PhotosError, match=r"has 0 usable photos of 3"):
+        read(write_photos(3, "small"), crop_size=128)
+
+
+def test_the_sample_set_needs_no_data() -> None:
+    photos = training_photos(DataConfig(photos="samples", train_photos=3, crop_size=64))
+    assert photos.train.names == ["dead-leaves-00000", "dead-leaves-00001", "dead-leaves-00002"]
+    assert {pixels.shape for pixels in photos.train.pixels} == {(256, 256, 3)}
+    evaluated = {row["name"] for row in evaluation_photos("samples").take_all()}
+    assert len(photos.validation) == len(evaluated) == 4
+    assert evaluated.isdisjoint(photos.validation.names)
+
+
+def test_evaluation_takes_all_usable_photos_of_any_size(
+    write_photos: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_photos(3, "photos", size=(20, 40))
+    write_photos(2, "photos/test", size=(33, 17))
+    (tmp_path / "photos" / "broken.png").touch()
+    rows = evaluation_photos(str(tmp_path / "photos")).take_all()
+    assert sorted(row["name"] for row in rows) == [
+        "RGB-000.png",
+        "RGB-001.png",
+        "RGB-002.png",
+        "test/RGB-000.png",
+        "test/RGB-001.png",
+    ]
+    assert {row["pixels"].shape for row in rows} == {(20, 40, 3), (33, 17, 3)}
+    assert "skipped 1 of 6 photos: 1 unreadable (broken.png)" in caplog.text
+    with pytest.raises(PhotosError, match="no usable photo to evaluate on"):
+        evaluation_photos(str(write_photos(2, "tiny", size=(8, 8))))
+
+
+def test_real_coco_photos() -> None:
+    photos = training_photos(DataConfig(photos=str(shared("coco"))))
+    assert (len(photos.train), len(photos.validation)) == (477, 100)
+    assert min(min(pixels.shape[:2]) for pixels in photos.train.pixels) >= 256
+
+
+def test_real_bsd300_is_complete() -> None:
+    rows = evaluation_photos(str(shared("bsd300"))).take_all()
+    assert {row["pixels"].shape for row in rows} == {(321, 481, 3), (481, 321, 3)}
+    assert sum(row["name"].startswith("test/") for row in rows) == 100
+    assert len(rows) == 300

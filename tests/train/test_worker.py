@@ -1,0 +1,208 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.util import random_noise
+
+from raygan.config import Config
+from raygan.data.crops import CachedCrops, Photos, validation_crops
+from raygan.data.samples import dead_leaves
+from raygan.models.generator import build_generator
+from raygan.presets import PAPER_V1
+from raygan.section import with_values
+from raygan.storage import Folder
+from raygan.train.checkpoint import CheckpointError, load_denoiser
+from raygan.train.validation import noisy_validation_crops, validate
+from raygan.train.worker import DivergedError, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def photos() -> Photos:
+    return Photos([str(index) for index in range(4)], [dead_leaves(96, 0, index) for index in range(4)])
+
+
+class Run:
+    """Trains, keeping every epoch's metrics and checkpoint."""
+
+    def __init__(self, photos: Photos, config: Config, folder: Path) -> None:
+        self.photos, self.config, self.folder = photos, config, folder
+        self.epochs: list[dict[str, float]] = []
+
+    def keep(self, metrics: dict[str, float], checkpoint: Path | None) -> None:
+        assert checkpoint is not None
+        self.epochs.append(metrics)
+        shutil.copytree(checkpoint, self.checkpoint(int(metrics["epoch"])))
+
+    def checkpoint(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch}"
+
+    def train(self, resume_from: Path | None = None) -> "Run":
+        crops = CachedCrops(self.photos, self.config.data, self.config.training)
+        val_crops = validation_crops(self.photos, self.config.data)
+        train(self.config, crops, val_crops, None, self.keep, resume_from=resume_from)
+        return self
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"}
+
+
+def test_training_reports_every_epoch(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    epochs = Run(photos, tiny_config, tmp_path).train().epochs
+    assert [metrics["epoch"] for metrics in epochs] == [1, 2, 3]
+    expected = {
+        *("epoch", "best_epoch", "best_val_psnr", "val_psnr", "val_ssim", "seconds", "train_seconds", "val_seconds"),
+        *("content_loss", "adversarial_loss", "generator_loss"),
+        *("discriminator_loss", "discriminator_loss_clean", "discriminator_loss_denoised"),
+        *("discriminator_accuracy_clean", "discriminator_accuracy_denoised"),
+        *("generator_learning_rate", "discriminator_learning_rate"),
+        *(
+            f"val_{measure}_{kind}_{level}"
+            for measure in ("psnr", "ssim")
+            for kind in ("gaussian", "salt_and_pepper", "speckle")
+            for level in ("low", "mean", "high")
+        ),
+    }
+    for metrics in epochs:
+        assert set(metrics) == expected
+        per_level = [value for name, value in metrics.items() if name.startswith("val_psnr_")]
+        assert metrics["val_psnr"] == pytest.approx(sum(per_level) / 9)
+        assert metrics["generator_loss"] == pytest.approx(
+            0.1 * metrics["content_loss"] + 0.01 * metrics["adversarial_loss"], rel=1e-5
+        )
+    best = max(epochs, key=lambda metrics: metrics["val_psnr"])
+    assert epochs[-1]["best_epoch"] == best["epoch"]
+    assert epochs[-1]["best_val_psnr"] == best["val_psnr"]
+
+
+def test_training_learns(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    longer = with_values(tiny_config, {"training/steps_per_epoch": 40, "generator/base_width": 8, "training/epochs": 4})
+    epochs = Run(photos, longer, tmp_path).train().epochs
+    assert epochs[-1]["content_loss"] < 0.4 * epochs[0]["content_loss"]
+    assert epochs[-1]["val_psnr"] > epochs[0]["val_psnr"] + 2
+
+
+def test_same_configuration_same_result_to_the_last_bit(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    first = Run(photos, tiny_config, tmp_path / "first").train()
+    second = Run(photos, tiny_config, tmp_path / "second").train()
+    other = Run(photos, with_values(tiny_config, {"training/seed": 1}), tmp_path / "other").train()
+    assert files_of(first.checkpoint(3)) == files_of(second.checkpoint(3))
+    assert files_of(first.checkpoint(3)) != files_of(other.checkpoint(3))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_resuming_continues_to_the_last_bit(photos: Photos, tiny_config: Config, tmp_path: Path, epoch: int) -> None:
+    whole = Run(photos, tiny_config, tmp_path / "whole").train()
+    resumed = Run(photos, tiny_config, tmp_path / "resumed").train(whole.checkpoint(epoch))
+    assert [metrics["epoch"] for metrics in resumed.epochs] == list(range(epoch + 1, 4))
+    assert files_of(whole.checkpoint(3)) == files_of(resumed.checkpoint(3))
+    for name in ("val_psnr", "best_val_psnr", "best_epoch", "discriminator_loss"):
+        assert resumed.epochs[-1][name] == whole.epochs[-1][name]
+
+
+def test_a_finished_run_resumes_to_nothing(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    whole = Run(photos, tiny_config, tmp_path / "whole").train()
+    assert Run(photos, tiny_config, tmp_path / "again").train(whole.checkpoint(3)).epochs == []
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    whole = Run(photos, tiny_config, tmp_path / "whole").train()
+    changed = with_values(tiny_config, {"loss/adversarial_weight": 0.5})
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        Run(photos, changed, tmp_path / "changed").train(whole.checkpoint(1))
+
+
+def test_checkpoints_hold_a_denoiser_that_scores_as_reported(
+    photos: Photos, tiny_config: Config, tmp_path: Path
+) -> None:
+    run = Run(photos, tiny_config, tmp_path).train()
+    generator, config = load_denoiser(Folder(run.checkpoint(2)))
+    assert config == tiny_config
+    crops = validation_crops(photos, config.data)
+    sums = validate(generator, crops, config, CPU, range(len(crops)))
+    saved = json.loads((run.checkpoint(2) / "metrics.json").read_text())
+    assert saved == run.epochs[1]
+    for name, total in sums.items():
+        assert total.item() / len(crops) == pytest.approx(saved[f"val_{name}"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "loss"),
+    [
+        ({"optimizers/generator/learning_rate": 1e30}, "content_loss is nan"),
+        ({"optimizers/discriminator/learning_rate": 1e30}, "discriminator_loss_clean is"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
+    photos: Photos, tiny_config: Config, tmp_path: Path, values: dict[str, object], loss: str
+) -> None:
+    with pytest.raises(DivergedError, match=rf"diverged in epoch \d, by step \d: .*{loss}"):
+        Run(photos, with_values(tiny_config, values), tmp_path).train()
+
+
+def test_validation_scores_equal_scikit_images(photos: Photos, tiny_config: Config) -> None:
+    torch.manual_seed(3)
+    generator = build_generator(tiny_config.generator)
+    crops = validation_crops(photos, tiny_config.data)
+    sums = validate(generator, crops, tiny_config, CPU, range(len(crops)))
+    for kind in tiny_config.noise.kinds:
+        clean, noisy = noisy_validation_crops(crops, tiny_config, kind, "mean", range(len(crops)))
+        with torch.no_grad():
+            denoised = generator.eval()(noisy)
+        pairs = [(c.double().numpy(), d.double().numpy()) for c, d in zip(clean, denoised, strict=True)]
+        expected = sum(peak_signal_noise_ratio(c, d, data_range=1) for c, d in pairs)
+        assert sums[f"psnr_{kind}_mean"].item() == pytest.approx(expected, abs=1e-6)
+        expected = sum(structural_similarity(c, d, data_range=1, channel_axis=0) for c, d in pairs)
+        assert sums[f"ssim_{kind}_mean"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_validation_noise_has_the_three_levels_of_each_kind(photos: Photos) -> None:
+    """The noisy input scores as scikit-image's noise of the paper's low, mean and high intensity does."""
+    config = with_values(PAPER_V1, {"data/crop_size": 64, "data/val_crops": 12})
+    crops = validation_crops(photos, config.data)
+    sums = validate(torch.nn.Identity(), crops, config, CPU, range(len(crops)))
+    random = np.random.default_rng(0)
+    clean = crops.numpy() / 255
+    for kind, mode, argument, intensities in (
+        ("gaussian", "gaussian", "var", (0.005, 0.0425, 0.08)),
+        ("salt_and_pepper", "s&p", "amount", (0.02, 0.045, 0.07)),
+        ("speckle", "speckle", "var", (0.005, 0.1025, 0.2)),
+    ):
+        for level, intensity in zip(("low", "mean", "high"), intensities, strict=True):
+            noisy = random_noise(clean, mode, rng=random, **{argument: intensity})
+            expected = np.mean([peak_signal_noise_ratio(c, n, data_range=1) for c, n in zip(clean, noisy, strict=True)])
+            assert sums[f"psnr_{kind}_{level}"].item() / len(crops) == pytest.approx(expected, abs=0.3)
+
+
+def test_dividing_validation_among_workers_changes_nothing(photos: Photos, tiny_config: Config) -> None:
+    torch.manual_seed(3)
+    generator = build_generator(tiny_config.generator)
+    crops = validation_crops(photos, tiny_config.data)
+    whole = validate(generator, crops, tiny_config, CPU, range(3))
+    parts = [validate(generator, crops, tiny_config, CPU, range(rank, 3, 2)) for rank in range(2)]
+    for name, total in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(total.item(), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_papers_full_size(tmp_path: Path) -> None:
+    """Unscaled networks, batches of 8 crops of 256x256: the noise goes down within a few steps."""
+    values = {
+        "loss/content": "mse",
+        "training/steps_per_epoch": 3,
+        "training/epochs": 2,
+        "data/val_crops": 2,
+        "hardware/cpus_per_worker": 2,
+    }
+    full = Photos([str(index) for index in range(8)], [dead_leaves(256, 0, index) for index in range(8)])
+    run = Run(full, with_values(PAPER_V1, values), tmp_path).train()
+    assert run.epochs[1]["content_loss"] < run.epochs[0]["content_loss"]
+    generator, _ = load_denoiser(Folder(run.checkpoint(2)))
+    assert sum(weight.numel() for weight in generator.parameters()) == 29_247_491
