@@ -8,6 +8,8 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from raygan.config import Config
 from raygan.errors import InputError
@@ -20,17 +22,45 @@ def run_search(search: Search, arguments: Sequence[str] | None = None) -> None:
 
     Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C.
     """
-    options = _search_parser(search).parse_args(arguments)
+    options = search_parser(search).parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     from raygan.search.study import Interrupted, run_study
 
     try:
         run_study(apply_options(search, options), options.storage)
     except InputError as error:
-        sys.exit(f"{sys.argv[0]}: {error}")
+        _refuse(error)
     except (Interrupted, KeyboardInterrupt):
         print(f"\nStopped. Go on with the same command: {shlex.join(['python', *sys.argv])}")
         sys.exit(130)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `raygan` command; ends the process with 2 on bad input."""
+    parser = argparse.ArgumentParser(prog="raygan", description="Find, train and evaluate image denoisers on Ray.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    fetched = commands.add_parser("fetch", help="download public data ahead of a search, and print where it lies")
+    fetched.add_argument("asset", choices=["coco", "bsd300", "vgg19"])
+    reported = commands.add_parser("report", help="show what a finished study found")
+    reported.add_argument("study", metavar="STUDY", help="the study's folder, or its s3:// gs:// prefix")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "fetch":
+            from raygan.data.download import ASSETS, cache_folder, fetch
+
+            print(fetch(ASSETS[options.asset], cache_folder()))
+        else:
+            from raygan.report import final_report
+            from raygan.storage import Folder
+
+            print(final_report(Folder(options.study)))
+    except InputError as error:
+        _refuse(error)
+
+
+def _refuse(error: InputError) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def apply_options(search: Search, options: argparse.Namespace) -> Search:
@@ -50,9 +80,9 @@ def apply_options(search: Search, options: argparse.Namespace) -> Search:
         }.items()
         if value is not None
     }
-    values |= _set_values(search.config, options.set)
-    config = with_values(search.config, values)
-    changes = {
+    assigned = _set_values(search.config, options.set)
+    config = with_values(search.config, values | assigned)
+    changes: dict[str, Any] = {
         name: value
         for name, value in {
             "name": options.name,
@@ -64,7 +94,9 @@ def apply_options(search: Search, options: argparse.Namespace) -> Search:
         if value is not None
     }
     changes.setdefault("trial_epochs", min(search.trial_epochs, config.training.epochs))
-    return dataclasses.replace(search, config=config, **changes)
+    # A value that is set is not searched.
+    space = {path: distribution for path, distribution in search.space.items() if path not in assigned}
+    return dataclasses.replace(search, config=config, space=space, **changes)
 
 
 def _set_values(config: Config, assignments: Sequence[str]) -> dict[str, object]:
@@ -77,7 +109,8 @@ def _set_values(config: Config, assignments: Sequence[str]) -> dict[str, object]
     return values
 
 
-def _search_parser(search: Search) -> argparse.ArgumentParser:
+def search_parser(search: Search) -> argparse.ArgumentParser:
+    """The options that every search file has."""
     parser = argparse.ArgumentParser(
         description=f"Search {search.name}: find, train and evaluate a denoiser.",
         allow_abbrev=False,
@@ -156,7 +189,8 @@ def _search_parser(search: Search) -> argparse.ArgumentParser:
         metavar="PATH=VALUE",
         action="append",
         default=[],
-        help="set a configuration value, such as loss/content=mse; repeatable; an unknown path lists all",
+        help="set a configuration value, such as loss/content=mse, which then is not searched; repeatable;"
+        " an unknown path lists all",
     )
     return parser
 

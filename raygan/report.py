@@ -7,11 +7,21 @@ import json
 
 import pandas as pd
 
+from raygan.errors import InputError
 from raygan.storage import Folder
 
 
+class ReportError(InputError):
+    """A folder holds no study, or one that has not finished."""
+
+
 def final_report(folder: Folder) -> str:
-    """What a finished study found: scores at each kind's mean intensity, the best configuration, the files."""
+    """What a finished study found: scores at each kind's mean intensity, the best configuration, the files.
+
+    Raises `ReportError` where there is no finished study.
+    """
+    if not folder.exists("evaluation/summary.csv"):
+        raise ReportError(f"{folder} holds no finished study: it has no evaluation/summary.csv")
     study = json.loads(folder.read("study.json"))
     summary = pd.read_csv(io.BytesIO(folder.read("evaluation/summary.csv")))
     lines = [result_table(summary), "", "Best configuration:"]

@@ -1,0 +1,61 @@
+import csv
+import io
+import math
+from pathlib import Path
+
+import pytest
+
+from raygan.search.ledger import Ledger, StudyError, TrialRow, package_versions, read_study, write_study
+from raygan.storage import Folder
+
+
+def row(trial: str, state: str, val_psnr: float) -> TrialRow:
+    values = {"loss/adversarial_weight": 0.1 + 0.2, "noise/policy": "normal"}
+    return TrialRow(trial, state, 2, val_psnr, 0.5, 1.5, f"tune/{trial}/checkpoint_000001", values)
+
+
+def test_trials_table_has_the_documented_columns(tmp_path: Path) -> None:
+    Ledger(Folder(tmp_path)).write_trials([row("trial-0001", "complete", 21.25), row("trial-0002", "failed", math.nan)])
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "trials.csv").read_text())))
+    assert list(rows[0]) == [
+        *("trial", "state", "epochs", "val_psnr", "val_ssim", "seconds", "checkpoint"),
+        *("loss/adversarial_weight", "noise/policy"),
+    ]
+    assert rows[0]["val_psnr"] == "21.25"
+    # Values survive the table to the last bit.
+    assert float(rows[0]["loss/adversarial_weight"]) == 0.1 + 0.2
+    assert rows[1]["val_psnr"] == "nan"
+
+
+def test_epochs_are_kept_once_each_and_survive_reopening(tmp_path: Path) -> None:
+    ledger = Ledger(Folder(tmp_path))
+    ledger.add_epoch("trial-0001", {"epoch": 1, "val_psnr": 1 / 3})
+    ledger.add_epoch("trial-0002", {"epoch": 1, "val_psnr": 5.0})
+    ledger.add_epoch("trial-0001", {"epoch": 2, "val_psnr": 7.0})
+    again = Ledger(Folder(tmp_path))
+    assert again.epochs == ledger.epochs
+    again.add_epoch("trial-0001", {"epoch": 2, "val_psnr": 8.0})
+    assert [(e["epoch"], e["val_psnr"]) for e in Ledger(Folder(tmp_path)).epochs_of("trial-0001")] == [
+        (1, 1 / 3),
+        (2, 8.0),
+    ]
+
+
+def test_the_best_trial_never_is_a_failed_one(tmp_path: Path) -> None:
+    ledger = Ledger(Folder(tmp_path))
+    ledger.write_trials(
+        [row("a", "complete", 20.0), row("b", "failed", 30.0), row("c", "pruned", math.nan), row("d", "complete", 25.0)]
+    )
+    assert ledger.best_trial()["trial"] == "d"
+    ledger.write_trials([row("a", "failed", 20.0), row("b", "failed", math.nan)])
+    with pytest.raises(StudyError, match="all 2 trials failed"):
+        ledger.best_trial()
+
+
+def test_study_record(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "new")
+    assert read_study(folder) is None
+    write_study(folder, {"name": "x", "versions": package_versions()})
+    study = read_study(folder)
+    assert study is not None
+    assert {"python", "ray", "torch", "optuna", "raygan"} <= set(study["versions"])

@@ -1,0 +1,172 @@
+"""One tiny search through every part, as a user runs it, and all that it leaves behind."""
+
+import csv
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_OPTIONS, run_search
+from PIL import Image
+
+from raygan.storage import Folder
+from raygan.train.checkpoint import load_denoiser, verify_checkpoint
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@dataclass
+class Study:
+    folder: Path
+    options: list[str]
+    run: subprocess.CompletedProcess[str]
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with (self.folder / name).open() as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    path = tmp_path_factory.mktemp("study")
+    random = np.random.default_rng(0)
+    for folder, count in (("photos", 10), ("evaluation", 3)):
+        (path / folder).mkdir()
+        for index in range(count):
+            small = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            small.resize((96, 80), Image.Resampling.BICUBIC).save(path / folder / f"{index}.png")
+    options = [
+        *TINY_OPTIONS,
+        *("--photos", str(path / "photos"), "--evaluate-on", str(path / "evaluation")),
+        *("--storage", str(path / "studies"), "--name", "tiny"),
+    ]
+    return Study(path / "studies" / "tiny", options, run_search(*options))
+
+
+def test_it_ends_well_and_without_library_warnings(study: Study) -> None:
+    assert study.run.stderr == ""
+    assert study.run.returncode == 0
+
+
+def test_the_terminal_tells_what_happens(study: Study) -> None:
+    lines = study.run.stdout.splitlines()
+    text = study.run.stdout
+    assert "Content loss: mean squared error of the pixels (loss/content=mse; no VGG19 weights are used)" in lines
+    assert "Photos: 8 to train, 2 to validate" in text
+    for trial in ("trial-0001", "trial-0002", "trial-0003"):
+        assert f"{trial} starts: " in text
+        assert any(line.startswith(f"{trial} epoch  1/2  val PSNR ") and " val SSIM " in line for line in lines)
+    assert "optimizers/generator/learning_rate=0.005" in text
+    assert " left]" in text
+    assert "winner epoch  2/2  val PSNR" in text
+    noisy, median, raygan = (
+        next(line for line in lines if line.startswith(name)) for name in ("noisy input", "median filter", "RayGAN")
+    )
+    assert noisy.count(" dB / ") == median.count(" dB / ") == raygan.count(" dB / ") == 3
+    assert f"  {study.folder}/trials.csv" in text
+
+
+def test_study_json_records_how_it_was_made(study: Study) -> None:
+    record = json.loads((study.folder / "study.json").read_text())
+    assert record["status"] == "finished"
+    assert record["seed"] == 0
+    assert record["trials"] == 3
+    assert record["config"]["training"]["steps_per_epoch"] == 2
+    assert record["space"]["loss/adversarial_weight"]["attributes"]["log"] is True
+    assert record["content_loss"].startswith("mean squared error of the pixels")
+    assert {"python", "ray", "torch", "optuna"} <= set(record["versions"])
+    # The first points are the paper's two systems.
+    assert [point["loss/adversarial_weight"] for point in record["first_points"]] == [0.01, 0.001]
+
+
+def test_trials_table(study: Study) -> None:
+    trials = study.table("trials.csv")
+    assert [row["trial"] for row in trials] == ["trial-0001", "trial-0002", "trial-0003"]
+    assert list(trials[0])[:7] == ["trial", "state", "epochs", "val_psnr", "val_ssim", "seconds", "checkpoint"]
+    assert set(list(trials[0])[7:]) == set(json.loads((study.folder / "study.json").read_text())["space"])
+    assert float(trials[0]["optimizers/generator/learning_rate"]) in (0.005, 0.0005)
+    for row in trials:
+        assert row["state"] == ("complete" if row["epochs"] == "2" else "pruned")
+        verify_checkpoint(study.folder / row["checkpoint"])
+        metrics = json.loads((study.folder / row["checkpoint"] / "metrics.json").read_text())
+        assert metrics["val_psnr"] == float(row["val_psnr"])
+
+
+def test_metrics_table_has_a_row_per_trial_and_epoch(study: Study) -> None:
+    metrics = study.table("metrics.csv")
+    for trial in study.table("trials.csv"):
+        rows = [row for row in metrics if row["trial"] == trial["trial"]]
+        assert [row["epoch"] for row in rows] == [str(epoch + 1) for epoch in range(int(trial["epochs"]))]
+        assert max(float(row["val_psnr"]) for row in rows) == float(trial["val_psnr"])
+    assert "discriminator_accuracy_denoised" in metrics[0]
+    assert {"pid", "done", "date", "should_checkpoint"}.isdisjoint(metrics[0])
+
+
+def test_only_the_best_and_the_last_checkpoint_are_kept(study: Study) -> None:
+    for trial in study.table("trials.csv"):
+        kept = list((study.folder / "tune" / trial["trial"]).glob("checkpoint_*"))
+        assert 1 <= len(kept) <= 2
+        assert study.folder / trial["checkpoint"] in kept
+
+
+def test_the_winner_is_the_best_trials_configuration_trained_in_full(study: Study) -> None:
+    record = json.loads((study.folder / "study.json").read_text())["best_trial"]
+    best = max(study.table("trials.csv"), key=lambda row: float(row["val_psnr"]))
+    assert record["trial"] == best["trial"]
+    generator, config = load_denoiser(Folder(study.folder / "best"))
+    assert config.optimizers.generator.learning_rate == float(best["optimizers/generator/learning_rate"])
+    assert config.training.epochs == 2
+    assert generator(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+    metrics = json.loads((study.folder / "best" / "metrics.json").read_text())
+    rows = study.table("best/metrics.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert metrics["val_psnr"] == max(float(row["val_psnr"]) for row in rows)
+
+
+def test_evaluation_tables_agree(study: Study) -> None:
+    per_image, summary = study.table("evaluation/per_image.csv"), study.table("evaluation/summary.csv")
+    assert len(per_image) == 3 * 3 * 3 * 3
+    assert len(summary) == 3 * 3 * 3
+    assert [row["method"] for row in summary[:3]] == ["noisy", "median", "raygan"]
+    for row in summary:
+        scores = [
+            (float(one["psnr"]), float(one["ssim"]))
+            for one in per_image
+            if all(one[key] == row[key] for key in ("kind", "level", "method"))
+        ]
+        assert int(row["images"]) == len(scores) == 3
+        assert float(row["psnr_mean"]) == pytest.approx(fmean(score[0] for score in scores))
+        assert float(row["ssim_max"]) == pytest.approx(max(score[1] for score in scores))
+    assert len(list((study.folder / "evaluation" / "pictures").glob("*.png"))) == 9
+
+
+def test_tensorboard_has_scalars_hyperparameters_and_images(study: Study) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for run in ("trial-0001", "winner"):
+        events = EventAccumulator(str(study.folder / "tensorboard" / run))
+        events.Reload()
+        tags = events.Tags()
+        assert {"val_psnr", "val_ssim", "content_loss"} <= set(tags["scalars"])
+        assert len(tags["images"]) == 3
+        assert "_hparams_/session_start_info" in events.summary_metadata
+    assert [event.step for event in events.Scalars("val_psnr")] == [1, 2]
+
+
+def test_run_again_it_shows_the_result_without_repeating_anything(study: Study) -> None:
+    before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
+    again = run_search(*study.options)
+    assert again.returncode == 0
+    assert "is finished; run under another --name" in again.stdout
+    assert study.run.stdout.rpartition("noisy input")[2] in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
+
+
+def test_another_configuration_under_the_same_name_is_refused(study: Study) -> None:
+    other = run_search(*study.options, "--trials", "5", "--set", "training/steps_per_epoch=4")
+    assert other.returncode == 2
+    assert "holds a study that differs in config, trials" in other.stderr

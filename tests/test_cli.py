@@ -1,0 +1,86 @@
+import argparse
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, search_command
+
+from raygan.cli import apply_options, search_parser
+from raygan.search.experiment import Search
+from raygan.section import ConfigError
+
+sys.path.insert(0, str(ROOT))
+from searches.v1 import SEARCH
+
+
+def applied(*arguments: str) -> Search:
+    options: argparse.Namespace = search_parser(SEARCH).parse_args(arguments)
+    return apply_options(SEARCH, options)
+
+
+def test_without_options_it_is_the_papers_scale() -> None:
+    search = applied()
+    assert search == SEARCH
+    assert (search.config.data.photos, search.config.data.evaluate_on) == ("coco", "bsd300")
+    assert (search.config.training.epochs, search.trial_epochs) == (30, 30)
+
+
+def test_quick_needs_no_data_and_no_weights() -> None:
+    search = applied("--quick")
+    assert (search.name, search.config.data.photos, search.config.data.evaluate_on) == (
+        "v1-quick",
+        "samples",
+        "samples",
+    )
+    assert search.config.loss.content == "mse"
+    assert search.space == SEARCH.space
+
+
+def test_every_option_reaches_its_value() -> None:
+    search = applied(
+        *("--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--trials", "5"),
+        *("--epochs", "7", "--trial-epochs", "2", "--concurrent", "3", "--workers", "2", "--seed", "9"),
+        *("--set", "loss/feature_scale=relative", "--set", "noise/kinds=gaussian,speckle"),
+    )
+    config = search.config
+    assert (config.data.photos, config.data.evaluate_on) == ("p", "e")
+    assert (config.loss.content, config.loss.vgg19_weights) == ("vgg19", "w.npz")
+    assert (config.loss.feature_scale, config.noise.kinds) == ("relative", ("gaussian", "speckle"))
+    assert (config.training.epochs, config.training.seed, config.hardware.workers) == (7, 9, 2)
+    assert (search.name, search.trials, search.trial_epochs, search.concurrent, search.seed) == ("n", 5, 2, 3, 9)
+
+
+def test_a_value_that_is_set_is_not_searched() -> None:
+    search = applied("--set", "noise/policy=normal")
+    assert search.config.noise.policy == "normal"
+    assert set(search.space) == set(SEARCH.space) - {"noise/policy"}
+
+
+def test_trials_get_no_more_epochs_than_the_winner() -> None:
+    assert applied("--epochs", "3").trial_epochs == 3
+    assert applied("--quick", "--epochs", "3").trial_epochs == 3
+    assert applied("--set", "training/epochs=2").trial_epochs == 2
+
+
+def test_set_overrides_other_options() -> None:
+    assert applied("--vgg19", "w.npz", "--set", "loss/content=mse").config.loss.content == "mse"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "loss/adversarial_weight"], "--set needs path=value"),
+        (["--set", "loss/lambda=1"], "no setting 'loss/lambda'"),
+        (["--set", "data/crop_size=100"], "multiple of 64"),
+        (["--workers", "3"], "multiple of hardware/workers"),
+    ],
+)
+def test_wrong_values_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        applied(*arguments)
+
+
+def test_help_explains_every_option_with_its_default() -> None:
+    result = subprocess.run(search_command("--help"), capture_output=True, text=True, check=True)
+    for text in ("--photos PATH", "coco, downloaded", "bsd300, downloaded", "default: 50, quick 8", "default: studies"):
+        assert text in " ".join(result.stdout.split())

@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from skimage.filters import median as skimage_median
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.util import random_noise
+
+from raygan.config import Config, IntensityRange, NoiseConfig
+from raygan.data.photos import evaluation_photos
+from raygan.evaluate import evaluate, median, summarise
+from raygan.models.generator import build_generator
+from raygan.section import with_values
+from raygan.storage import Folder
+from raygan.train.checkpoint import Progress, save_checkpoint
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def denoiser(tiny_config: Config, tmp_path: Path) -> Folder:
+    torch.manual_seed(0)
+    config = with_values(tiny_config, {"hardware/device": "cpu"})
+    save_checkpoint(tmp_path / "best", config, {}, Progress(), build_generator(config.generator), {})
+    return Folder(tmp_path / "best")
+
+
+def run(folder: Path, denoiser: Folder, noise: NoiseConfig, actors: int = 1) -> tuple[pd.DataFrame, dict[str, bytes]]:
+    return evaluate(evaluation_photos(str(folder)), denoiser, noise, {"CPU": 1}, actors)
+
+
+def clean_images(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)).transpose(2, 0, 1) / 255 for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_noiseless_scores_are_scikit_images(write_photos: Write, denoiser: Folder, tiny_config: Config) -> None:
+    """With noise of no strength, the input is perfect and the denoiser's score can be computed independently."""
+    folder = write_photos(3, size=(70, 100))
+    none = IntensityRange(low=0.0, high=0.0)
+    table, _ = run(folder, denoiser, NoiseConfig(kinds=("gaussian",), gaussian=none))
+    assert len(table) == 3 * 3 * 3
+    assert (table[table["method"] == "noisy"]["psnr"] == np.inf).all()
+    torch.manual_seed(0)
+    generator = build_generator(tiny_config.generator).eval()
+    for name, clean in clean_images(folder).items():
+        padded = np.pad(clean, ((0, 0), (0, 58), (0, 28)), mode="reflect")
+        with torch.no_grad():
+            denoised = generator(torch.from_numpy(padded[None]).float())[0, :, :70, :100].double().numpy()
+        filtered = np.stack([skimage_median(channel, np.ones((3, 3)), mode="reflect") for channel in clean])
+        for method, image in (("raygan", denoised), ("median", filtered)):
+            rows = table[(table["image"] == name) & (table["method"] == method)]
+            expected = peak_signal_noise_ratio(clean, image, data_range=1)
+            assert rows["psnr"].to_list() == pytest.approx([expected] * 3, abs=1e-4)
+            expected = structural_similarity(clean, image, data_range=1, channel_axis=0)
+            assert rows["ssim"].to_list() == pytest.approx([expected] * 3, abs=1e-4)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_every_photo_kind_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
+    folder = write_photos(5)
+    table, pictures = run(folder, denoiser, NoiseConfig(), actors=2)
+    assert list(table.columns) == ["image", "kind", "level", "method", "psnr", "ssim"]
+    assert len(table) == 5 * 3 * 3 * 3
+    assert not table.duplicated(["image", "kind", "level", "method"]).any()
+    # The noise is scikit-image's, at the paper's intensities.
+    random = np.random.default_rng(0)
+    for kind, mode, argument, intensity in (
+        ("gaussian", "gaussian", "var", 0.0425),
+        ("salt_and_pepper", "s&p", "amount", 0.045),
+        ("speckle", "speckle", "var", 0.1025),
+    ):
+        rows = table[(table["kind"] == kind) & (table["level"] == "mean") & (table["method"] == "noisy")]
+        expected = [
+            peak_signal_noise_ratio(clean, random_noise(clean, mode, rng=random, **{argument: intensity}), data_range=1)
+            for clean in clean_images(folder).values()
+        ]
+        assert rows["psnr"].mean() == pytest.approx(np.mean(expected), abs=0.15)
+    # Pictures of the first photos: clean, noisy, median and denoised side by side.
+    assert len(pictures) == 4 * 3
+    assert all(name.endswith(".png") for name in pictures)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_dividing_the_work_changes_nothing(write_photos: Write, denoiser: Folder) -> None:
+    folder = write_photos(4)
+    noise = NoiseConfig(kinds=("speckle",))
+    pd.testing.assert_frame_equal(run(folder, denoiser, noise)[0], run(folder, denoiser, noise, actors=2)[0])
+
+
+def test_summary_averages_and_maximises_over_images() -> None:
+    per_image = pd.DataFrame(
+        [
+            ("a", "gaussian", "mean", "noisy", 10.0, 0.1),
+            ("b", "gaussian", "mean", "noisy", 14.0, 0.3),
+            ("a", "gaussian", "mean", "raygan", 20.0, 0.5),
+            ("b", "gaussian", "mean", "raygan", 21.0, 0.9),
+        ],
+        columns=["image", "kind", "level", "method", "psnr", "ssim"],
+    )
+    summary = summarise(per_image)
+    assert list(summary.columns) == [
+        *("kind", "level", "method", "images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max")
+    ]
+    assert summary.iloc[0].to_list() == ["gaussian", "mean", "noisy", 2, 12.0, 14.0, 0.2, 0.3]
+    assert summary.iloc[1].to_list() == ["gaussian", "mean", "raygan", 2, 20.5, 21.0, 0.7, 0.9]
+
+
+def test_median_is_scikit_images() -> None:
+    noisy = torch.rand(2, 3, 20, 30)
+    expected = [
+        [skimage_median(channel, np.ones((3, 3)), mode="reflect") for channel in image] for image in noisy.numpy()
+    ]
+    assert np.array_equal(median(noisy).numpy(), np.array(expected))
