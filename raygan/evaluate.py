@@ -6,8 +6,9 @@ PSNR and SSIM are computed in double precision on the images as they are; nothin
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,15 +46,13 @@ METHODS = ("noisy", *CLASSICAL, "raygan")
 
 def evaluate(
     photos: Dataset, denoiser: Folder, noise: NoiseConfig, asked: dict[str, float], actors: int
-) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Evaluate a denoiser on photos by a Ray Data job.
+) -> Iterator[list[dict[str, Any]]]:
+    """Evaluate a denoiser on photos by a Ray Data job; yields each photo's rows as they are done.
 
-    `photos` has rows of `name` and `pixels` (see `raygan.data.photos.evaluation_photos`), `denoiser` is the
-    folder of a checkpoint, and `noise` says which kinds to add, at their low, mean and high intensity. `actors` actors
-    of `asked` resources each hold the generator. A photo's noise depends on its name, the kind and the level alone.
-
-    Returns a row per image, kind, level and method (columns `image, kind, level, method, psnr, ssim`), and PNG
-    pictures by file name: clean, noisy, and each method's result side by side, at the mean intensity.
+    `photos` has rows of `name` and `pixels` (see `raygan.data.photos.evaluation_photos`), `denoiser` is the folder of
+    a checkpoint, and `noise` says which kinds to add, at their low, mean and high intensity. `actors` actors of
+    `asked` resources each hold the generator. A photo's noise depends on its name, the kind and the level alone.
+    `tabulate` makes a table of the rows.
     """
     import ray.data
 
@@ -66,13 +65,24 @@ def evaluate(
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=asked["CPU"],
         num_gpus=asked.get("GPU", 0),
-    ).take_all()
+    ).iter_rows()
+    a_photo = len(noise.kinds) * len(LEVELS) * len(METHODS)
+    while part := list(itertools.islice(rows, a_photo)):
+        yield part
+
+
+def tabulate(photos: Iterable[list[dict[str, Any]]], noise: NoiseConfig) -> tuple[pd.DataFrame, dict[str, bytes]]:
+    """What `evaluate` yields as a table, sorted, and the pictures by file name.
+
+    The table has a row per image, kind, level and method, and the columns `image, kind, level, method, psnr, ssim`.
+    Pictures are PNG files: clean, noisy, and each method's result side by side, at the mean intensity.
+    """
+    rows = [row for part in photos for row in part]
     pictures = {row["picture_name"]: row["picture"] for row in rows if row["picture_name"]}
     table = pd.DataFrame(rows, columns=["image", "kind", "level", "method", "psnr", "ssim"])
     for column, order in (("kind", noise.kinds), ("level", LEVELS), ("method", METHODS)):
         table[column] = pd.Categorical(table[column], order)
-    table = table.sort_values(["image", "kind", "level", "method"], ignore_index=True)
-    return table, pictures
+    return table.sort_values(["image", "kind", "level", "method"], ignore_index=True), pictures
 
 
 def summarise(per_image: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from skimage.util import random_noise
 
 from raygan.config import Config, IntensityRange, NoiseConfig
 from raygan.data.photos import evaluation_photos
-from raygan.evaluate import evaluate, median, summarise
+from raygan.evaluate import evaluate, median, summarise, tabulate
 from raygan.models.generator import build_generator
 from raygan.section import with_values
 from raygan.storage import Folder
@@ -30,7 +30,7 @@ def denoiser(tiny_config: Config, tmp_path: Path) -> Folder:
 
 
 def run(folder: Path, denoiser: Folder, noise: NoiseConfig, actors: int = 1) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    return evaluate(evaluation_photos(str(folder)), denoiser, noise, {"CPU": 1}, actors)
+    return tabulate(evaluate(evaluation_photos(str(folder)), denoiser, noise, {"CPU": 1}, actors), noise)
 
 
 def clean_images(folder: Path) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from raygan.config import Config, LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, evaluation_photos, training_photos
-from raygan.evaluate import evaluate, summarise
+from raygan.evaluate import evaluate, summarise, tabulate
 from raygan.losses import read_vgg19_weights
 from raygan.report import final_report
 from raygan.search.algorithms import EpochOptunaSearch, scheduler
@@ -215,14 +215,26 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
 def _evaluate(config: Config, folder: Folder) -> None:
     """Evaluate `best/` and write `evaluation/`."""
     photos = evaluation_photos(config.data.evaluate_on)
-    print(f"\nEvaluation: {photos.count()} photos of {config.data.evaluate_on}, each noise kind at three levels")
+    count = photos.count()
+    print(f"\nEvaluation: {count} photos of {config.data.evaluate_on}, each noise kind at three levels")
     one_worker = with_values(config, {"hardware/workers": 1})
     # As a task, so that the job runs, and writes its logs, on the cluster.
-    job = ray.remote(num_cpus=0)(evaluate)
-    table, pictures = ray.get(
-        job.remote(photos, folder.child("best"), config.noise, resources(config), trials_at_once(one_worker))
-    )
+    job = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
+    actors = min(trials_at_once(one_worker), count)
+    done = job.remote(photos, folder.child("best"), config.noise, resources(config), actors)
+    table, pictures = tabulate(_shown(done, count), config.noise)
     folder.write("evaluation/per_image.csv", table.to_csv(index=False))
     folder.write("evaluation/summary.csv", summarise(table).to_csv(index=False))
     for name, png in pictures.items():
         folder.write(f"evaluation/pictures/{name}", png)
+
+
+def _shown(photos: Iterable[ray.ObjectRef], count: int) -> Iterator[list[dict[str, Any]]]:
+    """What the evaluation job yields, showing now and then how far it is."""
+    started = shown = time.monotonic()
+    for done, rows in enumerate(photos, start=1):
+        now = time.monotonic()
+        if now - shown > 20 or done == count:
+            shown = now
+            print(f"evaluation {done}/{count} photos   [{time_left((count - done) * (now - started) / done)}]")
+        yield ray.get(rows)
