@@ -58,14 +58,15 @@ def evaluate(
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     names = sorted(row["name"] for row in photos.select_columns(["name"]).take_all())
-    rows = photos.map_batches(
+    results = photos.map_batches(
         _Evaluator,
         fn_constructor_args=(denoiser, noise, set(names[:PICTURES])),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=asked["CPU"],
         num_gpus=asked.get("GPU", 0),
-    ).iter_rows()
+    )
+    rows = iter(results.iter_rows())
     a_photo = len(noise.kinds) * len(LEVELS) * len(METHODS)
     while part := list(itertools.islice(rows, a_photo)):
         yield part

@@ -58,7 +58,7 @@ def training_photos(config: DataConfig) -> TrainingPhotos:
         _warn(problems, len(VALIDATION_PHOTOS))
         return TrainingPhotos(train=train, validation=_first(val, config.val_photos))
 
-    folder, names = _source(config.photos)
+    folder, names = find_photos(config.photos)
     order = np.random.default_rng(derived_seed("photo split", config.seed)).permutation(len(names))
     candidates = [names[index] for index in order]
     wanted = config.train_photos + config.val_photos
@@ -90,7 +90,7 @@ def evaluation_photos(source: str) -> Dataset:
     """
     from ray.data.expressions import col
 
-    folder, names = _sample_photos(EVALUATION_PHOTOS) if source == "samples" else _source(source)
+    folder, names = _sample_photos(EVALUATION_PHOTOS) if source == "samples" else find_photos(source)
     photos = _read(folder, names, SMALLEST_EVALUATED).materialize()
     labels = photos.select_columns(["name", "problem"]).take_all()
     problems = {row["name"]: row["problem"] for row in labels if row["problem"]}
@@ -102,8 +102,11 @@ def evaluation_photos(source: str) -> Dataset:
     return usable.materialize()
 
 
-def _source(source: str) -> tuple[Folder, list[str]]:
-    """The folder that a source names, downloaded if need be, and its image files."""
+def find_photos(source: str) -> tuple[Folder, list[str]]:
+    """The folder that a source names, downloaded if need be, and its image files.
+
+    Raises `PhotosError` where there are none, and `DownloadError`.
+    """
     folder = Folder(fetch(ASSETS[source], cache_folder()) if source in ("coco", "bsd300") else source)
     names = [name for name in folder.files() if name.lower().endswith(SUFFIXES)]
     if not names:

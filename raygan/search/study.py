@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,9 +15,9 @@ import ray
 from ray import tune
 from torch import Tensor
 
-from raygan.config import Config, LossConfig
+from raygan.config import Config, DataConfig, LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
-from raygan.data.photos import TrainingPhotos, evaluation_photos, training_photos
+from raygan.data.photos import TrainingPhotos, evaluation_photos, find_photos, training_photos
 from raygan.evaluate import evaluate, summarise, tabulate
 from raygan.losses import read_vgg19_weights
 from raygan.report import final_report
@@ -41,6 +42,8 @@ from raygan.train.driver import (
     with_idle_cores,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class Interrupted(Exception):  # noqa: N818
     """The user stopped the study; running it again goes on where it stopped."""
@@ -59,6 +62,7 @@ def run_study(search: Search, storage: str) -> Folder:
         print(f"{folder} is finished; run under another --name for a new search\n")
         print(final_report(folder))
         return folder
+    _check_sources(search.config.data)
     vgg19_weights, study["content_loss"] = _content_loss(search.config.loss)
     print(f"Study {search.name} in {folder}")
     print(f"Content loss: {study['content_loss']}")
@@ -109,6 +113,13 @@ def _opened(search: Search, folder: Folder) -> dict[str, Any]:
             "options to go on with it, or another --name"
         )
     return study
+
+
+def _check_sources(data: DataConfig) -> None:
+    """Find all photos before any work is done: those to evaluate on are needed last."""
+    folders = [find_photos(source)[0].location for source in (data.photos, data.evaluate_on) if source != "samples"]
+    if len(folders) == 2 and folders[0] == folders[1]:
+        logger.warning("evaluation is on %s, which holds the training photos too: its scores will flatter", folders[0])
 
 
 def _now() -> str:

@@ -1,0 +1,56 @@
+"""Bad input ends a search at once, with exit status 2, one clear line, and nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY_OPTIONS, run_search
+
+
+def refused(tmp_path: Path, *options: str | Path) -> str:
+    result = run_search(*TINY_OPTIONS, "--storage", tmp_path / "studies", *options)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "studies").exists()
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "loss/lambda=1"], "v1.py: there is no setting 'loss/lambda'; the settings are:"),
+        (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 64 must hold, but got crop_size=100"),
+        (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
+        (["--trials", "0"], "argument --trials: must be at least 1, but is 0"),
+        (["--vgg19", "absent.npz"], "VGG19 weights 'absent.npz' is not a file"),
+        (["--seed", "-1"], "seed >= 0 must hold, but got seed=-1"),
+    ],
+)
+def test_wrong_options(tmp_path: Path, options: list[str], message: str) -> None:
+    assert message in refused(tmp_path, *options)
+
+
+def test_an_explicit_content_loss_that_cannot_be_met_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No web server listens on the port that this proxy names: the download fails at once, as it does offline.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("RAYGAN_CACHE", str(tmp_path / "cache"))
+    message = refused(tmp_path, "--set", "loss/content=vgg19")
+    assert "cannot download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in message
+    assert "--vgg19 FILE" in message
+
+
+def test_photos_that_are_not_there(tmp_path: Path) -> None:
+    message = refused(tmp_path, "--photos", tmp_path / "absent")
+    assert f"{tmp_path}/absent does not exist; give a folder or an s3:// or gs:// prefix" in message
+
+
+def test_evaluation_photos_that_are_not_there(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+    message = refused(tmp_path, "--photos", write_photos(6), "--evaluate-on", tmp_path / "absent")
+    assert f"{tmp_path}/absent does not exist" in message
+
+
+def test_a_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
+    message = refused(tmp_path, "--set", "hardware/cpus_per_worker=999")
+    assert "one trial asks for 999 CPU (1 workers), but the cluster has" in message
