@@ -68,10 +68,6 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self._record(trials, {str(trial): "failed"})
         print(f"{trial} failed: {_cause(trial)}")
 
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
-        """Record how all trials ended."""
-        self._record(trials)
-
     def _finished(self, trial: Trial) -> str:
         return "complete" if trial.last_result.get("epoch", 0) >= self.trial_epochs else "pruned"
 
