@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from raygan.config import Config, NoiseConfig
+from raygan.config import NoiseConfig
 from raygan.data.crops import to_unit_range
 from raygan.data.noise import LEVELS, add_noise, level_intensity
 from raygan.denoise import denoise
@@ -102,8 +102,9 @@ class _Evaluator:
     """Evaluates one photo at a time; Ray Data keeps it in an actor, with the generator loaded once."""
 
     def __init__(self, denoiser: Folder, noise: NoiseConfig, pictured: set[str]) -> None:
-        generator, config = load_denoiser(denoiser)
-        self.device = _device(config)
+        generator, _ = load_denoiser(denoiser)
+        # Ray hides the GPUs from an actor that asked for none.
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.generator = generator.to(self.device)
         self.noise = noise
         self.pictured = pictured
@@ -135,13 +136,6 @@ class _Evaluator:
                     for column, value in row.items():
                         rows.setdefault(column, []).append(value)
         return rows
-
-
-def _device(config: Config) -> torch.device:
-    if config.hardware.device == "cpu":
-        torch.set_num_threads(1)
-        return torch.device("cpu")
-    return torch.device("cuda")
 
 
 def _side_by_side(images: list[Tensor]) -> bytes:

@@ -36,6 +36,7 @@ from raygan.train.driver import (
     resolved_device,
     resources,
     run_trial,
+    share_photos,
     start_ray,
     train_with_workers,
     trials_at_once,
@@ -77,7 +78,7 @@ def run_study(search: Search, storage: str) -> Folder:
         f"evaluation on {config.data.evaluate_on}"
     )
     write_study(folder, study)
-    job = Job(config, ray.put(photos), vgg19_weights, folder.location, search.name)
+    job = Job(config, share_photos(photos), vgg19_weights, folder.location, search.name)
     del photos
 
     if study["status"] == "searching":

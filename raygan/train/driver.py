@@ -111,6 +111,18 @@ def trials_at_once(config: Config) -> int:
     return fit
 
 
+def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
+    """Put decoded photos into the object store, once for all runs; raises `HardwareError` if they do not fit."""
+    size = sum(pixels.nbytes for part in (photos.train, photos.validation) for pixels in part.pixels)
+    room = min(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"])
+    if size > room:
+        raise HardwareError(
+            f"the decoded photos take {size / 1e9:.1f} GB, but a node's object store holds {room / 1e9:.1f} GB: lower "
+            "data/train_photos, or start Ray with a larger --object-store-memory"
+        )
+    return ray.put(photos)
+
+
 def with_idle_cores(config: Config) -> Config:
     """For a run that has the cluster to itself: on CPUs, each worker gets its share of the largest node's cores."""
     if config.hardware.device == "cuda":

@@ -1,5 +1,6 @@
 """Bad input ends a search at once, with exit status 2, one clear line, and nothing written."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,16 @@ def test_evaluation_photos_that_are_not_there(tmp_path: Path, write_photos: Call
 def test_a_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
     message = refused(tmp_path, "--set", "hardware/cpus_per_worker=999")
     assert "one trial asks for 999 CPU (1 workers), but the cluster has" in message
+
+
+def test_a_search_in_which_every_trial_diverges(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+    photos = str(write_photos(6))
+    diverging = ["--set", "optimizers/generator/learning_rate=1e30"]
+    places = ["--photos", photos, "--evaluate-on", photos, "--storage", str(tmp_path / "studies"), "--name", "study"]
+    result = run_search(*TINY_OPTIONS, *places, *diverging)
+    assert result.returncode == 2
+    assert "all 3 trials failed" in result.stderr
+    assert "trial-0001 failed: " in result.stdout
+    assert "training diverged in epoch 1, by step 2: content_loss is nan" in result.stdout
+    with (tmp_path / "studies" / "study" / "trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["failed"] * 3
