@@ -25,6 +25,7 @@ from raygan.search.algorithms import EpochOptunaSearch, scheduler
 from raygan.search.experiment import Search
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
 from raygan.search.progress import SearchProgress, epoch_line, time_left, trial_name
+from raygan.search.snapshot import KeepState, put_back_state
 from raygan.search.space import check_space, point_of
 from raygan.section import parse_value, with_values
 from raygan.storage import Folder
@@ -165,7 +166,7 @@ def _search(search: Search, job: Job, folder: Folder, concurrent: int) -> None:
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=trial_job), asked)
     path = f"{folder}/tune"
     print(f"Search: {search.trials} trials of at most {epochs} epochs, {concurrent} at once\n")
-    if tune.Tuner.can_restore(path):
+    if put_back_state(folder, "tune"):
         tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True)
     else:
         points = [point_of(point, search.space) for point in search.first_points]
@@ -185,7 +186,7 @@ def _search(search: Search, job: Job, folder: Folder, concurrent: int) -> None:
                 storage_path=folder.location,
                 checkpoint_config=tune.CheckpointConfig(**KEPT_CHECKPOINTS),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[SearchProgress(folder.location, search.trials, epochs)],
+                callbacks=[SearchProgress(folder.location, search.trials, epochs), KeepState(folder.location)],
                 verbose=0,
             ),
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos
 from raygan.errors import InputError
 from raygan.section import with_values
-from raygan.train.checkpoint import verify_checkpoint
+from raygan.train.checkpoint import CheckpointError, verify_checkpoint
 from raygan.train.worker import Board, Place, train
 
 SCORE = "val_psnr"
@@ -40,6 +41,9 @@ KEPT_CHECKPOINTS: dict[str, Any] = {
 """Which checkpoints of a run Ray keeps: the best epoch's and, in any case, the last."""
 RETRIES = 2
 """How often a run may go on from its last checkpoint after losing a process."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class HardwareError(InputError):
@@ -148,17 +152,13 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
         ).fit()
         return
     device = torch.device(config.hardware.device)
-    last = tune.get_checkpoint()
 
     def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
         saved = tune.Checkpoint.from_directory(checkpoint)
         tune.report(dict(metrics), checkpoint=saved)
 
-    if last is None:
-        _train(job, config, Place(device=device), report, None, job.board(name, flat))
-    else:
-        with last.as_directory() as folder:
-            _train(job, config, Place(device=device), report, Path(folder), job.board(name, flat))
+    with _usable(tune.get_checkpoint()) as folder:
+        _train(job, config, Place(device=device), report, folder, job.board(name, flat))
 
 
 def train_with_workers(
@@ -239,17 +239,33 @@ def _train_worker(_: dict[str, Any], job: Job, config: Config, board: Board) -> 
         workers=context.get_world_size(),
         device=ray_train.torch.get_device() if config.hardware.device == "cuda" else torch.device("cpu"),
     )
-    last = ray_train.get_checkpoint()
 
     def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
         saved = None if checkpoint is None else ray_train.Checkpoint.from_directory(checkpoint)
         ray_train.report(dict(metrics), checkpoint=saved)
 
-    if last is None:
-        _train(job, config, place, report, None, board)
-    else:
-        with last.as_directory() as folder:
-            _train(job, config, place, report, Path(folder), board)
+    with _usable(ray_train.get_checkpoint()) as folder:
+        _train(job, config, place, report, folder, board)
+
+
+@contextlib.contextmanager
+def _usable(checkpoint: ray_train.Checkpoint | None) -> Iterator[Path | None]:
+    """The checkpoint's folder on this machine, or none where there is none or it is gone or damaged.
+
+    A run killed between writing a checkpoint and recording it is restored to one that may be deleted by then.
+    """
+    if checkpoint is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(checkpoint.as_directory()))
+            verify_checkpoint(folder)
+        except (OSError, CheckpointError) as error:
+            logger.warning("cannot go on from %s, starting over: %s", checkpoint.path, error)
+            yield None
+            return
+        yield folder
 
 
 def _train(job: Job, config: Config, place: Place, report: Any, resume_from: Path | None, board: Board) -> None:
