@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def apply_options(search: Search, options: argparse.Namespace) -> Search:
         }.items()
         if value is not None
     }
-    changes.setdefault("trial_epochs", min(search.trial_epochs, config.training.epochs))
+    changes["trial_epochs"] = min(changes.get("trial_epochs", search.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
     space = {path: distribution for path, distribution in search.space.items() if path not in assigned}
     return dataclasses.replace(search, config=config, space=space, **changes)
@@ -148,6 +149,7 @@ def search_parser(search: Search) -> argparse.ArgumentParser:
     )
     add(
         "--name",
+        type=_name,
         help=f"the study's name; an existing one goes on (default: {search.name}, {quick.name} with --quick)",
     )
     add(
@@ -196,7 +198,12 @@ def search_parser(search: Search) -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):
+        raise argparse.ArgumentTypeError(f"must be of letters, digits, '.', '_' and '-', but is {text!r}")
+    return text

@@ -21,7 +21,9 @@ class IntensityRange(Section):
     """The range that a noise kind's intensity is drawn from; its unit is the kind's own (see `NoiseConfig`)."""
 
     low: float
+    """Least intensity."""
     high: float
+    """Greatest intensity."""
 
     def _check(self) -> None:
         require("0 <= low <= high", 0 <= self.low <= self.high, low=self.low, high=self.high)
@@ -152,6 +154,12 @@ class LossConfig(Section):
         weight = self.adversarial_weight
         require("adversarial_weight >= 0", weight >= 0, adversarial_weight=weight)
         require(
+            'content == "vgg19", where vgg19_weights are given,',
+            self.vgg19_weights is None or self.content == "vgg19",
+            content=self.content,
+            vgg19_weights=self.vgg19_weights,
+        )
+        require(
             "content_weight > 0 or adversarial_weight > 0",
             self.content_weight > 0 or weight > 0,
             content_weight=self.content_weight,
@@ -164,10 +172,13 @@ class AdamConfig(Section):
     """One network's Adam (Kingma and Ba, 2015)."""
 
     learning_rate: float
+    """Adam's step size."""
     beta1: float
+    """Decay of the gradients' moving mean."""
     beta2: float = 0.999
+    """Decay of the squared gradients' moving mean."""
     epsilon: float = 1e-7
-    """Keras's default, the paper's framework."""
+    """Added to the denominator; the default is Keras's, the paper's framework."""
 
     def _check(self) -> None:
         require("learning_rate > 0", self.learning_rate > 0, learning_rate=self.learning_rate)
@@ -193,6 +204,7 @@ class TrainingConfig(Section):
     steps_per_epoch: int | None = None
     """Steps an epoch; none: one pass over the training photos."""
     epochs: int = 30
+    """Epochs of a full training; the best by validation is kept."""
     seed: int = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
 

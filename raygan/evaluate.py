@@ -60,7 +60,7 @@ def evaluate(
     names = sorted(row["name"] for row in photos.select_columns(["name"]).take_all())
     results = photos.map_batches(
         _Evaluator,
-        fn_constructor_args=(denoiser, noise, set(names[:PICTURES])),
+        fn_constructor_args=(denoiser, noise, set(names[:PICTURES]), "cuda" if "GPU" in asked else "cpu"),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=asked["CPU"],
@@ -101,10 +101,9 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
 class _Evaluator:
     """Evaluates one photo at a time; Ray Data keeps it in an actor, with the generator loaded once."""
 
-    def __init__(self, denoiser: Folder, noise: NoiseConfig, pictured: set[str]) -> None:
+    def __init__(self, denoiser: Folder, noise: NoiseConfig, pictured: set[str], device: str) -> None:
         generator, _ = load_denoiser(denoiser)
-        # Ray hides the GPUs from an actor that asked for none.
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device)
         self.generator = generator.to(self.device)
         self.noise = noise
         self.pictured = pictured

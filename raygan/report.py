@@ -21,11 +21,14 @@ def final_report(folder: Folder) -> str:
     Raises `ReportError` where there is no finished study.
     """
     if not folder.exists("evaluation/summary.csv"):
-        raise ReportError(f"{folder} holds no finished study: it has no evaluation/summary.csv")
+        raise ReportError(
+            f"{folder} holds no finished study (no evaluation/summary.csv): give the folder "
+            "STORAGE/NAME of one, or run its search to the end"
+        )
     study = json.loads(folder.read("study.json"))
     summary = pd.read_csv(io.BytesIO(folder.read("evaluation/summary.csv")))
     lines = [result_table(summary), "", "Best configuration:"]
-    lines += [f"  {path} = {_short(value)}" for path, value in study["best_trial"]["values"].items()]
+    lines += [f"  {path} = {short(value)}" for path, value in study["best_trial"]["values"].items()]
     lines += ["", "Written:"]
     lines += [
         f"  {folder}/{name:<27} {what}"
@@ -54,5 +57,6 @@ def result_table(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A configuration value for people: four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

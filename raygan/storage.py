@@ -27,7 +27,9 @@ class Folder:
 
     def child(self, name: str) -> Folder:
         """The folder `name` inside this one, which need not exist."""
-        return Folder(f"{self.location}/{name}")
+        # A bucket's location may end in options, such as ?region=…, which stay at its end.
+        place, mark, options = self.location.partition("?")
+        return Folder(f"{place.rstrip('/')}/{name}{mark}{options}")
 
     @property
     def is_local(self) -> bool:
@@ -65,6 +67,10 @@ class Folder:
         partial = Path(f"{target}.{uuid.uuid4().hex}.partial")
         partial.write_bytes(data)
         partial.replace(target)
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        self.filesystem.delete_file(self._full(name))
 
     def _full(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path

@@ -95,7 +95,7 @@ def search_command(*options: str | Path) -> list[str]:
 
 def run_search(*options: str | Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
     """Run a search to its end as a user would."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAYGAN_CACHE": "/nonexistent/raygan-cache"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.run(
         search_command(*options), capture_output=True, text=True, timeout=timeout, env=environment, check=False
     )

@@ -59,11 +59,12 @@ def test_a_value_that_is_set_is_not_searched() -> None:
 def test_trials_get_no_more_epochs_than_the_winner() -> None:
     assert applied("--epochs", "3").trial_epochs == 3
     assert applied("--quick", "--epochs", "3").trial_epochs == 3
+    assert applied("--epochs", "3", "--trial-epochs", "5").trial_epochs == 3
     assert applied("--set", "training/epochs=2").trial_epochs == 2
 
 
 def test_set_overrides_other_options() -> None:
-    assert applied("--vgg19", "w.npz", "--set", "loss/content=mse").config.loss.content == "mse"
+    assert applied("--epochs", "5", "--set", "training/epochs=4").config.training.epochs == 4
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,8 @@ def test_set_overrides_other_options() -> None:
         (["--set", "loss/lambda=1"], "no setting 'loss/lambda'"),
         (["--set", "data/crop_size=100"], "multiple of 64"),
         (["--workers", "3"], "multiple of hardware/workers"),
+        (["--vgg19", "w.npz", "--set", "loss/content=mse"], "where vgg19_weights are given"),
+        (["--quick", "--set", "loss/vgg19_weights=w.npz"], "where vgg19_weights are given"),
     ],
 )
 def test_wrong_values_are_refused(arguments: list[str], message: str) -> None:

@@ -51,3 +51,5 @@ def test_bucket_locations_are_understood() -> None:
     folder = Folder("s3://bucket/prefix?region=us-east-1&endpoint_override=localhost:1")
     assert not folder.is_local
     assert folder.path == "bucket/prefix"
+    assert folder.child("a").child("b").path == "bucket/prefix/a/b"
+    assert folder.child("a").location.endswith("/a?region=us-east-1&endpoint_override=localhost:1")

@@ -68,7 +68,10 @@ def fetch(asset: Asset, cache: Path) -> Path:
     unpacked = cache / file.name.partition(".")[0]
     if asset.contents is not None and unpacked.is_dir():
         return unpacked / asset.contents
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"cannot write to {cache}: {error}; set RAYGAN_CACHE to another folder") from error
     if not file.exists():
         _download(asset, file)
     if asset.contents is None:
@@ -99,7 +102,10 @@ def _download(asset: Asset, file: Path) -> None:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     if not digest.startswith(asset.sha256):
         partial.unlink()
-        raise DownloadError(f"{asset.url} has SHA-256 {digest}, but {asset.sha256} was expected; it was removed")
+        raise DownloadError(
+            f"{asset.url} has SHA-256 {digest}, but {asset.sha256} was expected; it was removed: "
+            "run again, or get the file elsewhere and name its path"
+        )
     partial.rename(file)
 
 

@@ -164,7 +164,11 @@ def _decode_one(folder: Folder, name: str, smallest: int) -> tuple[NDArray[np.ui
     """The pixels, and why the photo cannot be used if it cannot."""
     nothing = np.zeros((1, 1, 3), np.uint8)
     try:
-        with Image.open(io.BytesIO(folder.read(name))) as image:
+        content = folder.read(name)
+    except PermissionError:
+        return nothing, "unreadable"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode != "RGB":
                 return nothing, f"not 3-channel RGB (mode {image.mode})"
             if min(image.size) < smallest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from raygan.search.snapshot import KeepState
 from raygan.search.space import Space
 
 METRIC = "best_val_psnr"
@@ -39,14 +41,26 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
             sampler=sampler,
         )
         self.epochs = epochs
+        self.reported: dict[str, int] = {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save the state, and remember where Tune keeps its own."""
+        KeepState.staging = Path(checkpoint_path).parent
+        super().save(checkpoint_path)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the score at the trial's epoch, which, unlike Tune's iteration, survives restarts."""
-        self._ot_trials[trial_id].report(result[METRIC], int(result["epoch"]))
+        epoch = int(result["epoch"])
+        if epoch > self.reported.get(trial_id, 0):
+            self._ot_trials[trial_id].report(result[METRIC], epoch)
+            self.reported[trial_id] = epoch
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna: complete at the full budget, pruned before it, failed on an error."""
-        pruned = result is not None and result.get("epoch", 0) < self.epochs
+        if result is not None:
+            # Tune does not pass on the result at which the scheduler stopped the trial.
+            self.on_trial_result(trial_id, result)
+        pruned = result is not None and result["epoch"] < self.epochs
         super().on_trial_complete(trial_id, None if pruned else result, error)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from raygan.errors import InputError
 from raygan.storage import Folder
 
-PACKAGES = ("raygan", "ray", "torch", "torchvision", "optuna", "numpy", "scikit-image")
+ENDED = ("complete", "pruned", "failed")
+PACKAGES = ("raygan", "ray", "torch", "optuna", "numpy", "scikit-image")
 
 
 class StudyError(InputError):
@@ -66,6 +67,10 @@ class Ledger:
             self.folder, "trials.csv", [{name: getattr(row, name) for name in named} | dict(row.values) for row in rows]
         )
 
+    def trials_ended(self) -> int:
+        """How many trials are complete, pruned or failed."""
+        return sum(row["state"] in ENDED for row in _read_table(self.folder, "trials.csv"))
+
     def best_trial(self) -> dict[str, str]:
         """The row of `trials.csv`, as text, with the highest val PSNR of those that did not fail.
 
@@ -74,7 +79,10 @@ class Ledger:
         trials = _read_table(self.folder, "trials.csv")
         good = [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
         if not good:
-            raise StudyError(f"all {len(trials)} trials failed; {self.folder}/trials.csv lists them")
+            raise StudyError(
+                f"all {len(trials)} trials failed, for the reasons shown above: narrow the search space (lower "
+                "learning rates, if training diverged), and start under another --name"
+            )
         return max(good, key=lambda row: float(row["val_psnr"]))
 
 

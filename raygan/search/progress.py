@@ -12,7 +12,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, SHOULD_CHECKPOINT
 
-from raygan.search.ledger import Ledger, TrialRow
+from raygan.report import short
+from raygan.search.ledger import ENDED, Ledger, TrialRow
 from raygan.storage import Folder
 from raygan.train.driver import flattened
 
@@ -40,7 +41,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """Show the trial's parameters."""
-        values = ", ".join(f"{path}={_short(value)}" for path, value in flattened(trial.config).items())
+        values = ", ".join(f"{path}={short(value)}" for path, value in flattened(trial.config).items())
         print(textwrap.fill(f"{trial} starts: {values}", 110, subsequent_indent=" " * 12, break_on_hyphens=False))
         self._record(trials)
 
@@ -69,7 +70,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         print(f"{trial} failed: {_cause(trial)}")
 
     def _finished(self, trial: Trial) -> str:
-        return "complete" if trial.last_result.get("epoch", 0) >= self.trial_epochs else "pruned"
+        epochs = self.ledger.epochs_of(str(trial))
+        return "complete" if epochs and epochs[-1]["epoch"] >= self.trial_epochs else "pruned"
 
     def _record(self, trials: list[Trial], known: Mapping[str, str] | None = None) -> list[TrialRow]:
         rows = [self._row(trial, (known or {}).get(str(trial))) for trial in sorted(trials, key=str)]
@@ -101,7 +103,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 
     def _overview(self, rows: list[TrialRow]) -> str:
         """How many trials are done, the best so far, and how long the rest will take at this pace."""
-        done = [row for row in rows if row.state in ("complete", "pruned", "failed")]
+        done = [row for row in rows if row.state in ENDED]
         best = max(rows, key=lambda row: -math.inf if math.isnan(row.val_psnr) else row.val_psnr)
         # Trials to come are taken to run as long as those that are done: early stopping is in that average.
         expected = sum(row.epochs for row in done) / len(done) if done else self.trial_epochs
@@ -129,10 +131,6 @@ def time_left(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} s left"
     return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cause(trial: Trial) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -18,10 +18,14 @@ from ray.tune.experiment import Trial
 from raygan.storage import Folder
 
 ARCHIVE = "tune-state.zip"
+STATE_FILES = ("experiment_state-", "search_gen_state-", "searcher-state-")
 
 
 class KeepState(tune.Callback):  # type: ignore[misc]
     """Writes `tune-state.zip` to the study's folder whenever Tune has saved its state."""
+
+    staging: ClassVar[Path | None] = None
+    """Where this process's Tune writes its state first: known to the searcher alone, which saves itself there."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -29,10 +33,9 @@ class KeepState(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
         """Tune saves its state before this call, in this thread: what lies in its staging folder is complete."""
-        if not trials:
+        if self.staging is None:
             return
-        staging = Path(trials[0].storage.experiment_driver_staging_path)
-        files = [path for path in staging.iterdir() if path.suffix in (".json", ".pkl")]
+        files = [path for path in self.staging.iterdir() if path.name.startswith(STATE_FILES)]
         saved_ns = max((path.stat().st_mtime_ns for path in files), default=0)
         if saved_ns <= self.kept_ns:
             return
@@ -49,6 +52,12 @@ def put_back_state(folder: Folder, experiment: str) -> bool:
     if not folder.exists(ARCHIVE):
         return False
     with zipfile.ZipFile(io.BytesIO(folder.read(ARCHIVE))) as archive:
-        for name in archive.namelist():
-            folder.write(f"{experiment}/{name}", archive.read(name))
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    inside = folder.child(experiment)
+    for name in inside.files():
+        # Tune takes the newest by name, torn or not.
+        if name.startswith(STATE_FILES) and name not in kept:
+            inside.delete(name)
+    for name, content in kept.items():
+        inside.write(name, content)
     return True

@@ -10,14 +10,22 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from raygan.config import Config
 from raygan.section import ConfigError, flat_values, with_values
 
+FIXED = (
+    *("data/", "hardware/", "training/epochs", "training/seed"),
+    *("noise/kinds", "noise/gaussian/", "noise/salt_and_pepper/", "noise/speckle/"),
+)
+"""Beginnings of the paths that are the same for all trials of a study, so that their scores compare."""
+
 Space = Mapping[str, BaseDistribution]
 
 
 def check_space(space: Space, config: Config) -> None:
-    """Raise `ConfigError` unless every path exists in `config` and every end of every range is a valid value."""
+    """Raise `ConfigError` unless every path of `config` may be searched, over values that it may have."""
     if not space:
         raise ConfigError("the search space is empty; name at least one path, such as 'loss/adversarial_weight'")
     for path, distribution in space.items():
+        if path.startswith(FIXED):
+            raise ConfigError(f"{path} cannot be searched: it would give trials different tasks, or different machines")
         for value in _extremes(path, distribution):
             try:
                 with_values(config, {path: value})

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import ray
 from ray import tune
 from torch import Tensor
 
-from raygan.config import Config, DataConfig, LossConfig
+from raygan.config import Config, LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, evaluation_photos, find_photos, training_photos
 from raygan.evaluate import evaluate, summarise, tabulate
@@ -64,8 +65,11 @@ def run_study(search: Search, storage: str) -> Folder:
         print(f"{folder} is finished; run under another --name for a new search\n")
         print(final_report(folder))
         return folder
-    _check_sources(search.config.data)
-    vgg19_weights, study["content_loss"] = _content_loss(search.config.loss)
+    sources = [source for source in (search.config.data.photos, search.config.data.evaluate_on) if source != "samples"]
+    _check_sources([source for source in sources if source not in ASSETS])
+    vgg19_weights, content_loss = _content_loss(search.config.loss)
+    _record(study, "content_loss", content_loss)
+    _check_sources([source for source in sources if source in ASSETS])
     print(f"Study {search.name} in {folder}")
     print(f"Content loss: {study['content_loss']}")
 
@@ -73,12 +77,15 @@ def run_study(search: Search, storage: str) -> Folder:
     config = resolved_device(search.config)
     concurrent = min(search.concurrent or search.trials, trials_at_once(config))
     photos = training_photos(config.data)
-    _record_photos(study, photos)
+    _record(study, "photos", _fingerprint(photos))
     print(
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos}; "
         f"evaluation on {config.data.evaluate_on}"
     )
-    write_study(folder, study)
+    try:
+        write_study(folder, study)
+    except OSError as error:
+        raise StudyError(f"cannot write to {folder}: {error}; give another --storage") from error
     job = Job(config, share_photos(photos), vgg19_weights, folder.location, search.name)
     del photos
 
@@ -117,11 +124,20 @@ def _opened(search: Search, folder: Folder) -> dict[str, Any]:
     return study
 
 
-def _check_sources(data: DataConfig) -> None:
-    """Find all photos before any work is done: those to evaluate on are needed last."""
-    folders = [find_photos(source)[0].location for source in (data.photos, data.evaluate_on) if source != "samples"]
-    if len(folders) == 2 and folders[0] == folders[1]:
-        logger.warning("evaluation is on %s, which holds the training photos too: its scores will flatter", folders[0])
+def _check_sources(sources: list[str]) -> None:
+    """Find photos before any work is done: those to evaluate on are needed last."""
+    folders = [find_photos(source)[0].location + "/" for source in sources]
+    if len(folders) == 2 and (folders[0].startswith(folders[1]) or folders[1].startswith(folders[0])):
+        logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
+
+
+def _record(study: dict[str, Any], name: str, found: object) -> None:
+    """Note in the study what its input is; refuse to go on with another."""
+    if study.setdefault(name, found) != found:
+        raise StudyError(
+            f"study {study['name']} began with another {name.replace('_', ' ')}: {study[name]} then, {found} now; "
+            "restore it, or start under another --name"
+        )
 
 
 def _now() -> str:
@@ -142,18 +158,13 @@ def _content_loss(loss: LossConfig) -> tuple[dict[str, Tensor] | None, str]:
     )
 
 
-def _record_photos(study: dict[str, Any], photos: TrainingPhotos) -> None:
+def _fingerprint(photos: TrainingPhotos) -> dict[str, Any]:
     names = json.dumps([photos.train.names, photos.validation.names])
-    found = {
+    return {
         "train": len(photos.train),
         "validation": len(photos.validation),
         "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
     }
-    if study.setdefault("photos", found) != found:
-        raise StudyError(
-            f"the photos have changed since study {study['name']} began ({study['photos']} then, {found} now): "
-            "restore them, or start under another --name"
-        )
 
 
 def _search(search: Search, job: Job, folder: Folder, concurrent: int) -> None:
@@ -164,7 +175,7 @@ def _search(search: Search, job: Job, folder: Folder, concurrent: int) -> None:
     # A trial with workers of its own waits for them without holding a core: else it could starve them.
     asked = resources(config) if config.hardware.workers == 1 else {"CPU": 0, "memory": 1}
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=trial_job), asked)
-    path = f"{folder}/tune"
+    path = folder.child("tune").location
     print(f"Search: {search.trials} trials of at most {epochs} epochs, {concurrent} at once\n")
     if put_back_state(folder, "tune"):
         tuner = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True)
@@ -190,8 +201,11 @@ def _search(search: Search, job: Job, folder: Folder, concurrent: int) -> None:
                 verbose=0,
             ),
         )
-    results = tuner.fit()
-    if len(results) < search.trials or results.num_terminated + results.num_errors < search.trials:
+    # Tune answers Ctrl-C by stopping all trials as if they had ended, and keeps the signal to itself afterwards.
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    tuner.fit()
+    signal.signal(signal.SIGINT, on_interrupt)
+    if Ledger(folder).trials_ended() < search.trials:
         raise Interrupted
 
 
@@ -222,6 +236,8 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
     with best.as_directory() as checkpoint:
         for name in DENOISER_FILES:
             folder.write(f"best/{name}", (Path(checkpoint) / name).read_bytes())
+    if len(record.epochs) < epochs:
+        print(f"winner diverged after epoch {len(record.epochs)}; its best epoch is kept")
     print(f"winner trained in {time.monotonic() - started:.0f} s")
 
 

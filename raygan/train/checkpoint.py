@@ -6,6 +6,7 @@ A checkpoint is a folder of `generator.safetensors` (the denoiser), `config.json
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -87,7 +88,8 @@ def load_checkpoint(
     """
     verify_checkpoint(folder)
     saved = Config.from_json(json.loads((folder / "config.json").read_text()))
-    if saved != config:
+    # Hardware may differ between a run's starts.
+    if dataclasses.replace(saved, hardware=config.hardware) != config:
         raise CheckpointError(f"checkpoint {folder} belongs to another configuration; start under another name")
     generator.load_state_dict(safetensors.torch.load_file(folder / "generator.safetensors", device=str(device)))
     training = torch.load(folder / "training.pt", map_location=device, weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -28,8 +29,9 @@ from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos
 from raygan.errors import InputError
 from raygan.section import with_values
+from raygan.storage import Folder
 from raygan.train.checkpoint import CheckpointError, verify_checkpoint
-from raygan.train.worker import Board, Place, train
+from raygan.train.worker import Board, DivergedError, Place, train
 
 SCORE = "val_psnr"
 """The metric that tells a run's best epoch."""
@@ -65,7 +67,7 @@ class Job:
 
     def board(self, run: str, values: Mapping[str, object]) -> Board:
         """Where a run's TensorBoard events go."""
-        return Board(f"{self.folder}/tensorboard/{run}", values)
+        return Board(run, Folder(self.folder).child(f"tensorboard/{run}").location, values)
 
 
 def start_ray() -> None:
@@ -102,17 +104,18 @@ def resources(config: Config) -> dict[str, float]:
 
 def trials_at_once(config: Config) -> int:
     """How many runs fit the cluster side by side; raises `HardwareError` if not even one does."""
-    have = ray.cluster_resources()
-    asked = {name: amount * config.hardware.workers for name, amount in resources(config).items()}
-    fit = min(int(have.get(name, 0) / amount + 1e-9) for name, amount in asked.items())
-    if fit < 1:
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in asked.items())
-        held = ", ".join(f"{have.get(name, 0):g} {name}" for name in asked)
+    asked, workers = resources(config), config.hardware.workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # A worker lies on one node, a run's workers perhaps on several.
+    places = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
+    if places < workers:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+        have = "; ".join(" and ".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in nodes)
         raise HardwareError(
-            f"one trial asks for {wanted} ({config.hardware.workers} workers), but the cluster has {held}: lower "
+            f"one trial asks for {workers} workers of {each} each, but the cluster's nodes have {have}: lower "
             "--workers, hardware/cpus_per_worker or hardware/gpus_per_worker, or start a larger cluster"
         )
-    return fit
+    return places // workers
 
 
 def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
@@ -147,7 +150,7 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
             config,
             job.board(name, flat),
             f"{job.study}-{name}",
-            f"{job.folder}/workers",
+            Folder(job.folder).child("workers").location,
             TuneReportCallback(),
         ).fit()
         return
@@ -158,6 +161,12 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
         tune.report(dict(metrics), checkpoint=saved)
 
     with _usable(tune.get_checkpoint()) as folder:
+        if folder is not None:
+            last = json.loads((folder / "metrics.json").read_text())
+            if last["epoch"] == config.training.epochs:
+                # Killed between its last report and Tune's record of it: Tune needs to hear it again.
+                report(last, folder)
+                return
         _train(job, config, Place(device=device), report, folder, job.board(name, flat))
 
 
@@ -171,7 +180,8 @@ def train_with_workers(
     """Train one run under a TorchTrainer, in `job.folder/name`; returns its best epoch's verified checkpoint.
 
     `on_epoch` gets each epoch's metrics, in this process, as they come. Called again with the same name, it goes
-    on from the last checkpoint. Raises what made training fail.
+    on from the last checkpoint. A run that diverges keeps the epochs before; raises `DivergedError` if there are none,
+    and what else made training fail.
     """
     reports = Queue()
     trainer = _trainer(job, config, job.board(name, values), name, job.folder, _QueueCallback(reports))
@@ -192,9 +202,14 @@ def train_with_workers(
         except Empty:
             continue
     reports.shutdown()
-    if "error" in outcome:
+    diverged = _failures(job).exists(f"{name}.txt")
+    if "error" in outcome and not diverged:
         raise outcome["error"]
-    candidates = outcome["result"].best_checkpoints
+    # A run that diverged late still has the epochs before.
+    result = ray_train.Result.from_path(Folder(job.folder).child(name).location) if diverged else outcome["result"]
+    candidates = result.best_checkpoints
+    if not candidates:
+        raise DivergedError(_failures(job).read(f"{name}.txt").decode())
     best, _ = max(candidates, key=lambda pair: float(pair[1][SCORE]))
     with best.as_directory() as folder:
         verify_checkpoint(Path(folder))
@@ -245,7 +260,17 @@ def _train_worker(_: dict[str, Any], job: Job, config: Config, board: Board) -> 
         ray_train.report(dict(metrics), checkpoint=saved)
 
     with _usable(ray_train.get_checkpoint()) as folder:
+        if place.workers > 1:
+            # All go on from the checkpoint, or none.
+            usable = torch.tensor(int(folder is not None), device=place.device)
+            torch.distributed.all_reduce(usable, torch.distributed.ReduceOp.MIN)
+            folder = folder if usable else None
         _train(job, config, place, report, folder, board)
+
+
+def _failures(job: Job) -> Folder:
+    """Where runs that diverged say so, a file each."""
+    return Folder(job.folder).child("failures")
 
 
 @contextlib.contextmanager
@@ -261,7 +286,7 @@ def _usable(checkpoint: ray_train.Checkpoint | None) -> Iterator[Path | None]:
         try:
             folder = Path(stack.enter_context(checkpoint.as_directory()))
             verify_checkpoint(folder)
-        except (OSError, CheckpointError) as error:
+        except (FileNotFoundError, CheckpointError) as error:
             logger.warning("cannot go on from %s, starting over: %s", checkpoint.path, error)
             yield None
             return
@@ -269,10 +294,18 @@ def _usable(checkpoint: ray_train.Checkpoint | None) -> Iterator[Path | None]:
 
 
 def _train(job: Job, config: Config, place: Place, report: Any, resume_from: Path | None, board: Board) -> None:
+    # A run that diverged would diverge again: what a retry, which Ray makes of any failure, is told at once.
+    failures, name = _failures(job), f"{board.run}.txt"
+    if failures.exists(name):
+        raise DivergedError(failures.read(name).decode())
     photos: TrainingPhotos = ray.get(job.photos)
     crops = CachedCrops(photos.train, config.data, config.training, rank=place.rank, workers=place.workers)
     val_crops = validation_crops(photos.validation, config.data)
-    train(config, crops, val_crops, job.vgg19_weights, report, place=place, resume_from=resume_from, board=board)
+    try:
+        train(config, crops, val_crops, job.vgg19_weights, report, place=place, resume_from=resume_from, board=board)
+    except DivergedError as error:
+        failures.write(name, str(error))
+        raise
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

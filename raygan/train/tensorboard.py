@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from raygan.config import Config
+from raygan.storage import Folder
 from raygan.train.validation import noisy_validation_crops
 
 
@@ -18,7 +21,11 @@ class TensorBoardLog:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self.writer = SummaryWriter(folder, purge_step=first_epoch)
+        self.folder = Folder(folder)
+        # TensorBoard's writer knows local files only: for a bucket, the file is copied there after each epoch.
+        self.scratch = None if self.folder.is_local else tempfile.TemporaryDirectory()
+        here = self.folder.location if self.scratch is None else self.scratch.name
+        self.writer = SummaryWriter(here, purge_step=first_epoch)
         # The hyperparameters go first and name the scalars that follow, so that a run stopped early has them too.
         plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
         summaries = hparams(plain, {"val_psnr": 0.0, "val_ssim": 0.0})  # type: ignore[no-untyped-call]
@@ -29,7 +36,6 @@ class TensorBoardLog:
         """One epoch's metrics."""
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, epoch)
-        self.writer.flush()
 
     def images(self, generator: nn.Module, crops: Tensor, config: Config, device: torch.device, epoch: int) -> None:
         """The first validation crops at each kind's mean intensity: columns noisy, denoised, clean."""
@@ -41,6 +47,9 @@ class TensorBoardLog:
             rows_of_images = torch.cat([noisy, denoised, clean], dim=3)
             self.writer.add_image(f"{kind} (noisy, denoised, clean)", torch.cat(list(rows_of_images), dim=1), epoch)
 
-    def close(self) -> None:
-        """Write what is left."""
-        self.writer.close()
+    def flush(self) -> None:
+        """Make what was logged so far readable where it belongs."""
+        self.writer.flush()
+        if self.scratch is not None:
+            for path in Path(self.scratch.name).iterdir():
+                self.folder.write(path.name, path.read_bytes())

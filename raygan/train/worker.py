@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raygan.config import AdamConfig, Config
 from raygan.data.crops import CropSource, to_unit_range
 from raygan.data.noise import LEVELS, add_noise, sample_noise
+from raygan.errors import InputError
 from raygan.losses import build_content_loss
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
@@ -30,8 +31,8 @@ CHECK_EVERY = 20
 """Steps between looks at whether the losses are still finite: a look makes the CPU wait for the device."""
 
 
-class DivergedError(RuntimeError):
-    """A loss became NaN or infinite."""
+class DivergedError(InputError):
+    """A loss became NaN or infinite: other learning rates or weights are needed."""
 
 
 class Report(Protocol):
@@ -65,8 +66,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Board:
-    """Where a run's TensorBoard events go, and the values to show as its hyperparameters."""
+    """A run's name, where its TensorBoard events go, and the values to show as its hyperparameters."""
 
+    run: str
     folder: str
     values: Mapping[str, object]
 
@@ -115,7 +117,7 @@ def train(
         trained = time.perf_counter()
         metrics |= _validation_metrics(config, generator, val_crops, place)
         now = time.perf_counter()
-        if not math.isfinite(metrics["val_psnr"]):
+        if math.isnan(metrics["val_psnr"]):
             raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is {metrics['val_psnr']}")
         progress.epoch = epoch
         if metrics["val_psnr"] > progress.best_val_psnr:
@@ -134,6 +136,7 @@ def train(
         if log is not None:
             log.scalars(metrics, epoch)
             log.images(generator, val_crops, config, place.device, epoch)
+            log.flush()
         if place.rank == 0:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "checkpoint"
@@ -142,8 +145,6 @@ def train(
                 report(metrics, folder)
         else:
             report(metrics, None)
-    if log is not None:
-        log.close()
 
 
 def _build_players(
@@ -176,7 +177,7 @@ def _distributed(network: nn.Module, place: Place) -> nn.Module:
     if place.workers == 1:
         return network
     devices = [place.device] if place.device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+    return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
 
 
 def _train_epoch(config: Config, players: Players, crops: CropSource, epoch: int, place: Place) -> dict[str, float]:
@@ -195,7 +196,7 @@ def _train_epoch(config: Config, players: Players, crops: CropSource, epoch: int
         for name, value in train_step(players, clean, noisy).items():
             sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
-            _require_finite(sums, epoch, step)
+            _require_finite(sums, epoch, step, place)
     _average_moving_statistics(players, place)
     means = torch.stack(list(sums.values())).double() / crops.steps
     return dict(zip(sums, _summed_over_workers(means / place.workers, place), strict=True))
@@ -212,8 +213,9 @@ def _average_moving_statistics(players: Players, place: Place) -> None:
                 buffer /= place.workers
 
 
-def _require_finite(sums: dict[str, Tensor], epoch: int, step: int) -> None:
-    values = torch.stack(list(sums.values())).tolist()
+def _require_finite(sums: dict[str, Tensor], epoch: int, step: int, place: Place) -> None:
+    # Of all workers: one that stopped alone would leave the others waiting.
+    values = _summed_over_workers(torch.stack(list(sums.values())), place)
     broken = [f"{name} is {value}" for name, value in zip(sums, values, strict=True) if not math.isfinite(value)]
     if broken:
         raise DivergedError(f"training diverged in epoch {epoch}, by step {step + 1}: {', '.join(broken)}")

@@ -22,7 +22,9 @@ def refused(tmp_path: Path, *options: str | Path) -> str:
         (["--set", "loss/lambda=1"], "v1.py: there is no setting 'loss/lambda'; the settings are:"),
         (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 64 must hold, but got crop_size=100"),
         (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
-        (["--trials", "0"], "argument --trials: must be at least 1, but is 0"),
+        (["--trials", "0"], "argument --trials: must be a whole number of at least 1, but is '0'"),
+        (["--trials", "many"], "argument --trials: must be a whole number of at least 1, but is 'many'"),
+        (["--name", "../x"], "argument --name: must be of letters, digits"),
         (["--vgg19", "absent.npz"], "VGG19 weights 'absent.npz' is not a file"),
         (["--seed", "-1"], "seed >= 0 must hold, but got seed=-1"),
     ],
@@ -54,7 +56,7 @@ def test_evaluation_photos_that_are_not_there(tmp_path: Path, write_photos: Call
 
 def test_a_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
     message = refused(tmp_path, "--set", "hardware/cpus_per_worker=999")
-    assert "one trial asks for 999 CPU (1 workers), but the cluster has" in message
+    assert "one trial asks for 1 workers of 999 CPU each, but the cluster's nodes have" in message
 
 
 def test_a_search_in_which_every_trial_diverges(tmp_path: Path, write_photos: Callable[..., Path]) -> None:

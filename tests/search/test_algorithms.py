@@ -28,7 +28,6 @@ def test_optuna_learns_how_each_trial_ended() -> None:
         search.suggest(name)
     for epoch, score in ((1, 20.0), (2, 22.0), (3, 21.0)):
         search.on_trial_result("complete", result(epoch, score))
-    search.on_trial_result("pruned", result(1, 25.0))
     search.on_trial_complete("complete", result(3, 21.0))
     search.on_trial_complete("pruned", result(1, 25.0))
     search.on_trial_complete("failed", error=True)

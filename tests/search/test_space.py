@@ -22,10 +22,12 @@ def test_a_sound_space_passes() -> None:
     [
         ("optimizer/learning_rate", FloatDistribution(0, 1), "no setting 'optimizer/learning_rate'"),
         ("optimizers/generator/beta1", FloatDistribution(0.5, 1.0), r"beta1 < 1 must hold, but got beta1=1.0"),
-        ("data/crop_size", IntDistribution(64, 100), "multiple of 64"),
+        ("generator/base_width", IntDistribution(0, 64), "base_width >= 1"),
+        ("data/crop_size", IntDistribution(64, 128), "data/crop_size cannot be searched"),
+        ("noise/speckle/high", FloatDistribution(0.1, 0.2), "noise/speckle/high cannot be searched"),
         ("noise/policy", CategoricalDistribution(["uniform", "gamma"]), "but got 'gamma'"),
-        ("training/epochs", FloatDistribution(1, 9), "epochs must be int, but got 1.0"),
-        ("training/epochs", (1, 9), "is not an Optuna distribution"),
+        ("training/batch_size", FloatDistribution(1, 9), "batch_size must be int, but got 1.0"),
+        ("training/batch_size", (1, 9), "is not an Optuna distribution"),
     ],
 )
 def test_a_space_that_does_not_fit_the_configuration_is_refused(path: str, distribution: object, message: str) -> None:

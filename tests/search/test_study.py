@@ -170,3 +170,35 @@ def test_another_configuration_under_the_same_name_is_refused(study: Study) -> N
     other = run_search(*study.options, "--trials", "5", "--set", "training/steps_per_epoch=4")
     assert other.returncode == 2
     assert "holds a study that differs in config, trials" in other.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_search_denoises(tmp_path: Path) -> None:
+    """`make search` ends at least 6 dB above the noisy input for Gaussian noise, and 4 dB for the others."""
+    run = run_search("--quick", "--storage", tmp_path, timeout=880)
+    assert run.returncode == 0, run.stderr
+    with (tmp_path / "v1-quick" / "evaluation" / "summary.csv").open() as file:
+        means = {
+            (row["kind"], row["method"]): float(row["psnr_mean"])
+            for row in csv.DictReader(file)
+            if row["level"] == "mean"
+        }
+    gains = {kind: means[kind, "raygan"] - means[kind, "noisy"] for kind, _ in means}
+    assert gains["gaussian"] >= 6
+    assert gains["salt_and_pepper"] >= 4
+    assert gains["speckle"] >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_several_workers(study: Study, tmp_path: Path) -> None:
+    """A trial and the winner on two workers each."""
+    run = run_search(*study.options, "--storage", tmp_path, "--workers", "2", "--trials", "1", timeout=580)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    with (tmp_path / "tiny" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["state"], row["epochs"]) for row in rows] == [("complete", "2")]
+    verify_checkpoint(tmp_path / "tiny" / rows[0]["checkpoint"])
+    assert (tmp_path / "tiny" / "evaluation" / "summary.csv").exists()

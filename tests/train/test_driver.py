@@ -39,7 +39,9 @@ def test_as_many_trials_run_at_once_as_fit() -> None:
 
 def test_a_trial_that_does_not_fit_is_refused_with_both_figures() -> None:
     cores = int(ray.cluster_resources()["CPU"])
-    with pytest.raises(HardwareError, match=rf"asks for 2000 CPU \(2 workers\), but the cluster has {cores} CPU"):
+    with pytest.raises(
+        HardwareError, match=rf"asks for 2 workers of 1000 CPU each, but the cluster's nodes have {cores} CPU"
+    ):
         trials_at_once(config_of(device="cpu", workers=2, cpus_per_worker=1000))
 
 

@@ -91,10 +91,11 @@ def test_accuracy_counts_right_guesses(players: Players) -> None:
 
 def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(players: Players) -> None:
     clean, noisy = batch()
+    generator, discriminator = copy.deepcopy(players.generator), copy.deepcopy(players.discriminator)
+    scores = discriminator(clean), discriminator(generator(noisy).detach())
+    loss = functional.softplus(-scores[0]).mean() + functional.softplus(scores[1]).mean()
+    expected = torch.autograd.grad(loss, list(discriminator.parameters()))
     train_step(players, clean, noisy)
-    before = [weight.grad.clone() for weight in players.discriminator.parameters() if weight.grad is not None]
-    players.generator_optimizer.zero_grad()
-    assert all(not weight.requires_grad for weight in players.discriminator.parameters())
-    after = [weight.grad for weight in players.discriminator.parameters() if weight.grad is not None]
-    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
-    assert len(before) == len(list(players.discriminator.parameters()))
+    for weight, gradient in zip(players.discriminator.parameters(), expected, strict=True):
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
