@@ -92,6 +92,7 @@ def test_killed_in_the_search_and_in_the_winners_training(options: list[str], tm
     assert "winner epoch  1/3" not in ended.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(options: list[str], tmp_path: Path) -> None:
     study = tmp_path / "study"
 
