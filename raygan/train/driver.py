@@ -202,15 +202,15 @@ def train_with_workers(
         except Empty:
             continue
     reports.shutdown()
-    diverged = _failures(job).exists(f"{name}.txt")
-    if "error" in outcome and not diverged:
-        raise outcome["error"]
-    # A run that diverged late still has the epochs before.
-    result = ray_train.Result.from_path(Folder(job.folder).child(name).location) if diverged else outcome["result"]
-    candidates = result.best_checkpoints
-    if not candidates:
-        raise DivergedError(_failures(job).read(f"{name}.txt").decode())
-    best, _ = max(candidates, key=lambda pair: float(pair[1][SCORE]))
+    if "error" in outcome:
+        if not _failures(job).exists(f"{name}.txt"):
+            raise outcome["error"]
+        run = Folder(job.folder).child(name)
+        if not run.exists("checkpoint_manager_snapshot.json"):
+            raise DivergedError(_failures(job).read(f"{name}.txt").decode())
+        # It diverged late: the epochs before are kept.
+        outcome["result"] = ray_train.Result.from_path(run.location)
+    best, _ = max(outcome["result"].best_checkpoints, key=lambda pair: float(pair[1][SCORE]))
     with best.as_directory() as folder:
         verify_checkpoint(Path(folder))
     return best

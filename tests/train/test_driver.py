@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import ray
@@ -5,16 +7,20 @@ import ray
 from raygan.config import Config
 from raygan.data.crops import Photos
 from raygan.data.photos import TrainingPhotos
+from raygan.data.samples import dead_leaves
 from raygan.section import with_values
 from raygan.train.driver import (
     HardwareError,
+    Job,
     flattened,
     resolved_device,
     resources,
     share_photos,
+    train_with_workers,
     trials_at_once,
     with_idle_cores,
 )
+from raygan.train.worker import DivergedError
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -69,3 +75,20 @@ def test_photos_larger_than_the_object_store_are_refused() -> None:
 
 def test_nested_values_become_paths() -> None:
     assert flattened({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a/b": 1, "a/c/d": 2, "e": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_that_diverges_at_once_fails_with_the_loss_and_does_not_try_again(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    values = {"optimizers/generator/learning_rate": 1e30, "hardware/device": "cpu"}
+    config = with_values(tiny_config, values)
+    photos = Photos([str(index) for index in range(4)], [dead_leaves(96, 0, index) for index in range(4)])
+    job = Job(config, share_photos(TrainingPhotos(photos, photos)), None, str(tmp_path), "study")
+    epochs: list[dict[str, float]] = []
+    for _ in range(2):
+        with pytest.raises(DivergedError, match=r"training diverged in epoch 1, by step 3: content_loss is nan"):
+            train_with_workers(job, config, "winner", values, epochs.append)
+    assert epochs == []
+    assert [path.name for path in (tmp_path / "failures").iterdir()] == ["winner.txt"]
