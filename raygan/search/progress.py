@@ -97,7 +97,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             val_psnr=best.get("val_psnr", math.nan),
             val_ssim=best.get("val_ssim", math.nan),
             seconds=sum(row["seconds"] for row in epochs),
-            checkpoint=path.rpartition(f"/{Folder(self.folder).path.rpartition('/')[2]}/")[2],
+            checkpoint=path.removeprefix(Folder(self.folder).path + "/"),
             values=flattened(trial.config),
         )
 
