@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,21 +13,22 @@ from typing import Any, NoReturn
 
 from raygan.config import Config
 from raygan.errors import InputError
-from raygan.search.experiment import Search
+from raygan.search.experiment import NAME, Comparison, Experiment
 from raygan.section import ConfigError, parse_value, with_values
 
 
-def run_search(search: Search, arguments: Sequence[str] | None = None) -> None:
-    """Run a search file: apply the command line's options to its search, run the study, show the result.
+def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
+    """Run a search file: apply the command line's options to its experiment, run the study, show the result.
 
     Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C.
     """
-    options = search_parser(search).parse_args(arguments)
+    options = search_parser(experiment).parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    from raygan.search.study import Interrupted, run_study
+    from raygan.search.study import run_study
+    from raygan.search.trials import Interrupted
 
     try:
-        run_study(apply_options(search, options), options.storage)
+        run_study(apply_options(experiment, options), options.storage)
     except InputError as error:
         _refuse(error)
     except (Interrupted, KeyboardInterrupt):
@@ -42,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     fetched = commands.add_parser("fetch", help="download public data ahead of a search, and print where it lies")
     fetched.add_argument("asset", choices=["coco", "bsd300", "vgg19"])
-    reported = commands.add_parser("report", help="show what a finished study found")
-    reported.add_argument("study", metavar="STUDY", help="the study's folder, or its s3:// gs:// prefix")
+    reported = commands.add_parser("report", help="write a page of tables and figures of finished studies")
+    reported.add_argument(
+        "studies", metavar="STUDY", nargs="+", help="a study's folder, or its s3:// gs:// prefix; several share a page"
+    )
+    reported.add_argument("--output", metavar="PATH", help="where to write (default: the first STUDY's report/)")
     options = parser.parse_args(arguments)
     try:
         if options.command == "fetch":
@@ -51,10 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             print(fetch(ASSETS[options.asset], cache_folder()))
         else:
-            from raygan.report import final_report
+            from raygan.report.study import report
+            from raygan.report.terminal import final_report
             from raygan.storage import Folder
 
-            print(final_report(Folder(options.study)))
+            studies = [Folder(study) for study in options.studies]
+            written = report(studies, Folder(options.output) if options.output else None)
+            print("\n\n".join(final_report(study) for study in studies))
+            print(f"\nOpen {written}/report.html; the same tables are in report.md and tables/")
     except InputError as error:
         _refuse(error)
 
@@ -64,40 +71,40 @@ def _refuse(error: InputError) -> NoReturn:
     sys.exit(2)
 
 
-def apply_options(search: Search, options: argparse.Namespace) -> Search:
-    """The search as the command line changes it; raises `ConfigError` for values that break a rule."""
+def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experiment:
+    """The experiment as the command line changes it; raises `ConfigError` for values that break a rule."""
     if options.quick:
-        search = search.quick()
-    values: dict[str, object] = {
-        path: value
-        for path, value in {
+        experiment = experiment.quick()
+    comparison = isinstance(experiment, Comparison)
+    values: dict[str, object] = _given(
+        {
             "data/photos": options.photos,
             "data/evaluate_on": options.evaluate_on,
             "loss/vgg19_weights": options.vgg19,
             "loss/content": "vgg19" if options.vgg19 else None,
-            "training/epochs": options.epochs,
+            "training/epochs": (options.trial_epochs if comparison else None) or options.epochs,
             "training/seed": options.seed,
             "hardware/workers": options.workers,
-        }.items()
-        if value is not None
-    }
-    assigned = _set_values(search.config, options.set)
-    config = with_values(search.config, values | assigned)
-    changes: dict[str, Any] = {
-        name: value
-        for name, value in {
-            "name": options.name,
-            "trials": options.trials,
-            "trial_epochs": options.trial_epochs,
-            "concurrent": options.concurrent,
-            "seed": options.seed,
-        }.items()
-        if value is not None
-    }
-    changes["trial_epochs"] = min(changes.get("trial_epochs", search.trial_epochs), config.training.epochs)
+        }
+    )
+    assigned = _set_values(experiment.config, options.set)
+    config = with_values(experiment.config, values | assigned)
+    changes: dict[str, Any] = {"config": config} | _given({"name": options.name, "concurrent": options.concurrent})
+    if isinstance(experiment, Comparison):
+        fixed = {path for arm in experiment.arms.values() for path in arm} & set(assigned)
+        if fixed:
+            raise ConfigError(f"--set {', '.join(sorted(fixed))}: the arms differ in it; edit the search file instead")
+        changes |= _given({"seeds": options.trials})
+        return dataclasses.replace(experiment, **changes)
+    changes |= _given({"trials": options.trials, "trial_epochs": options.trial_epochs, "seed": options.seed})
+    changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
-    space = {path: distribution for path, distribution in search.space.items() if path not in assigned}
-    return dataclasses.replace(search, config=config, space=space, **changes)
+    changes["space"] = {path: one for path, one in experiment.space.items() if path not in assigned}
+    return dataclasses.replace(experiment, **changes)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _set_values(config: Config, assignments: Sequence[str]) -> dict[str, object]:
@@ -110,30 +117,29 @@ def _set_values(config: Config, assignments: Sequence[str]) -> dict[str, object]
     return values
 
 
-def search_parser(search: Search) -> argparse.ArgumentParser:
+def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
     """The options that every search file has."""
-    parser = argparse.ArgumentParser(
-        description=f"Search {search.name}: find, train and evaluate a denoiser.",
-        allow_abbrev=False,
-    )
-    quick = search.quick()
+    config, quick = experiment.config, experiment.quick()
+    comparison = isinstance(experiment, Comparison)
+    does = "compare arms, each trained with several seeds" if comparison else "find, train and evaluate a denoiser"
+    parser = argparse.ArgumentParser(description=f"{experiment.name}: {does}.", allow_abbrev=False)
     add = parser.add_argument
     add(
         "--quick",
         action="store_true",
-        help="the same search shrunk to minutes on two cores, on the sample photos",
+        help="the same experiment shrunk to minutes on two cores, on the sample photos",
     )
     add(
         "--photos",
         metavar="PATH",
         help="folder or s3:// gs:// prefix of clean photos"
-        f" (default: {search.config.data.photos}, downloaded; with --quick the generated samples)",
+        f" (default: {config.data.photos}, downloaded; with --quick the generated samples)",
     )
     add(
         "--evaluate-on",
         metavar="PATH",
         help="folder or prefix of photos to evaluate on"
-        f" (default: {search.config.data.evaluate_on}, downloaded; with --quick the samples' evaluation photos)",
+        f" (default: {config.data.evaluate_on}, downloaded; with --quick the samples' evaluation photos)",
     )
     add(
         "--vgg19",
@@ -150,28 +156,26 @@ def search_parser(search: Search) -> argparse.ArgumentParser:
     add(
         "--name",
         type=_name,
-        help=f"the study's name; an existing one goes on (default: {search.name}, {quick.name} with --quick)",
+        help=f"the study's name; an existing one goes on (default: {experiment.name}, {quick.name} with --quick)",
     )
-    add(
-        "--trials",
-        type=_count,
-        metavar="N",
-        help=f"trials to run (default: {search.trials}, quick {quick.trials})",
-    )
-    add(
-        "--epochs",
-        type=_count,
-        metavar="N",
-        help="epochs of the winner's training"
-        f" (default: {search.config.training.epochs}, quick {quick.config.training.epochs})",
-    )
-    add(
-        "--trial-epochs",
-        type=_count,
-        metavar="N",
-        help="most epochs of a trial"
-        f" (default: {search.trial_epochs}, quick {quick.trial_epochs}, never more than --epochs)",
-    )
+    epochs = f"(default: {config.training.epochs}, quick {quick.config.training.epochs})"
+    if isinstance(experiment, Comparison):
+        help_of = {
+            "trials": f"trials of each arm, each with its own seed (default: {experiment.seeds})",
+            "epochs": f"epochs of every trial {epochs}",
+            "trial-epochs": "the same as --epochs, since every trial of a comparison gets the full budget",
+        }
+    else:
+        help_of = {
+            "trials": "trials to run; 0 trains the configuration as it is"
+            f" (default: {experiment.trials}, quick {quick.trials})",
+            "epochs": f"epochs of the winner's training {epochs}",
+            "trial-epochs": "most epochs of a trial"
+            f" (default: {experiment.trial_epochs}, quick {quick.trial_epochs}, never more than --epochs)",
+        }
+    add("--trials", type=_count if comparison else _whole, metavar="N", help=help_of["trials"])
+    add("--epochs", type=_count, metavar="N", help=help_of["epochs"])
+    add("--trial-epochs", type=_count, metavar="N", help=help_of["trial-epochs"])
     add(
         "--concurrent",
         type=_count,
@@ -183,9 +187,14 @@ def search_parser(search: Search) -> argparse.ArgumentParser:
         type=_count,
         metavar="N",
         help="training workers of each trial and of the winner; 1 trains in the"
-        f" trial's own process (default: {search.config.hardware.workers})",
+        f" trial's own process (default: {config.hardware.workers})",
     )
-    add("--seed", type=int, metavar="N", help=f"seed of the searcher and of training (default: {search.seed})")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help=f"seed of the searcher and of training, or of each arm's first trial (default: {experiment.seed})",
+    )
     add(
         "--set",
         metavar="PATH=VALUE",
@@ -197,6 +206,12 @@ def search_parser(search: Search) -> argparse.ArgumentParser:
     return parser
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, but is {text!r}")
+    return int(text)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
@@ -204,6 +219,6 @@ def _count(text: str) -> int:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", text):
+    if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"must be of letters, digits, '.', '_' and '-', but is {text!r}")
     return text

@@ -90,6 +90,11 @@ class NoiseConfig(Section):
         require("salt_and_pepper/high <= 1", self.salt_and_pepper.high <= 1, high=self.salt_and_pepper.high)
         require("normal_deviation > 0", self.normal_deviation > 0, normal_deviation=self.normal_deviation)
 
+    @property
+    def task(self) -> tuple[tuple[NoiseKind, IntensityRange], ...]:
+        """What is to be removed, however intensities are drawn in training: scores on the same task compare."""
+        return tuple((kind, self.range_of(kind)) for kind in self.kinds)
+
     def range_of(self, kind: NoiseKind) -> IntensityRange:
         """The intensity range of one kind."""
         intensity_range: IntensityRange = getattr(self, kind)
@@ -122,14 +127,26 @@ class GeneratorConfig(_NetworkConfig):
 
     architecture: Literal["unet"] = "unet"
     """Key of `raygan.models.generator.GENERATORS`."""
+    inference_statistics: Literal["moving", "image"] = "moving"
+    """Batch norm's statistics when it denoises: "moving", gathered in training, or "image", each image's own (a batch
+    of one, as the pix2pix code that the paper built on uses it)."""
+    dropout: float = 0.0
+    """Dropout rate of the first three decoder blocks while training (0.5 in the pix2pix code)."""
+
+    def _check(self) -> None:
+        super()._check()
+        require("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig(_NetworkConfig):
     """The network that tells clean from denoised."""
 
-    architecture: Literal["single_score"] = "single_score"
+    architecture: Literal["single_score", "patch"] = "single_score"
     """Key of `raygan.models.discriminator.DISCRIMINATORS`."""
+    frozen_statistics: Literal["batch", "moving"] = "batch"
+    """Batch norm's statistics while the generator trains against the frozen discriminator: "batch", the batch's own,
+    or "moving", which Keras uses for layers that are not trainable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +218,12 @@ class TrainingConfig(Section):
 
     batch_size: int = 8
     """Crops a step, over all workers together."""
-    steps_per_epoch: int | None = None
-    """Steps an epoch; none: one pass over the training photos."""
+    steps_per_epoch: int | None = 125
+    """Steps an epoch, by default the paper's (1,000 photos in batches of 8); none: one pass over the photos."""
     epochs: int = 30
     """Epochs of a full training; the best by validation is kept."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What convolutions compute in; weights, losses and the optimizers stay in float32."""
     seed: int = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
 

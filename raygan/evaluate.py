@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raygan.config import NoiseConfig
 from raygan.data.crops import to_unit_range
-from raygan.data.noise import LEVELS, add_noise, level_intensity
+from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
 from raygan.denoise import denoise
 from raygan.metrics import psnr, ssim
 from raygan.seeds import torch_generator
@@ -41,54 +41,69 @@ def median(noisy: Tensor) -> Tensor:
 
 
 CLASSICAL: dict[str, Callable[[Tensor], Tensor]] = {"median": median}
-METHODS = ("noisy", *CLASSICAL, "raygan")
+SETS = ("training", "validation", "evaluation")
+COLUMNS = ("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "picture")
+MEAN_ONLY: tuple[Level, ...] = ("mean",)
 
 
 def evaluate(
-    photos: Dataset, denoiser: Folder, noise: NoiseConfig, asked: dict[str, float], actors: int
+    photos: Dataset, denoisers: Mapping[str, Folder], noise: NoiseConfig, asked: dict[str, float], actors: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Evaluate a denoiser on photos by a Ray Data job; yields each photo's rows as they are done.
+    """Evaluate denoisers on photos by a Ray Data job; yields each photo's rows as they are done.
 
-    `photos` has rows of `name` and `pixels` (see `raygan.data.photos.evaluation_photos`), `denoiser` is the folder of
-    a checkpoint, and `noise` says which kinds to add, at their low, mean and high intensity. `actors` actors of
-    `asked` resources each hold the generator. A photo's noise depends on its name, the kind and the level alone.
-    `tabulate` makes a table of the rows.
+    `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`), `denoisers` are
+    folders of checkpoints by name, and `noise` says which kinds to add: at their low, mean and high intensity to the
+    set "evaluation", at the mean to others. `actors` actors of `asked` resources each hold the generators. A photo's
+    noise depends on its name, the kind and the level alone. `tabulate` makes a table of the rows.
     """
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    names = sorted(row["name"] for row in photos.select_columns(["name"]).take_all())
+    labels = photos.select_columns(["name", "set"]).take_all()
+    names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
     results = photos.map_batches(
         _Evaluator,
-        fn_constructor_args=(denoiser, noise, set(names[:PICTURES]), "cuda" if "GPU" in asked else "cpu"),
+        fn_constructor_args=(denoisers, noise, set(names[:PICTURES]), "cuda" if "GPU" in asked else "cpu"),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=asked["CPU"],
         num_gpus=asked.get("GPU", 0),
     )
-    rows = iter(results.iter_rows())
-    a_photo = len(noise.kinds) * len(LEVELS) * len(METHODS)
-    while part := list(itertools.islice(rows, a_photo)):
-        yield part
+    for _, rows in itertools.groupby(results.iter_rows(), key=lambda row: (row["set"], row["image"])):
+        yield list(rows)
 
 
-def tabulate(photos: Iterable[list[dict[str, Any]]], noise: NoiseConfig) -> tuple[pd.DataFrame, dict[str, bytes]]:
+def tabulate(
+    photos: Iterable[list[dict[str, Any]]], noise: NoiseConfig, denoisers: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, bytes]]:
     """What `evaluate` yields as a table, sorted, and the pictures by file name.
 
-    The table has a row per image, kind, level and method, and the columns `image, kind, level, method, psnr, ssim`.
-    Pictures are PNG files: clean, noisy, and each method's result side by side, at the mean intensity.
+    The table has a row per image, kind, level and method (`noisy`, the classical filters, and each denoiser's name),
+    and the columns `image, set, kind, level, intensity, method, psnr, ssim, picture`. Pictures are PNG files: clean,
+    noisy, and each method's result side by side, at the mean intensity; `picture` names the file that shows a row.
     """
     rows = [row for part in photos for row in part]
-    pictures = {row["picture_name"]: row["picture"] for row in rows if row["picture_name"]}
-    table = pd.DataFrame(rows, columns=["image", "kind", "level", "method", "psnr", "ssim"])
-    for column, order in (("kind", noise.kinds), ("level", LEVELS), ("method", METHODS)):
+    pictures = {row["picture"]: row["png"] for row in rows if row["png"]}
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    methods = ["noisy", *CLASSICAL, *denoisers]
+    for column, order in (("set", SETS), ("kind", noise.kinds), ("level", LEVELS), ("method", methods)):
         table[column] = pd.Categorical(table[column], order)
-    return table.sort_values(["image", "kind", "level", "method"], ignore_index=True), pictures
+    table = table.sort_values(["set", "image", "kind", "level", "method"], ignore_index=True)
+    return table.astype(dict.fromkeys(("set", "kind", "level", "method"), "str")), pictures
 
 
 def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Averages and maxima over the images: `kind, level, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`."""
-    groups = per_image.groupby(["kind", "level", "method"], observed=True)
+    """Averages and maxima over each set's images: columns `set, kind, level, intensity, method, images`, and scores.
+
+    The scores are `psnr_mean, psnr_max, ssim_mean, ssim_max`. Where the evaluation photos lie in several folders, each
+    of them is a set too, "evaluation/<folder>".
+    """
+    parts = [per_image]
+    evaluated = per_image[per_image["set"] == "evaluation"]
+    folders = evaluated["image"].str.rpartition("/")[0]
+    if folders.nunique() > 1:
+        parts.append(evaluated.assign(set="evaluation/" + folders))
+    groups = pd.concat(parts).groupby(["set", "kind", "level", "intensity", "method"], sort=False)
     return groups.agg(
         images=("image", "size"),
         psnr_mean=("psnr", "mean"),
@@ -99,38 +114,44 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Evaluator:
-    """Evaluates one photo at a time; Ray Data keeps it in an actor, with the generator loaded once."""
+    """Evaluates one photo at a time; Ray Data keeps it in an actor, with the generators loaded once."""
 
-    def __init__(self, denoiser: Folder, noise: NoiseConfig, pictured: set[str], device: str) -> None:
-        generator, _ = load_denoiser(denoiser)
+    def __init__(self, denoisers: Mapping[str, Folder], noise: NoiseConfig, pictured: set[str], device: str) -> None:
         self.device = torch.device(device)
-        self.generator = generator.to(self.device)
+        self.generators = {
+            name: load_denoiser(folder)[0].to(self.device).to(memory_format=torch.channels_last)
+            for name, folder in denoisers.items()
+        }
         self.noise = noise
         self.pictured = pictured
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
-        name, pixels = str(batch["name"][0]), np.array(batch["pixels"][0])
+        name, part, pixels = str(batch["name"][0]), str(batch["set"][0]), np.array(batch["pixels"][0])
         clean = to_unit_range(torch.from_numpy(pixels).permute(2, 0, 1)[None], "cpu")
         rows: dict[str, list[Any]] = {}
         for kind in self.noise.kinds:
-            for level in LEVELS:
-                intensity = torch.tensor([level_intensity(self.noise.range_of(kind), level)])
+            for level in LEVELS if part == "evaluation" else MEAN_ONLY:
+                intensity = level_intensity(self.noise.range_of(kind), level)
                 key = (zlib.crc32(name.encode()), self.noise.kinds.index(kind), LEVELS.index(level))
-                noisy = add_noise(clean, [kind], intensity, torch_generator("evaluation noise", *key))
+                noisy = add_noise(clean, [kind], torch.tensor([intensity]), torch_generator("evaluation noise", *key))
                 results = {"noisy": noisy, **{method: run(noisy) for method, run in CLASSICAL.items()}}
-                results["raygan"] = denoise(self.generator, noisy.to(self.device)).cpu()
-                picture = level == "mean" and name in self.pictured
+                for method, generator in self.generators.items():
+                    results[method] = denoise(generator, noisy.to(self.device)).cpu()
+                picture = part == "evaluation" and level == "mean" and name in self.pictured
+                file = f"{name.replace('/', '-').rpartition('.')[0]}-{kind}-{intensity:g}.png"
                 for method, denoised in results.items():
-                    last = picture and method == "raygan"
+                    first = picture and method == "noisy"
                     row = {
                         "image": name,
+                        "set": part,
                         "kind": kind,
                         "level": level,
+                        "intensity": intensity,
                         "method": method,
                         "psnr": psnr(clean.double(), denoised.double()).item(),
                         "ssim": ssim(clean.double(), denoised.double()).item(),
-                        "picture_name": f"{name.replace('/', '-').rpartition('.')[0]}-{kind}.png" if last else "",
-                        "picture": _side_by_side([clean, *results.values()]) if last else b"",
+                        "picture": file if picture else "",
+                        "png": _side_by_side([clean, *results.values()]) if first else b"",
                     }
                     for column, value in row.items():
                         rows.setdefault(column, []).append(value)

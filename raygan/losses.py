@@ -60,7 +60,7 @@ class Vgg19ContentLoss(nn.Module):
             features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
             if name == "conv1_2":
                 features = functional.max_pool2d(features, 2)
-        return features
+        return features.float()
 
 
 def read_vgg19_weights(path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ PAPER_V0 = with_values(
 )
 """The paper's first system, with a pixel content loss."""
 
+PAPER_ABLATION = with_values(PAPER_V1, {"loss/adversarial_weight": 0.001})
+"""The paper's ablation: v1 with a weaker adversarial loss."""
+
 QUICK: dict[str, object] = {
     "data/photos": "samples",
     "data/evaluate_on": "samples",

@@ -30,7 +30,8 @@ def denoiser(tiny_config: Config, tmp_path: Path) -> Folder:
 
 
 def run(folder: Path, denoiser: Folder, noise: NoiseConfig, actors: int = 1) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    return tabulate(evaluate(evaluation_photos(str(folder)), denoiser, noise, {"CPU": 1}, actors), noise)
+    photos = evaluation_photos(str(folder))
+    return tabulate(evaluate(photos, {"raygan": denoiser}, noise, {"CPU": 1}, actors), noise, ["raygan"])
 
 
 def clean_images(folder: Path) -> dict[str, np.ndarray]:
@@ -64,7 +65,9 @@ def test_noiseless_scores_are_scikit_images(write_photos: Write, denoiser: Folde
 def test_every_photo_kind_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
     folder = write_photos(5)
     table, pictures = run(folder, denoiser, NoiseConfig(), actors=2)
-    assert list(table.columns) == ["image", "kind", "level", "method", "psnr", "ssim"]
+    assert list(table.columns) == [
+        *("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "picture")
+    ]
     assert len(table) == 5 * 3 * 3 * 3
     assert not table.duplicated(["image", "kind", "level", "method"]).any()
     # The noise is scikit-image's, at the paper's intensities.
@@ -95,19 +98,29 @@ def test_dividing_the_work_changes_nothing(write_photos: Write, denoiser: Folder
 def test_summary_averages_and_maximises_over_images() -> None:
     per_image = pd.DataFrame(
         [
-            ("a", "gaussian", "mean", "noisy", 10.0, 0.1),
-            ("b", "gaussian", "mean", "noisy", 14.0, 0.3),
-            ("a", "gaussian", "mean", "raygan", 20.0, 0.5),
-            ("b", "gaussian", "mean", "raygan", 21.0, 0.9),
+            ("x/a", "evaluation", "gaussian", "mean", 0.04, "noisy", 10.0, 0.1),
+            ("y/b", "evaluation", "gaussian", "mean", 0.04, "noisy", 14.0, 0.3),
+            ("x/a", "evaluation", "gaussian", "mean", 0.04, "raygan", 20.0, 0.5),
+            ("y/b", "evaluation", "gaussian", "mean", 0.04, "raygan", 21.0, 0.9),
+            ("z/c", "training", "gaussian", "mean", 0.04, "raygan", 30.0, 0.8),
         ],
-        columns=["image", "kind", "level", "method", "psnr", "ssim"],
+        columns=["image", "set", "kind", "level", "intensity", "method", "psnr", "ssim"],
     )
     summary = summarise(per_image)
     assert list(summary.columns) == [
-        *("kind", "level", "method", "images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max")
+        *("set", "kind", "level", "intensity", "method", "images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max")
     ]
-    assert summary.iloc[0].to_list() == ["gaussian", "mean", "noisy", 2, 12.0, 14.0, 0.2, 0.3]
-    assert summary.iloc[1].to_list() == ["gaussian", "mean", "raygan", 2, 20.5, 21.0, 0.7, 0.9]
+    rows = {(row[0], row[4]): row[5:] for row in summary.to_numpy().tolist()}
+    assert rows == {
+        ("evaluation", "noisy"): [2, 12.0, 14.0, 0.2, 0.3],
+        ("evaluation", "raygan"): [2, 20.5, 21.0, 0.7, 0.9],
+        ("training", "raygan"): [1, 30.0, 30.0, 0.8, 0.8],
+        # The evaluation photos of each folder apart, as BSD300's train and test photos are.
+        ("evaluation/x", "noisy"): [1, 10.0, 10.0, 0.1, 0.1],
+        ("evaluation/y", "noisy"): [1, 14.0, 14.0, 0.3, 0.3],
+        ("evaluation/x", "raygan"): [1, 20.0, 20.0, 0.5, 0.5],
+        ("evaluation/y", "raygan"): [1, 21.0, 21.0, 0.9, 0.9],
+    }
 
 
 def test_median_is_scikit_images() -> None:

@@ -64,7 +64,7 @@ class CachedCrops:
             start = step * self.batch_size + self.rank * self.share
             random = np.random.default_rng(derived_seed("crops", self.seed, epoch, self.rank, step))
             photos = (self.photos.pixels[index] for index in indices[start : start + self.share])
-            yield _as_batch([_random_crop(pixels, self.crop_size, random) for pixels in photos])
+            yield _as_batch([random_crop(pixels, self.crop_size, random) for pixels in photos])
 
 
 def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
@@ -72,7 +72,7 @@ def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
     crops = []
     for index in range(data.val_crops):
         random = np.random.default_rng(derived_seed("validation crops", data.seed, index))
-        crops.append(_random_crop(photos.pixels[index % len(photos)], data.crop_size, random))
+        crops.append(random_crop(photos.pixels[index % len(photos)], data.crop_size, random))
     return _as_batch(crops)
 
 
@@ -81,7 +81,8 @@ def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
     return pixels.to(device, non_blocking=True).float().div_(255)
 
 
-def _random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+def random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A square of the pixels, (H, W, 3), at a random place."""
     height, width, _ = pixels.shape
     top = random.integers(height - size + 1)
     left = random.integers(width - size + 1)

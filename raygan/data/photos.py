@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raygan.config import DataConfig
-from raygan.data.crops import Photos
+from raygan.data.crops import Photos, random_crop
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
 from raygan.errors import InputError
@@ -83,12 +83,12 @@ def training_photos(config: DataConfig) -> TrainingPhotos:
 
 
 def evaluation_photos(source: str) -> Dataset:
-    """The usable photos of a source, decoded: rows of `name` and `pixels`, uint8 (H, W, 3).
+    """The usable photos of a source, decoded: rows of `name`, `pixels`, uint8 (H, W, 3), and `set`, "evaluation".
 
     Usable ones have 3 channels and both sides >= 16; others are skipped with one warning that counts and names
     them. Raises `PhotosError` where none is left. Needs Ray to be running.
     """
-    from ray.data.expressions import col
+    from ray.data.expressions import col, lit
 
     folder, names = _sample_photos(EVALUATION_PHOTOS) if source == "samples" else find_photos(source)
     photos = _read(folder, names, SMALLEST_EVALUATED).materialize()
@@ -99,7 +99,24 @@ def evaluation_photos(source: str) -> Dataset:
         raise PhotosError(f"{source} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
     # Materialised, so that no task of reading waits for a core that the evaluation's actors hold.
     usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index"])
-    return usable.materialize()
+    return usable.with_column("set", lit("evaluation")).materialize()
+
+
+def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
+    """One fixed crop of each training and validation photo, as rows like those of `evaluation_photos`.
+
+    Their `set` is "training" or "validation": the paper reports both besides the evaluation photos (tables 4 and 5).
+    """
+    import ray.data
+
+    datasets = []
+    for part, chosen in (("training", photos.train), ("validation", photos.validation)):
+        rows = []
+        for index, (name, pixels) in enumerate(zip(chosen.names, chosen.pixels, strict=True)):
+            random = np.random.default_rng(derived_seed(f"fixed {part} crops", config.seed, index))
+            rows.append({"name": name, "pixels": random_crop(pixels, config.crop_size, random), "set": part})
+        datasets.append(ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))))
+    return datasets
 
 
 def find_photos(source: str) -> tuple[Folder, list[str]]:

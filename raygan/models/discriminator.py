@@ -28,12 +28,33 @@ class SingleScore(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (B,): above 0 means clean. The paper's sigmoid is in the loss, where it is stable."""
         scores: Tensor = self.head(self.features(2 * images - 1))
-        return scores.squeeze(1)
+        return scores.squeeze(1).float()
 
 
-DISCRIMINATORS: dict[str, type[SingleScore]] = {"single_score": SingleScore}
+class PatchScores(nn.Module):
+    """PatchGAN (Isola et al., 2017), one score a patch of 70x70 pixels: 2,768,705 parameters at base width 64."""
+
+    def __init__(self, config: DiscriminatorConfig, crop_size: int) -> None:  # noqa: ARG002
+        width = config.base_width
+        super().__init__()
+        self.layers = nn.Sequential(
+            Down(3, width, config, norm=False),
+            Down(width, 2 * width, config),
+            Down(2 * width, 4 * width, config),
+            Down(4 * width, 8 * width, config, stride=1),
+            nn.Conv2d(8 * width, 1, 4, padding=1),
+        )
+        initialise(self, config.initial_deviation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, shape (B, 1, S / 8 - 2, S / 8 - 2): above 0 means that the patch is clean."""
+        scores: Tensor = self.layers(2 * images - 1)
+        return scores.float()
 
 
-def build_discriminator(config: DiscriminatorConfig, crop_size: int) -> SingleScore:
+DISCRIMINATORS: dict[str, type[SingleScore | PatchScores]] = {"single_score": SingleScore, "patch": PatchScores}
+
+
+def build_discriminator(config: DiscriminatorConfig, crop_size: int) -> SingleScore | PatchScores:
     """The configured discriminator for crops of `crop_size`, with fresh weights from torch's global generator."""
     return DISCRIMINATORS[config.architecture](config, crop_size)

@@ -28,7 +28,8 @@ class UNet(nn.Module):
         outputs = [8 * width, *skipped[1:]]
         inputs = [8 * width, *(up + skip for up, skip in zip(outputs, skipped, strict=True))]
         self.decoder = nn.ModuleList(
-            UpConcat(into, out, config) for into, out in zip(inputs[:-1], outputs, strict=True)
+            UpConcat(into, out, config, config.dropout if index < 3 else 0.0)
+            for index, (into, out) in enumerate(zip(inputs[:-1], outputs, strict=True))
         )
         self.output = nn.ConvTranspose2d(inputs[-1], 3, 4, stride=2, padding=1)
         initialise(self, config.initial_deviation)
@@ -43,7 +44,7 @@ class UNet(nn.Module):
         features = self.bottleneck(features)
         for up in self.decoder:
             features = up(features, skipped.pop())
-        return (torch.tanh(self.output(features)) + 1) / 2
+        return (torch.tanh(self.output(features).float()) + 1) / 2
 
 
 GENERATORS: dict[str, type[UNet]] = {"unet": UNet}

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -64,6 +65,19 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         super().on_trial_complete(trial_id, None if pruned else result, error)
 
 
-def scheduler(epochs: int) -> ASHAScheduler:
-    """Asynchronous successive halving (Li et al., 2020): every third trial goes on from epochs 1, 3, 9, …"""
-    return ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=1, reduction_factor=3)
+class EpochAsha(ASHAScheduler):  # type: ignore[misc]
+    """Asynchronous successive halving (Li et al., 2020): every third trial goes on from epochs 1, 3, 9, …
+
+    Ray's own also stops a trial at its last epoch. Here it ends by itself: killed while a TorchTrainer inside it is
+    closing down, it can leave that trainer's resources reserved for ever.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=1, reduction_factor=3)
+        self.epochs = epochs
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        if result["epoch"] >= self.epochs:
+            return str(self.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))

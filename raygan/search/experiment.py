@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, distribution_to_json
 
 from raygan.config import Config
 from raygan.presets import QUICK
-from raygan.search.space import point_of
-from raygan.section import with_values
+from raygan.search.space import check_space, point_of
+from raygan.section import ConfigError, with_values
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""What studies and arms may be called: their names become folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """One experiment: what is searched, from where, and for how long."""
-
+class _Experiment:
     name: str
     """The study's name: its folder in the storage."""
     config: Config
-    """What every trial starts from; `training/epochs` is the winner's budget."""
+    """What every trial starts from."""
+    concurrent: int | None = None
+    """Trials at once; none: as many as the cluster holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(_Experiment):
+    """What is searched, from where, and for how long; the best trial is then trained at the full budget."""
+
     space: Mapping[str, BaseDistribution]
     """Optuna distributions by configuration path."""
     first_points: Sequence[Config] = ()
     """Configurations whose values, at the space's paths, are tried first."""
     trials: int
+    """How many; 0 trains the configuration as it is."""
     trial_epochs: int
-    """Most epochs that a trial gets; the scheduler stops most of them earlier."""
-    concurrent: int | None = None
-    """Trials at once; none: as many as the cluster holds."""
+    """Most epochs that a trial gets, of the winner's `training/epochs`; the scheduler stops most of them earlier."""
     seed: int = 0
     """Seed of the searcher."""
 
     def quick(self) -> Search:
-        """The same search shrunk to minutes on two cores, on the sample photos, without VGG19."""
+        """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
         return dataclasses.replace(
             self,
             name=f"{self.name}-quick",
@@ -47,13 +56,87 @@ class Search:
             trial_epochs=4,
         )
 
+    def check(self) -> None:
+        """Raise `ConfigError` unless every trial's configuration would be a valid one."""
+        check_space(self.space, self.config)
+
+    def points(self) -> list[dict[str, Any]]:
+        """The points of the space that are tried first."""
+        return [point_of(point, self.space) for point in self.first_points]
+
+    def values_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that a point of the space gives a trial, by configuration path."""
+        return dict(point)
+
     def identity(self) -> dict[str, Any]:
         """All that decides the study's outcome: what must agree when it is run again to go on."""
         return {
             "config": self.config.to_json(),
             "space": {path: json.loads(distribution_to_json(one)) for path, one in self.space.items()},
-            "first_points": [point_of(point, self.space) for point in self.first_points],
+            "first_points": self.points(),
             "trials": self.trials,
             "trial_epochs": self.trial_epochs,
             "seed": self.seed,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(_Experiment):
+    """Arms that differ in a few values, each trained to the full budget with several seeds."""
+
+    arms: Mapping[str, Mapping[str, object]]
+    """Each arm's values by configuration path; the first arm is the one that the others are compared to."""
+    seeds: int = 3
+    """Trials an arm, with `training/seed` from the configuration's on."""
+
+    @property
+    def trials(self) -> int:
+        """Trials of all arms together."""
+        return len(self.arms) * self.seeds
+
+    @property
+    def trial_epochs(self) -> int:
+        """Epochs of each trial."""
+        return self.config.training.epochs
+
+    @property
+    def seed(self) -> int:
+        """The first trial's seed."""
+        return self.config.training.seed
+
+    @property
+    def space(self) -> Mapping[str, BaseDistribution]:
+        """All arms with all seeds; every point of it is a first point."""
+        return {
+            "arm": CategoricalDistribution(list(self.arms)),
+            "seed": IntDistribution(self.seed, self.seed + self.seeds - 1),
+        }
+
+    def quick(self) -> Comparison:
+        """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
+        quick = with_values(self.config, QUICK | {"training/epochs": 8})
+        return dataclasses.replace(self, name=f"{self.name}-quick", config=quick)
+
+    def check(self) -> None:
+        """Raise `ConfigError` unless every trial's configuration would be a valid one."""
+        for arm, values in self.arms.items():
+            if not NAME.fullmatch(arm):
+                raise ConfigError(f"an arm's name is of letters, digits, '.', '_' and '-', but one is {arm!r}")
+            with_values(self.config, values)
+
+    def points(self) -> list[dict[str, Any]]:
+        """The points of the space that are tried first."""
+        return [{"arm": arm, "seed": self.seed + index} for index in range(self.seeds) for arm in self.arms]
+
+    def values_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that a point of the space gives a trial, by configuration path."""
+        return {**self.arms[point["arm"]], "training/seed": point["seed"]}
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the study's outcome: what must agree when it is run again to go on."""
+        arms = json.loads(json.dumps({arm: dict(values) for arm, values in self.arms.items()}))
+        return {"config": self.config.to_json(), "arms": arms, "seeds": self.seeds}
+
+
+Experiment = Search | Comparison
+"""What a search file holds."""

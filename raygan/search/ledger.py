@@ -45,7 +45,7 @@ class Ledger:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        rows = _read_table(folder, "metrics.csv") if folder.exists("metrics.csv") else []
+        rows = read_table(folder, "metrics.csv") if folder.exists("metrics.csv") else []
         self.epochs: dict[tuple[str, int], dict[str, Any]] = {
             (row["trial"], int(row["epoch"])): {"trial": row.pop("trial"), **{k: _number(v) for k, v in row.items()}}
             for row in rows
@@ -69,24 +69,26 @@ class Ledger:
 
     def trials_ended(self) -> int:
         """How many trials are complete, pruned or failed."""
-        return sum(row["state"] in ENDED for row in _read_table(self.folder, "trials.csv"))
+        return sum(row["state"] in ENDED for row in read_table(self.folder, "trials.csv"))
 
-    def best_trial(self) -> dict[str, str]:
-        """The row of `trials.csv`, as text, with the highest val PSNR of those that did not fail.
-
-        Raises `StudyError` where there is none.
-        """
-        trials = _read_table(self.folder, "trials.csv")
+    def good_trials(self) -> list[dict[str, str]]:
+        """The rows of `trials.csv`, as text, of the trials that did not fail; raises `StudyError` if there are none."""
+        trials = read_table(self.folder, "trials.csv")
         good = [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
         if not good:
             raise StudyError(
                 f"all {len(trials)} trials failed, for the reasons shown above: narrow the search space (lower "
                 "learning rates, if training diverged), and start under another --name"
             )
-        return max(good, key=lambda row: float(row["val_psnr"]))
+        return good
+
+    def best_trial(self) -> dict[str, str]:
+        """The row, as text, with the highest val PSNR of the good trials; raises `StudyError` if there are none."""
+        return max(self.good_trials(), key=lambda row: float(row["val_psnr"]))
 
 
-def _read_table(folder: Folder, name: str) -> list[dict[str, str]]:
+def read_table(folder: Folder, name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file, as text."""
     return list(csv.DictReader(io.StringIO(folder.read(name).decode())))
 
 

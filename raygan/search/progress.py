@@ -12,8 +12,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, SHOULD_CHECKPOINT
 
-from raygan.report import short
-from raygan.search.ledger import ENDED, Ledger, TrialRow
+from raygan.report.tables import short
+from raygan.search.ledger import ENDED, Ledger, TrialRow, read_table
 from raygan.storage import Folder
 from raygan.train.driver import flattened
 
@@ -21,7 +21,9 @@ _TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoi
 
 
 def trial_name(trial: Trial) -> str:
-    """`trial-0001` for a study's first trial, and so on."""
+    """`trial-0001` for a search's first trial, and so on; `<arm>-seed-<seed>` in a comparison."""
+    if "arm" in trial.config:
+        return f"{trial.config['arm']}-seed-{trial.config['seed']}"
     return f"trial-{int(trial.experiment_tag.partition('_')[0]):04d}"
 
 
@@ -35,7 +37,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 
     def setup(self, **info: Any) -> None:  # noqa: ARG002
         """Go on from the files of an earlier start of the same study."""
-        self.ledger = Ledger(Folder(self.folder))
+        folder = Folder(self.folder)
+        self.ledger = Ledger(folder)
+        rows = read_table(folder, "trials.csv") if folder.exists("trials.csv") else []
+        self.checkpoints = {row["trial"]: row["checkpoint"] for row in rows}
         self.started = time.monotonic()
         self.epochs_here = 0
 
@@ -56,6 +61,9 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         """Show and record an epoch."""
         metrics = {name: value for name, value in result.items() if name not in _TUNES_OWN}
         self.ledger.add_epoch(str(trial), metrics)
+        if metrics["epoch"] == metrics["best_epoch"] and "checkpoint_path" in result:
+            # Of a trial with workers of its own; of others Tune knows the best checkpoint itself.
+            self.checkpoints[str(trial)] = str(result["checkpoint_path"])
         self.epochs_here += 1
         rows = self._record(trials)
         print(f"{trial} {epoch_line(metrics, self.trial_epochs)}   [{self._overview(rows)}]")
@@ -89,7 +97,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         epochs = self.ledger.epochs_of(str(trial))
         best = max(epochs, key=lambda row: float(row["val_psnr"]), default={})
         saved = trial.run_metadata.checkpoint_manager.best_checkpoint_result
-        path = saved.checkpoint.path if saved else str(trial.last_result.get("checkpoint_path", ""))
+        path = saved.checkpoint.path if saved else self.checkpoints.get(str(trial), "")
         return TrialRow(
             trial=str(trial),
             state=state,

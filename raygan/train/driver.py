@@ -31,7 +31,7 @@ from raygan.errors import InputError
 from raygan.section import with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import CheckpointError, verify_checkpoint
-from raygan.train.worker import Board, DivergedError, Place, train
+from raygan.train.worker import DivergedError, Place, RunLog, train
 
 SCORE = "val_psnr"
 """The metric that tells a run's best epoch."""
@@ -65,9 +65,9 @@ class Job:
     study: str
     """The study's name."""
 
-    def board(self, run: str, values: Mapping[str, object]) -> Board:
-        """Where a run's TensorBoard events go."""
-        return Board(run, Folder(self.folder).child(f"tensorboard/{run}").location, values)
+    def run_log(self, run: str, values: Mapping[str, object]) -> RunLog:
+        """Where a run's own records go."""
+        return RunLog(run, self.folder, values)
 
 
 def start_ray() -> None:
@@ -139,16 +139,19 @@ def with_idle_cores(config: Config) -> Config:
     return with_values(config, {"hardware/cpus_per_worker": share})
 
 
-def run_trial(values: dict[str, Any], job: Job) -> None:
-    """One Tune trial: train `job.config` with the trial's (nested) `values`, reporting every epoch to Tune."""
-    flat = flattened(values)
+def run_trial(point: dict[str, Any], job: Job, values_at: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """One Tune trial: train `job.config` with the values at the trial's (nested) point of the search space.
+
+    Reports every epoch to Tune.
+    """
+    flat = values_at(flattened(point))
     config = with_values(job.config, flat)
     name = tune.get_context().get_trial_name()
     if config.hardware.workers > 1:
         _trainer(
             job,
             config,
-            job.board(name, flat),
+            job.run_log(name, flat),
             f"{job.study}-{name}",
             Folder(job.folder).child("workers").location,
             TuneReportCallback(),
@@ -167,7 +170,7 @@ def run_trial(values: dict[str, Any], job: Job) -> None:
                 # Killed between its last report and Tune's record of it: Tune needs to hear it again.
                 report(last, folder)
                 return
-        _train(job, config, Place(device=device), report, folder, job.board(name, flat))
+        _train(job, config, Place(device=device), report, folder, job.run_log(name, flat))
 
 
 def train_with_workers(
@@ -183,8 +186,9 @@ def train_with_workers(
     on from the last checkpoint. A run that diverges keeps the epochs before; raises `DivergedError` if there are none,
     and what else made training fail.
     """
-    reports = Queue()
-    trainer = _trainer(job, config, job.board(name, values), name, job.folder, _QueueCallback(reports))
+    # Without a core of its own: the workers may ask for all.
+    reports = Queue(actor_options={"num_cpus": 0})
+    trainer = _trainer(job, config, job.run_log(name, values), name, job.folder, _QueueCallback(reports))
     outcome: dict[str, Any] = {}
 
     def fit() -> None:
@@ -226,9 +230,11 @@ class _QueueCallback(UserCallback):  # type: ignore[misc]
         self.reports.put(metrics[0])
 
 
-def _trainer(job: Job, config: Config, board: Board, name: str, storage: str, callback: UserCallback) -> TorchTrainer:
+def _trainer(
+    job: Job, config: Config, run_log: RunLog, name: str, storage: str, callback: UserCallback
+) -> TorchTrainer:
     return TorchTrainer(
-        partial(_train_worker, job=job, config=config, board=board),
+        partial(_train_worker, job=job, config=config, run_log=run_log),
         train_loop_config={},
         scaling_config=ScalingConfig(
             num_workers=config.hardware.workers,
@@ -246,7 +252,7 @@ def _trainer(job: Job, config: Config, board: Board, name: str, storage: str, ca
     )
 
 
-def _train_worker(_: dict[str, Any], job: Job, config: Config, board: Board) -> None:
+def _train_worker(_: dict[str, Any], job: Job, config: Config, run_log: RunLog) -> None:
     """What each worker of a TorchTrainer runs."""
     context = ray_train.get_context()
     place = Place(
@@ -265,7 +271,7 @@ def _train_worker(_: dict[str, Any], job: Job, config: Config, board: Board) -> 
             usable = torch.tensor(int(folder is not None), device=place.device)
             torch.distributed.all_reduce(usable, torch.distributed.ReduceOp.MIN)
             folder = folder if usable else None
-        _train(job, config, place, report, folder, board)
+        _train(job, config, place, report, folder, run_log)
 
 
 def _failures(job: Job) -> Folder:
@@ -293,16 +299,18 @@ def _usable(checkpoint: ray_train.Checkpoint | None) -> Iterator[Path | None]:
         yield folder
 
 
-def _train(job: Job, config: Config, place: Place, report: Any, resume_from: Path | None, board: Board) -> None:
+def _train(job: Job, config: Config, place: Place, report: Any, resume_from: Path | None, run_log: RunLog) -> None:
     # A run that diverged would diverge again: what a retry, which Ray makes of any failure, is told at once.
-    failures, name = _failures(job), f"{board.run}.txt"
+    failures, name = _failures(job), f"{run_log.run}.txt"
     if failures.exists(name):
         raise DivergedError(failures.read(name).decode())
     photos: TrainingPhotos = ray.get(job.photos)
     crops = CachedCrops(photos.train, config.data, config.training, rank=place.rank, workers=place.workers)
     val_crops = validation_crops(photos.validation, config.data)
     try:
-        train(config, crops, val_crops, job.vgg19_weights, report, place=place, resume_from=resume_from, board=board)
+        train(
+            config, crops, val_crops, job.vgg19_weights, report, place=place, resume_from=resume_from, run_log=run_log
+        )
     except DivergedError as error:
         failures.write(name, str(error))
         raise

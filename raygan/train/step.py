@@ -26,6 +26,15 @@ class Players:
     content_loss: ContentLoss
     content_weight: float
     adversarial_weight: float
+    precision: str = "float32"
+    """See `TrainingConfig.precision`."""
+    frozen_statistics: str = "batch"
+    """See `DiscriminatorConfig.frozen_statistics`."""
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context for forward passes; it must end before weights are updated, since it keeps those it converted."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
@@ -34,11 +43,11 @@ def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tens
     `clean` and `noisy` are float32, (B, 3, S, S), in [0, 1]. Returns detached scalars on the batch's device: both
     networks' losses and their parts, and the discriminator's accuracy on clean and on denoised images.
     """
-    denoised = players.generator(noisy)
-
     players.discriminator.requires_grad_(True)
-    clean_scores = players.discriminator(clean)
-    denoised_scores = players.discriminator(denoised.detach())
+    with autocast(clean.device, players.precision):
+        denoised = players.generator(noisy)
+        clean_scores = players.discriminator(clean)
+        denoised_scores = players.discriminator(denoised.detach())
     clean_loss = adversarial_loss(clean_scores, clean=True)
     denoised_loss = adversarial_loss(denoised_scores, clean=False)
     discriminator_loss = clean_loss + denoised_loss
@@ -47,8 +56,12 @@ def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tens
     players.discriminator_optimizer.step()
 
     players.discriminator.requires_grad_(False)
-    content = players.content_loss(clean, denoised)
-    adversarial = adversarial_loss(players.frozen_discriminator(denoised), clean=True)
+    players.frozen_discriminator.train(players.frozen_statistics == "batch")
+    with autocast(clean.device, players.precision):
+        content = players.content_loss(clean, denoised)
+        scores = players.frozen_discriminator(denoised)
+    players.frozen_discriminator.train()
+    adversarial = adversarial_loss(scores, clean=True)
     generator_loss = players.content_weight * content + players.adversarial_weight * adversarial
     players.generator_optimizer.zero_grad()
     generator_loss.backward()  # type: ignore[no-untyped-call]

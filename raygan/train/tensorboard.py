@@ -17,11 +17,11 @@ from raygan.train.validation import noisy_validation_crops
 class TensorBoardLog:
     """Writes one run's event file to `folder`, which may lie in a bucket; epochs are the steps."""
 
-    def __init__(self, folder: str, values: Mapping[str, object], first_epoch: int) -> None:
+    def __init__(self, folder: Folder, values: Mapping[str, object], first_epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        self.folder = Folder(folder)
+        self.folder = folder
         # TensorBoard's writer knows local files only: for a bucket, the file is copied there after each epoch.
         self.scratch = None if self.folder.is_local else tempfile.TemporaryDirectory()
         here = self.folder.location if self.scratch is None else self.scratch.name

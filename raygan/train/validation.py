@@ -10,6 +10,7 @@ from raygan.data.crops import to_unit_range
 from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
 from raygan.metrics import psnr, ssim
 from raygan.seeds import torch_generator
+from raygan.train.step import autocast
 
 BATCH = 16
 
@@ -32,9 +33,11 @@ def validate(
                 for start in range(0, len(rows), BATCH):
                     part = rows[start : start + BATCH]
                     clean, noisy = noisy_validation_crops(crops, config, kind, level, part)
-                    clean, noisy = clean.to(device), noisy.to(device)
-                    denoised = generator(noisy).double()
-                    clean = clean.double()
+                    clean = clean.to(device)
+                    noisy = noisy.to(device, memory_format=torch.channels_last)
+                    with autocast(device, config.training.precision):
+                        denoised = generator(noisy)
+                    clean, denoised = clean.double(), denoised.double()
                     total += torch.stack([psnr(clean, denoised).sum(), ssim(clean, denoised).sum()])
                 sums[f"psnr_{kind}_{level}"], sums[f"ssim_{kind}_{level}"] = total
     return sums

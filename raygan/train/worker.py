@@ -22,8 +22,10 @@ from raygan.losses import build_content_loss
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
 from raygan.seeds import derived_seed, torch_generator
+from raygan.storage import Folder
 from raygan.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from raygan.train.step import Players, train_step
+from raygan.train.step_log import StepLog
 from raygan.train.tensorboard import TensorBoardLog
 from raygan.train.validation import validate
 
@@ -65,12 +67,15 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Board:
-    """A run's name, where its TensorBoard events go, and the values to show as its hyperparameters."""
+class RunLog:
+    """Where a run's own records go: its TensorBoard events, and its steps."""
 
     run: str
+    """The run's name."""
     folder: str
+    """The study's folder."""
     values: Mapping[str, object]
+    """What TensorBoard shows as the run's hyperparameters."""
 
 
 def train(
@@ -82,7 +87,7 @@ def train(
     *,
     place: Place | None = None,
     resume_from: Path | None = None,
-    board: Board | None = None,
+    run_log: RunLog | None = None,
 ) -> None:
     """Train to the configured number of epochs, reporting after each, from a checkpoint or from the start.
 
@@ -95,7 +100,7 @@ def train(
     if place.device.type == "cpu":
         torch.set_num_threads(config.hardware.cpus_per_worker)
     torch.manual_seed(derived_seed("initial weights", config.training.seed))
-    generator = build_generator(config.generator).to(place.device)
+    generator = build_generator(config.generator).to(place.device).to(memory_format=torch.channels_last)
     players = _build_players(config, generator, vgg19_weights, place)
     progress = Progress()
     states: dict[str, Resumable] = {
@@ -107,13 +112,16 @@ def train(
         progress, saved = load_checkpoint(resume_from, config, generator, place.device)
         for name, owner in states.items():
             owner.load_state_dict(saved[name])
-    log = None
-    if board is not None and place.rank == 0:
-        log = TensorBoardLog(board.folder, board.values, progress.epoch + 1)
+    board = steps = None
+    if run_log is not None and place.rank == 0:
+        study = Folder(run_log.folder)
+        board = TensorBoardLog(study.child(f"tensorboard/{run_log.run}"), run_log.values, progress.epoch + 1)
+        steps = StepLog(study, run_log.run, progress.epoch)
 
     for epoch in range(progress.epoch + 1, config.training.epochs + 1):
         started = time.perf_counter()
-        metrics = _train_epoch(config, players, crops, epoch, place)
+        names, values = _train_epoch(config, players, crops, epoch, place)
+        metrics = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
         trained = time.perf_counter()
         metrics |= _validation_metrics(config, generator, val_crops, place)
         now = time.perf_counter()
@@ -133,10 +141,11 @@ def train(
             "val_seconds": now - trained,
             "seconds": now - started,
         }
-        if log is not None:
-            log.scalars(metrics, epoch)
-            log.images(generator, val_crops, config, place.device, epoch)
-            log.flush()
+        if board is not None and steps is not None:
+            steps.add_epoch(epoch, names, values)
+            board.scalars(metrics, epoch)
+            board.images(generator, val_crops, config, place.device, epoch)
+            board.flush()
         if place.rank == 0:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "checkpoint"
@@ -150,7 +159,8 @@ def train(
 def _build_players(
     config: Config, generator: nn.Module, vgg19_weights: dict[str, Tensor] | None, place: Place
 ) -> Players:
-    discriminator = build_discriminator(config.discriminator, config.data.crop_size).to(place.device)
+    discriminator = build_discriminator(config.discriminator, config.data.crop_size)
+    discriminator.to(place.device).to(memory_format=torch.channels_last)
     content_loss = build_content_loss(config.loss, vgg19_weights)
     if isinstance(content_loss, nn.Module):
         content_loss.to(place.device)
@@ -163,6 +173,8 @@ def _build_players(
         content_loss=content_loss,
         content_weight=config.loss.content_weight,
         adversarial_weight=config.loss.adversarial_weight,
+        precision=config.training.precision,
+        frozen_statistics=config.discriminator.frozen_statistics,
     )
 
 
@@ -180,26 +192,37 @@ def _distributed(network: nn.Module, place: Place) -> nn.Module:
     return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
 
 
-def _train_epoch(config: Config, players: Players, crops: CropSource, epoch: int, place: Place) -> dict[str, float]:
-    """One pass; returns the means of the step's losses and accuracies over steps and workers."""
+def _train_epoch(
+    config: Config, players: Players, crops: CropSource, epoch: int, place: Place
+) -> tuple[list[str], Tensor]:
+    """One pass; returns the names of a step's losses and accuracies, and their means over workers, a row a step."""
     seed = config.training.seed
     players.generator.train()
     players.discriminator.train()
     # Layers that draw random numbers use torch's global generator: tie it to the epoch, as all else is.
     torch.manual_seed(derived_seed("layers", seed, epoch, place.rank))
-    sums: dict[str, Tensor] = {}
+    names: list[str] = []
+    rows: list[Tensor] = []
     for step, pixels in enumerate(crops.batches(epoch)):
         clean = to_unit_range(pixels, place.device)
         key = (seed, epoch, place.rank, step)
         kinds, intensities = sample_noise(config.noise, len(clean), torch_generator("noise kinds", *key))
         noisy = add_noise(clean, kinds, intensities, torch_generator("noise", *key, device=place.device))
-        for name, value in train_step(players, clean, noisy).items():
-            sums[name] = sums.get(name, torch.zeros((), device=place.device)) + value
+        metrics = train_step(players, _channels_last(clean), _channels_last(noisy))
+        names = list(metrics)
+        rows.append(torch.stack(list(metrics.values())))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
-            _require_finite(sums, epoch, step, place)
+            _require_finite(names, torch.stack(rows[-CHECK_EVERY:]).sum(dim=0), epoch, step, place)
     _average_moving_statistics(players, place)
-    means = torch.stack(list(sums.values())).double() / crops.steps
-    return dict(zip(sums, _summed_over_workers(means / place.workers, place), strict=True))
+    means = torch.stack(rows).double() / place.workers
+    if place.workers > 1:
+        distributed.all_reduce(means)
+    return names, means.cpu()
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images in the memory layout that convolutions are fastest in."""
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _average_moving_statistics(players: Players, place: Place) -> None:
@@ -213,10 +236,10 @@ def _average_moving_statistics(players: Players, place: Place) -> None:
                 buffer /= place.workers
 
 
-def _require_finite(sums: dict[str, Tensor], epoch: int, step: int, place: Place) -> None:
+def _require_finite(names: list[str], sums: Tensor, epoch: int, step: int, place: Place) -> None:
     # Of all workers: one that stopped alone would leave the others waiting.
-    values = _summed_over_workers(torch.stack(list(sums.values())), place)
-    broken = [f"{name} is {value}" for name, value in zip(sums, values, strict=True) if not math.isfinite(value)]
+    values = _summed_over_workers(sums, place)
+    broken = [f"{name} is {value}" for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
     if broken:
         raise DivergedError(f"training diverged in epoch {epoch}, by step {step + 1}: {', '.join(broken)}")
 

@@ -38,6 +38,45 @@ def test_discriminator_gives_one_logit_an_image() -> None:
     assert discriminator(torch.rand(5, 3, 128, 128)).shape == (5,)
 
 
+def test_patchgan_is_isolas() -> None:
+    """The 70x70 PatchGAN of pix2pix on 3 channels, with biases: 30x30 scores for 256x256 pixels."""
+    discriminator = build_discriminator(DiscriminatorConfig(architecture="patch"), crop_size=256)
+    convolutions = [64 * 3 * 16 + 64, 128 * 64 * 16 + 128, 256 * 128 * 16 + 256, 512 * 256 * 16 + 512, 512 * 16 + 1]
+    assert trainable(discriminator) == sum(convolutions) + 2 * (128 + 256 + 512)
+    images = torch.rand(1, 3, 256, 256, requires_grad=True)
+    scores = discriminator.eval()(images)
+    assert scores.shape == (1, 1, 30, 30)
+    # One score's gradient covers 70x70 pixels.
+    scores[0, 0, 15, 15].backward()
+    assert images.grad is not None
+    touched = images.grad[0].abs().sum(dim=0).nonzero()
+    assert (touched.max(dim=0).values - touched.min(dim=0).values + 1).tolist() == [70, 70]
+
+
+def test_image_statistics_are_those_of_a_batch_of_one() -> None:
+    torch.manual_seed(0)
+    generator = build_generator(GeneratorConfig(base_width=4, inference_statistics="image"))
+    noisy = torch.rand(3, 3, 64, 128)
+    with torch.no_grad():
+        # In training mode, batch norm takes the batch's own statistics.
+        expected = torch.cat([generator.train()(image[None]) for image in noisy])
+        torch.testing.assert_close(generator.eval()(noisy), expected)
+        moving = build_generator(GeneratorConfig(base_width=4)).eval()
+        moving.load_state_dict(generator.state_dict())
+        assert (moving(noisy) - expected).abs().max() > 1e-3
+
+
+def test_dropout_is_in_the_first_three_decoder_blocks_while_training() -> None:
+    torch.manual_seed(0)
+    generator = build_generator(GeneratorConfig(base_width=4, dropout=0.5))
+    assert [module.p for module in generator.modules() if isinstance(module, nn.Dropout)] == [0.5, 0.5, 0.5, 0.0, 0.0]
+    noisy = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.equal(generator(noisy), generator(noisy))
+        generator.eval()
+        assert torch.equal(generator(noisy), generator(noisy))
+
+
 def test_layers_are_the_papers() -> None:
     generator = build_generator(GeneratorConfig())
     shapes = [tuple(m.weight.shape) for m in generator.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]

@@ -4,7 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from raygan.search.algorithms import EpochOptunaSearch, scheduler
+from raygan.search.algorithms import EpochAsha, EpochOptunaSearch
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}
 FIRST = [{"a/x": 0.25, "a/kind": "q"}]
@@ -72,7 +72,7 @@ def test_scheduler_halves_on_epochs() -> None:
         def __init__(self, trial_id: str) -> None:
             self.trial_id = trial_id
 
-    asha = scheduler(9)
+    asha = EpochAsha(9)
     asha.set_search_properties(None, None)
     decisions = {}
     for index, score in enumerate((30.0, 20.0, 10.0)):
@@ -80,3 +80,12 @@ def test_scheduler_halves_on_epochs() -> None:
         asha.on_trial_add(None, trial)
         decisions[score] = asha.on_trial_result(None, trial, result(1, score))
     assert decisions == {30.0: TrialScheduler.CONTINUE, 20.0: TrialScheduler.STOP, 10.0: TrialScheduler.STOP}
+
+
+def test_a_trial_ends_its_last_epoch_by_itself() -> None:
+    """Stopped there, as Ray's own scheduler does, it would be killed while it closes down."""
+    from ray.tune.schedulers import TrialScheduler
+
+    asha = EpochAsha(9)
+    asha.set_search_properties(None, None)
+    assert asha.on_trial_result(None, None, result(9, -1.0)) == TrialScheduler.CONTINUE

@@ -106,6 +106,17 @@ def test_metrics_table_has_a_row_per_trial_and_epoch(study: Study) -> None:
     assert {"pid", "done", "date", "should_checkpoint"}.isdisjoint(metrics[0])
 
 
+def test_steps_are_logged_and_average_to_the_epochs_metrics(study: Study) -> None:
+    for run, epochs in (("trial-0001", study.table("metrics.csv")), ("winner", study.table("best/metrics.csv"))):
+        epochs = [row for row in epochs if row["trial"] == run]
+        steps = study.table(f"steps/{run}.csv")
+        assert [row["step"] for row in steps] == [str(step + 1) for step in range(2 * len(epochs))]
+        for row in epochs:
+            for name in ("generator_loss", "discriminator_accuracy_clean"):
+                mean = fmean(float(step[name]) for step in steps if step["epoch"] == row["epoch"])
+                assert mean == pytest.approx(float(row[name]), rel=1e-4)
+
+
 def test_only_the_best_and_the_last_checkpoint_are_kept(study: Study) -> None:
     for trial in study.table("trials.csv"):
         kept = list((study.folder / "tune" / trial["trial"]).glob("checkpoint_*"))
@@ -129,16 +140,18 @@ def test_the_winner_is_the_best_trials_configuration_trained_in_full(study: Stud
 
 def test_evaluation_tables_agree(study: Study) -> None:
     per_image, summary = study.table("evaluation/per_image.csv"), study.table("evaluation/summary.csv")
-    assert len(per_image) == 3 * 3 * 3 * 3
-    assert len(summary) == 3 * 3 * 3
+    # All levels of the 3 evaluation photos, and the mean level of the 8 photos trained and 2 validated on.
+    assert len(per_image) == (3 * 3 + 8 + 2) * 3 * 3
+    assert len(summary) == (3 + 1 + 1) * 3 * 3
+    assert [row["set"] for row in summary] == ["training"] * 9 + ["validation"] * 9 + ["evaluation"] * 27
     assert [row["method"] for row in summary[:3]] == ["noisy", "median", "raygan"]
     for row in summary:
         scores = [
             (float(one["psnr"]), float(one["ssim"]))
             for one in per_image
-            if all(one[key] == row[key] for key in ("kind", "level", "method"))
+            if all(one[key] == row[key] for key in ("set", "kind", "level", "method"))
         ]
-        assert int(row["images"]) == len(scores) == 3
+        assert int(row["images"]) == len(scores) == {"training": 8, "validation": 2, "evaluation": 3}[row["set"]]
         assert float(row["psnr_mean"]) == pytest.approx(fmean(score[0] for score in scores))
         assert float(row["ssim_max"]) == pytest.approx(max(score[1] for score in scores))
     assert len(list((study.folder / "evaluation" / "pictures").glob("*.png"))) == 9

@@ -89,6 +89,42 @@ def test_accuracy_counts_right_guesses(players: Players) -> None:
     assert values["discriminator_accuracy_denoised"].item() == 1.0
 
 
+def test_the_frozen_discriminator_normalises_as_configured(players: Players) -> None:
+    """With "moving", the generator's pass is like an evaluation: it neither uses nor updates batch statistics."""
+    clean, noisy = batch()
+    for frozen_statistics, passes in (("batch", 3), ("moving", 2)):
+        own = copy.deepcopy(players)
+        own.frozen_discriminator = own.discriminator
+        own.frozen_statistics = frozen_statistics
+        # Without a step, so that the generator's pass can be repeated.
+        own.discriminator_optimizer = torch.optim.SGD(own.discriminator.parameters(), lr=0.0)
+        denoised = own.generator(noisy).detach()
+        values = train_step(own, clean, noisy)
+        counts = [int(value) for name, value in own.discriminator.named_buffers() if name.endswith("tracked")]
+        assert counts == [passes] * 4
+        if frozen_statistics == "moving":
+            expected = functional.softplus(-own.discriminator.eval()(denoised)).mean()
+            assert values["adversarial_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_bfloat16_steps_stay_close_to_float32(players: Players) -> None:
+    clean, noisy = batch()
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        own = copy.deepcopy(players)
+        own.frozen_discriminator, own.precision = own.discriminator, precision
+        own.generator_optimizer = torch.optim.SGD(own.generator.parameters(), lr=0.1)
+        own.discriminator_optimizer = torch.optim.SGD(own.discriminator.parameters(), lr=0.1)
+        # Of several steps, so that weights converted for one step and kept for the next would show.
+        results[precision] = [train_step(own, clean, noisy) for _ in range(4)]
+        assert {weight.dtype for weight in own.generator.parameters()} == {torch.float32}
+    for float32, bfloat16 in zip(*results.values(), strict=True):
+        for name in ("content_loss", "discriminator_loss", "adversarial_loss"):
+            assert bfloat16[name].item() == pytest.approx(float32[name].item(), rel=0.02)
+            assert bfloat16[name].dtype == torch.float32
+    assert results["float32"][-1] != results["bfloat16"][-1]
+
+
 def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(players: Players) -> None:
     clean, noisy = batch()
     generator, discriminator = copy.deepcopy(players.generator), copy.deepcopy(players.discriminator)

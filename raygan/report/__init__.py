@@ -1,0 +1,1 @@
+"""A study's folder to tables, figures and a page; reads files only."""

@@ -1,0 +1,208 @@
+"""The figures of a report: interactive plots, and pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState, create_trial
+from PIL import Image
+from plotly.subplots import make_subplots
+
+from raygan.report.files import StudyFiles, System
+from raygan.report.tables import KIND_NAMES, METHOD_NAMES
+from raygan.section import parse_value
+
+PICTURE_SIDE = 256
+"""Side in pixels of the crops shown."""
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
+STEP_ROWS = (
+    ("generator loss", {"generator": "generator_loss"}),
+    (
+        "discriminator loss",
+        {"clean": "discriminator_loss_clean", "denoised": "discriminator_loss_denoised"},
+    ),
+    (
+        "discriminator accuracy",
+        {"clean": "discriminator_accuracy_clean", "denoised": "discriminator_accuracy_denoised"},
+    ),
+)
+
+
+def steps_figure(systems: list[System]) -> go.Figure:
+    """Losses and accuracies over the steps (the paper's figures 6, 7 and 8), a column a system, on shared axes."""
+    figure = make_subplots(
+        rows=len(STEP_ROWS),
+        cols=len(systems),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        column_titles=[system.title for system in systems],
+        vertical_spacing=0.04,
+        horizontal_spacing=0.03,
+    )
+    for column, system in enumerate(systems, start=1):
+        for row, (label, series) in enumerate(STEP_ROWS, start=1):
+            for colour, (name, metric) in zip(COLOURS, series.items(), strict=False):
+                line = go.Scatter(
+                    x=system.steps["step"],
+                    y=system.steps[metric],
+                    name=name,
+                    line={"color": colour, "width": 1},
+                    legendgroup=name,
+                    showlegend=column == 1 and (row == 2 or name == "generator"),
+                )
+                figure.add_trace(line, row=row, col=column)
+            if column == 1:
+                figure.update_yaxes(title_text=label, row=row, col=1)
+        figure.update_xaxes(title_text="step", row=len(STEP_ROWS), col=column)
+    figure.update_yaxes(type="log", row=1)
+    return figure.update_layout(height=720, margin={"t": 50, "b": 40})
+
+
+def epochs_figure(systems: list[System]) -> go.Figure:
+    """Validation PSNR over the epochs, all kinds and levels averaged, with each system's best epoch marked."""
+    figure = go.Figure()
+    for index, system in enumerate(systems):
+        epochs, colour = system.epochs, COLOURS[index % len(COLOURS)]
+        figure.add_trace(
+            go.Scatter(
+                x=epochs["epoch"],
+                y=epochs["val_psnr"],
+                name=system.title,
+                mode="lines+markers",
+                line={"color": colour},
+            )
+        )
+        best = system.best_epoch
+        figure.add_trace(
+            go.Scatter(
+                x=[best["epoch"]],
+                y=[best["val_psnr"]],
+                mode="markers",
+                marker={"symbol": "star", "size": 16, "color": colour},
+                name=f"best epoch of {system.name}",
+                showlegend=False,
+            )
+        )
+    return figure.update_layout(xaxis_title="epoch", yaxis_title="val PSNR (dB)", height=420, margin={"t": 30})
+
+
+def arms_figure(table: pd.DataFrame) -> go.Figure:
+    """A comparison's arms at mean intensity: mean PSNR over seeds with its deviation, by noise kind."""
+    at_mean = table[table["level"] == "mean"]
+    figure = go.Figure()
+    for index, (arm, rows) in enumerate(at_mean.groupby("arm", sort=False)):
+        figure.add_trace(
+            go.Bar(
+                x=[KIND_NAMES[kind] for kind in rows["kind"]],
+                y=rows["psnr_mean"],
+                error_y={"type": "data", "array": rows["psnr_deviation"].fillna(0)},
+                name=str(arm),
+                marker={"color": COLOURS[index % len(COLOURS)]},
+            )
+        )
+    low, high = at_mean["psnr_mean"].min(), at_mean["psnr_mean"].max()
+    figure.update_yaxes(range=[low - 2, high + 1], title_text="PSNR (dB)")
+    return figure.update_layout(barmode="group", height=420, margin={"t": 30})
+
+
+def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
+    """Optuna's own figures of a search: history, learning curves, importances, parallel coordinates."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        searched = _optuna_study(study)
+        score = "best val PSNR (dB)"
+        figures = {
+            "Optimisation history": optuna.visualization.plot_optimization_history(searched, target_name=score),
+            "Learning curves": optuna.visualization.plot_intermediate_values(searched),
+            "Parallel coordinates": optuna.visualization.plot_parallel_coordinate(searched, target_name=score),
+        }
+        scores = {trial.value for trial in searched.get_trials(states=[TrialState.COMPLETE])}
+        if len(scores) > 1:
+            figures["Parameter importances"] = optuna.visualization.plot_param_importances(searched, target_name=score)
+    return figures
+
+
+def _optuna_study(study: StudyFiles) -> optuna.Study:
+    """The trials that did not fail as an Optuna study, each at its best epoch's score, whether stopped early or not."""
+    space: dict[str, BaseDistribution] = {
+        path: json_to_distribution(json.dumps(one)) for path, one in study.record["space"].items()
+    }
+    searched = optuna.create_study(study_name=study.name, direction="maximize")
+    for row in study.trials.to_dict("records"):
+        if row["state"] == "failed":
+            continue
+        epochs = study.metrics[study.metrics["trial"] == row["trial"]]
+        searched.add_trial(
+            create_trial(
+                params={path: parse_value(study.config, path, str(row[path])) for path in space},
+                distributions=space,
+                value=row["val_psnr"],
+                intermediate_values=dict(zip(epochs["epoch"], epochs["val_psnr"], strict=True)),
+            )
+        )
+    return searched
+
+
+def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
+    """A clean crop and its three noisy versions at mean intensity (the paper's figures 2 and 3), as JPEG files."""
+    pictures = {}
+    for image, strips in list(_strips(study).items())[:2]:
+        first = next(iter(strips.values()))
+        pictures[f"{image}: clean, " + ", ".join(strips)] = _as_jpeg(
+            [
+                _column(first[0], 0, len(first[1])),
+                *(_column(strip, 1, len(methods)) for strip, methods in strips.values()),
+            ]
+        )
+    return pictures
+
+
+def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
+    """Crops of clean, noisy, and each method's result side by side, as JPEG files."""
+    # Of several seeds the first is shown.
+    others = {method for system in study.systems() for method in system.methods[1:]}
+    pictures = {}
+    for image, strips in _strips(study).items():
+        for label, (strip, methods) in strips.items():
+            shown = [(index, method) for index, method in enumerate(methods) if method not in others]
+            names = ", ".join(METHOD_NAMES.get(method, method) for _, method in shown)
+            pictures[f"{image}, {label}: {names}"] = _as_jpeg(
+                [_column(strip, index, len(methods)) for index, _ in shown]
+            )
+    return pictures
+
+
+def _strips(study: StudyFiles) -> dict[str, dict[str, tuple[Image.Image, list[str]]]]:
+    """The evaluation's pictures by photo, then noise kind, with what stands side by side in each."""
+    rows = study.per_image[study.per_image["picture"].notna()]
+    strips: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {}
+    for (picture, image, kind, intensity), group in rows.groupby(["picture", "image", "kind", "intensity"], sort=False):
+        strip = Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{picture}")))
+        strips.setdefault(str(image), {})[f"{KIND_NAMES[str(kind)]} {intensity:g}"] = (strip, ["clean", *group["method"]])
+    return strips
+
+
+def _column(strip: Image.Image, index: int, columns: int) -> Image.Image:
+    """The middle of one of the images that stand side by side."""
+    width, height = strip.width // columns, strip.height
+    side = min(width, height, PICTURE_SIDE)
+    left, top = index * width + (width - side) // 2, (height - side) // 2
+    return strip.crop((left, top, left + side, top + side))
+
+
+def _as_jpeg(crops: list[Image.Image]) -> bytes:
+    joined = Image.new("RGB", (sum(crop.width for crop in crops), crops[0].height))
+    left = 0
+    for crop in crops:
+        joined.paste(crop, (left, 0))
+        left += crop.width
+    file = io.BytesIO()
+    joined.save(file, "JPEG", quality=90)
+    return file.getvalue()

@@ -1,0 +1,134 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from raygan.report.files import StudyFiles, System
+from raygan.report.paper import Scores, paper_table
+
+KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
+METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN, best trial"}
+SCORE_NAMES = {
+    "psnr_mean": "PSNR average",
+    "psnr_max": "PSNR maximum",
+    "ssim_mean": "SSIM average",
+    "ssim_max": "SSIM maximum",
+}
+MEASURES = ("psnr", "ssim")
+
+
+def result_table(summary: pd.DataFrame) -> str:
+    """PSNR (dB) and SSIM per noise kind at its mean intensity, a row a method, from an evaluation's summary."""
+    at_mean = summary[(summary["level"] == "mean") & (summary["set"] == "evaluation")]
+    kinds = list(at_mean["kind"].unique())
+    images = int(at_mean["images"].iloc[0])
+    lines = [f"{f'mean of {images} photos, mean intensity':<36}" + "".join(f"{kind:>20}" for kind in kinds)]
+    for method in at_mean["method"].unique():
+        rows = at_mean[at_mean["method"] == method].set_index("kind")
+        scores = (f"{rows['psnr_mean'][kind]:.2f} dB / {rows['ssim_mean'][kind]:.3f}" for kind in kinds)
+        lines.append(f"{METHOD_NAMES.get(method, method):<36}" + "".join(f"{score:>20}" for score in scores))
+    return "\n".join(lines)
+
+
+def scores_beside_the_papers(study: StudyFiles, system: System, photos: str) -> pd.DataFrame:
+    """A system's scores on a set of photos in the layout of the paper's tables 4, 5, 6 and 8.
+
+    Averages and maxima over the images, each noise kind at its mean intensity, each beside the paper's value and the
+    difference; of several seeds, the mean of their averages and of their maxima. `photos` is a set in the
+    evaluation's summary, such as "validation" or "evaluation/test".
+    """
+    paper = paper_table(system.config, photos.partition("/")[0])
+    chosen = study.summary[
+        (study.summary["set"] == photos)
+        & (study.summary["level"] == "mean")
+        & study.summary["method"].isin(system.methods)
+    ]
+    rows = []
+    for kind in system.config.noise.kinds:
+        scores = chosen[chosen["kind"] == kind]
+        row: dict[str, Any] = {"noise": KIND_NAMES[kind]}
+        for score in Scores._fields:
+            ours, theirs = float(scores[score].mean()), float(getattr(paper.scores[kind], score))
+            row |= {
+                SCORE_NAMES[score]: ours,
+                f"{SCORE_NAMES[score]}, paper": theirs,
+                f"{SCORE_NAMES[score]}, difference": ours - theirs,
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def methods_table(study: StudyFiles, photos: str) -> pd.DataFrame:
+    """Every method's averages on a set of photos at mean intensity: a row a method and intensity, a column a kind."""
+    chosen = study.summary[(study.summary["set"] == photos) & (study.summary["level"] == "mean")]
+    scores = chosen.assign(
+        scores=[f"{row.psnr_mean:.2f} / {row.ssim_mean:.3f}" for row in chosen.itertuples()],
+        kind=chosen["kind"].map(KIND_NAMES),
+        noise=chosen["intensity"].groupby([chosen["method"], chosen["kind"]]).cumcount(),
+    )
+    table = scores.pivot_table(
+        index=["noise", "method"], columns="kind", values="scores", aggfunc="first", sort=False
+    ).reset_index()
+    table["method"] = table["method"].map(lambda method: METHOD_NAMES.get(method, method))
+    return table.drop(columns="noise").rename_axis(columns=None)
+
+
+def arms_table(study: StudyFiles) -> pd.DataFrame:
+    """A comparison's arms on the evaluation photos: mean and deviation over seeds, and the difference to the first arm.
+
+    A row an arm, noise kind and level. A seed's score is its mean over the images; deviations are over seeds (sample
+    deviation). `difference` is to the first arm that removes the same noise, `…_low` and `…_high` its 95 % interval
+    (Welch's t): where the interval leaves out 0, the difference is more than luck among these seeds.
+    """
+    summary = study.summary[study.summary["set"] == "evaluation"]
+    systems = study.systems()
+    rows = []
+    for system in systems:
+        reference = next(one for one in systems if one.config.noise.task == system.config.noise.task)
+        groups = summary[summary["method"].isin([*system.methods, *reference.methods])]
+        for (kind, level, intensity), group in groups.groupby(["kind", "level", "intensity"], sort=False):
+            row = {"arm": system.name, "kind": kind, "level": level, "intensity": intensity}
+            row |= {"seeds": len(system.methods), "diverged": system.trained - len(system.methods)}
+            for measure in MEASURES:
+                ours, theirs = (
+                    group[group["method"].isin(one.methods)][f"{measure}_mean"].to_numpy()
+                    for one in (system, reference)
+                )
+                row |= {f"{measure}_mean": _mean(ours), f"{measure}_deviation": _deviation(ours)}
+                if system is not reference:
+                    low, high = _welch_interval(ours, theirs)
+                    row |= {
+                        f"{measure}_difference": _mean(ours) - _mean(theirs),
+                        f"{measure}_difference_low": low,
+                        f"{measure}_difference_high": high,
+                    }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def short(value: object) -> str:
+    """A configuration value for people: four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _deviation(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def _welch_interval(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of the difference of two means, without assuming equal variances (Welch, 1947)."""
+    if min(len(ours), len(theirs)) < 2:
+        return math.nan, math.nan
+    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,84 @@
+"""What the terminal shows at a study's end."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from raygan.report.files import StudyFiles
+from raygan.report.tables import KIND_NAMES, arms_table, result_table, short
+from raygan.storage import Folder
+
+
+def final_report(folder: Folder) -> str:
+    """What a finished study found: scores, the best configuration or the arms' comparison, the files.
+
+    Raises `ReportError` where there is no finished study.
+    """
+    study = StudyFiles(folder)
+    if study.arms is None:
+        values = study.record["best_trial"]["values"]
+        lines = [result_table(study.summary), ""]
+        lines += ["Best configuration:" if values else "The base configuration, as it is (see best/config.json)"]
+        lines += [f"  {path} = {short(value)}" for path, value in values.items()]
+        denoisers = ("best/", "the denoiser: weights, configuration, metrics")
+    else:
+        lines = [comparison(study)]
+        denoisers = ("denoisers/", "each trial's best epoch: weights, configuration, metrics")
+    lines += ["", "Written:"]
+    lines += [
+        f"  {folder}/{name:<27} {what}"
+        for name, what in (
+            ("study.json", "configuration, space or arms, seeds, versions, status"),
+            ("trials.csv, metrics.csv", "every trial; every trial's epochs"),
+            ("steps/", "losses and accuracies, step by step"),
+            denoisers,
+            ("evaluation/", "per image, summary, pictures"),
+            ("tensorboard/", f"tensorboard --logdir {folder}/tensorboard"),
+        )
+    ]
+    lines += ["", f"Tables and figures beside the paper's, as a page: raygan report {folder}"]
+    return "\n".join(lines)
+
+
+def comparison(study: StudyFiles) -> str:
+    """A comparison's arms for each level, kind by kind, and their differences to the first arm."""
+    table = arms_table(study)
+    images = study.summary.loc[study.summary["set"] == "evaluation", "images"].iloc[0]
+    seeds = int(table["seeds"].max())
+    width = max(24, *(len(arm) + 4 for arm in table["arm"].unique()))
+    title = f"{study.name}: mean ± deviation over {seeds} seeds" if seeds > 1 else f"{study.name}: one seed"
+    lines = [f"{title}, {images} photos", ""]
+    for level in table["level"].unique():
+        rows = table[table["level"] == level]
+        names = (KIND_NAMES[kind] for kind in rows["kind"].unique())
+        lines.append(f"{f'{level} intensity':<{width}}" + "".join(f"{name:>28}" for name in names))
+        for arm, of_arm in rows.groupby("arm", sort=False):
+            lines.append(f"  {arm:<{width - 2}}" + "".join(f"{_score(row):>28}" for _, row in of_arm.iterrows()))
+            if of_arm["psnr_difference"].notna().any():
+                cells = (f"{_difference(row):>28}" for _, row in of_arm.iterrows())
+                lines.append(f"{'    difference':<{width}}" + "".join(cells))
+    diverged = table.groupby("arm", sort=False)["diverged"].first()
+    lines += [f"{count} of {arm}'s seeds diverged and are left out" for arm, count in diverged.items() if count]
+    lines += [
+        "",
+        "PSNR in dB, and SSIM. Differences are to the first arm with the same noise, with their 95 % interval (Welch);",
+        "* marks those whose interval leaves out 0: more than luck among these seeds.",
+    ]
+    return "\n".join(lines)
+
+
+def _score(row: pd.Series) -> str:
+    if math.isnan(row["psnr_mean"]):
+        return "diverged"
+    deviation = "" if math.isnan(row["psnr_deviation"]) else f" ± {row['psnr_deviation']:.2f}"
+    return f"{row['psnr_mean']:.2f}{deviation} / {row['ssim_mean']:.3f}"
+
+
+def _difference(row: pd.Series) -> str:
+    low, high = row["psnr_difference_low"], row["psnr_difference_high"]
+    if math.isnan(low):
+        return f"{row['psnr_difference']:+.2f}"
+    mark = "*" if low > 0 or high < 0 else " "
+    return f"{row['psnr_difference']:+.2f} ({low:+.2f} … {high:+.2f}){mark}"

@@ -1,0 +1,53 @@
+"""What a study is given, checked and told apart before anything is spent: photos and weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from raygan.config import LossConfig
+from raygan.data.download import ASSETS, cache_folder, fetch
+from raygan.data.photos import TrainingPhotos, find_photos
+from raygan.losses import read_vgg19_weights
+
+logger = logging.getLogger(__name__)
+
+
+def check_sources(sources: list[str]) -> None:
+    """Find photos before any work is done: those to evaluate on are needed last."""
+    folders = [find_photos(source)[0].location + "/" for source in sources]
+    if len(folders) == 2 and (folders[0].startswith(folders[1]) or folders[1].startswith(folders[0])):
+        logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
+
+
+def content_losses(losses: Iterable[LossConfig]) -> tuple[dict[str, Tensor] | None, str]:
+    """The VGG19 weights, if any of a study's content losses needs them, and the losses in words."""
+    weights, words = None, []
+    for loss in losses:
+        if loss.content == "mse":
+            words.append("mean squared error of the pixels (loss/content=mse; no VGG19 weights are used)")
+            continue
+        file = fetch(ASSETS["vgg19"], cache_folder()) if loss.vgg19_weights is None else Path(loss.vgg19_weights)
+        weights = read_vgg19_weights(file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        words.append(
+            f"mean squared error of VGG19's conv2_2 features, loss/feature_scale={loss.feature_scale}, "
+            f"weights {file} (SHA-256 {digest}…)"
+        )
+    return weights, "; or ".join(dict.fromkeys(words))
+
+
+def fingerprint(photos: TrainingPhotos) -> dict[str, Any]:
+    """What tells one choice of photos from another."""
+    names = json.dumps([photos.train.names, photos.validation.names])
+    return {
+        "train": len(photos.train),
+        "validation": len(photos.validation),
+        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+    }

@@ -1,0 +1,20 @@
+"""The content loss: the pixels' mean squared error against VGG19's features, everything else as in v1.
+
+VGG19 weights are needed, with --quick too: give --vgg19 FILE, or let torchvision's be downloaded.
+"""
+
+from raygan.cli import run_search
+from raygan.presets import PAPER_V1
+from raygan.search.experiment import Comparison
+
+SEARCH = Comparison(
+    name="content-loss",
+    config=PAPER_V1,
+    arms={
+        "mse": {"loss/content": "mse", "loss/vgg19_weights": None},
+        "vgg19": {"loss/content": "vgg19"},
+    },
+)
+
+if __name__ == "__main__":
+    run_search(SEARCH)
