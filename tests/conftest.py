@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +90,59 @@ TINY_OPTIONS = [
 """Shrinks a search to the smallest that still goes through every part."""
 
 
-def search_command(*options: str | Path) -> list[str]:
-    """`python searches/v1.py` with the options."""
-    return [sys.executable, str(ROOT / "searches" / "v1.py"), *map(str, options)]
+def search_command(*options: str | Path, file: str = "v1") -> list[str]:
+    """`python searches/v1.py`, or another file, with the options."""
+    return [sys.executable, str(ROOT / "searches" / f"{file}.py"), *map(str, options)]
 
 
-def run_search(*options: str | Path, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Run a search to its end as a user would."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.run(
-        search_command(*options), capture_output=True, text=True, timeout=timeout, env=environment, check=False
-    )
+def run_search(*options: str | Path, file: str = "v1", timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """Run a search file to its end as a user would."""
+    command, environment = search_command(*options, file=file), {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+@dataclass
+class Study:
+    """A finished study, how it was run, and what it printed."""
+
+    folder: Path
+    options: list[str]
+    run: subprocess.CompletedProcess[str]
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        with (self.folder / name).open() as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 10 `photos`, and 3 for `evaluation` in two folders."""
+    path = tmp_path_factory.mktemp("tiny")
+    random = np.random.default_rng(0)
+    names = [f"photos/{index}.png" for index in range(10)]
+    for name in (*names, "evaluation/test/0.png", "evaluation/test/1.png", "evaluation/train/2.png"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        small.resize((96, 80), Image.Resampling.BICUBIC).save(path / name)
+    return path
+
+
+def _run_tiny(photos: Path, name: str, file: str) -> Study:
+    options = [
+        *TINY_OPTIONS,
+        *("--photos", str(photos / "photos"), "--evaluate-on", str(photos / "evaluation")),
+        *("--storage", str(photos / "studies"), "--name", name),
+    ]
+    return Study(photos / "studies" / name, options, run_search(*options, file=file))
+
+
+@pytest.fixture(scope="session")
+def study(tiny_photos: Path) -> Study:
+    """One tiny search through every part."""
+    return _run_tiny(tiny_photos, "tiny", "v1")
+
+
+@pytest.fixture(scope="session")
+def comparison(tiny_photos: Path) -> Study:
+    """One tiny comparison: two arms of three seeds."""
+    return _run_tiny(tiny_photos, "tiny-ablation", "adversarial_weight")

@@ -6,7 +6,6 @@ from raygan.config import Config, DataConfig, IntensityRange
 from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1, QUICK
 from raygan.section import ConfigError, flat_values, parse_value, with_values
 
-
 # The paper's table of settings, and what is the same for all three systems.
 PAPER = {
     "data/train_photos": 1000,

@@ -65,9 +65,7 @@ def test_noiseless_scores_are_scikit_images(write_photos: Write, denoiser: Folde
 def test_every_photo_kind_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
     folder = write_photos(5)
     table, pictures = run(folder, denoiser, NoiseConfig(), actors=2)
-    assert list(table.columns) == [
-        *("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "picture")
-    ]
+    assert list(table.columns) == [*("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "picture")]
     assert len(table) == 5 * 3 * 3 * 3
     assert not table.duplicated(["image", "kind", "level", "method"]).any()
     # The noise is scikit-image's, at the paper's intensities.

@@ -90,6 +90,7 @@ def epochs_figure(systems: list[System]) -> go.Figure:
                 showlegend=False,
             )
         )
+    figure.update_xaxes(tickformat="d", nticks=12)
     return figure.update_layout(xaxis_title="epoch", yaxis_title="val PSNR (dB)", height=420, margin={"t": 30})
 
 
@@ -114,6 +115,7 @@ def arms_figure(table: pd.DataFrame) -> go.Figure:
 
 def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
     """Optuna's own figures of a search: history, learning curves, importances, parallel coordinates."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         searched = _optuna_study(study)
@@ -185,7 +187,10 @@ def _strips(study: StudyFiles) -> dict[str, dict[str, tuple[Image.Image, list[st
     strips: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {}
     for (picture, image, kind, intensity), group in rows.groupby(["picture", "image", "kind", "intensity"], sort=False):
         strip = Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{picture}")))
-        strips.setdefault(str(image), {})[f"{KIND_NAMES[str(kind)]} {intensity:g}"] = (strip, ["clean", *group["method"]])
+        strips.setdefault(str(image), {})[f"{KIND_NAMES[str(kind)]} {intensity:g}"] = (
+            strip,
+            ["clean", *group["method"]],
+        )
     return strips
 
 

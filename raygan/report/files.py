@@ -25,7 +25,10 @@ class ReportError(InputError):
 class System:
     """What a study trained and evaluated: a search's winner, or an arm of a comparison with its seeds."""
 
-    name: str
+    study: str
+    """The study's name."""
+    arm: str
+    """The arm's name; "winner" for a search's."""
     config: Config
     methods: list[str]
     """What the evaluation calls it: a name a seed, of those that did not diverge."""
@@ -35,6 +38,11 @@ class System:
     """The first seed's metrics, a row an epoch."""
     steps: pd.DataFrame
     """The first seed's losses and accuracies, a row a step."""
+
+    @property
+    def name(self) -> str:
+        """What it is called among systems of several studies."""
+        return f"{self.study}, {self.arm}"
 
     @property
     def best_epoch(self) -> dict[str, float]:
@@ -87,16 +95,16 @@ class StudyFiles:
         if self.arms is None:
             best = self.record["best_trial"]
             epochs = self._table("best/metrics.csv")
-            name = f"{self.name}, winner" if self.record["trials"] else self.name
+            arm = "winner" if self.record["trials"] else "base configuration"
             config = with_values(self.config, best["values"])
-            return [System(name, config, ["raygan"], 1, epochs, self._steps("winner"))]
+            return [System(self.name, arm, config, ["raygan"], 1, epochs, self._steps("winner"))]
         systems = []
         for arm, config in self.arm_configs().items():
             of_arm = self.trials[self.trials["arm"].astype(str) == arm]
             good = of_arm[of_arm["state"] != "failed"]["trial"].tolist()
             shown = (good or of_arm["trial"].tolist())[0]
             epochs = self.metrics[self.metrics["trial"] == shown]
-            systems.append(System(arm, config, good, len(of_arm), epochs, self._steps(shown)))
+            systems.append(System(self.name, arm, config, good, len(of_arm), epochs, self._steps(shown)))
         return systems
 
     def _steps(self, run: str) -> pd.DataFrame:

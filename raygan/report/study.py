@@ -89,7 +89,7 @@ def _of_study(study: StudyFiles) -> list[Part]:
                     level=3,
                     text=[text],
                     tables={
-                        f"{study.name}-{system.name}-{photos}".replace("/", "-").replace(
+                        f"{study.name}-{system.arm}-{photos}".replace("/", "-").replace(
                             ", ", "-"
                         ): scores_beside_the_papers(study, system, photos)
                     },

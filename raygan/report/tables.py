@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from raygan.report.files import StudyFiles, System
-from raygan.report.paper import Scores, paper_table
+from raygan.report.paper import paper_table
 
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
 METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN, best trial"}
-SCORE_NAMES = {
-    "psnr_mean": "PSNR average",
-    "psnr_max": "PSNR maximum",
-    "ssim_mean": "SSIM average",
-    "ssim_max": "SSIM maximum",
-}
 MEASURES = ("psnr", "ssim")
 
 
@@ -38,11 +32,11 @@ def result_table(summary: pd.DataFrame) -> str:
 
 
 def scores_beside_the_papers(study: StudyFiles, system: System, photos: str) -> pd.DataFrame:
-    """A system's scores on a set of photos in the layout of the paper's tables 4, 5, 6 and 8.
+    """A system's scores on a set of photos as in the paper's tables 4, 5, 6 and 8, beside the paper's.
 
-    Averages and maxima over the images, each noise kind at its mean intensity, each beside the paper's value and the
-    difference; of several seeds, the mean of their averages and of their maxima. `photos` is a set in the
-    evaluation's summary, such as "validation" or "evaluation/test".
+    A row a noise kind, at its mean intensity, and average or maximum over the images; of several seeds, the mean of
+    their averages and of their maxima. `photos` is a set in the evaluation's summary, such as "validation" or
+    "evaluation/test".
     """
     paper = paper_table(system.config, photos.partition("/")[0])
     chosen = study.summary[
@@ -53,15 +47,14 @@ def scores_beside_the_papers(study: StudyFiles, system: System, photos: str) -> 
     rows = []
     for kind in system.config.noise.kinds:
         scores = chosen[chosen["kind"] == kind]
-        row: dict[str, Any] = {"noise": KIND_NAMES[kind]}
-        for score in Scores._fields:
-            ours, theirs = float(scores[score].mean()), float(getattr(paper.scores[kind], score))
-            row |= {
-                SCORE_NAMES[score]: ours,
-                f"{SCORE_NAMES[score]}, paper": theirs,
-                f"{SCORE_NAMES[score]}, difference": ours - theirs,
-            }
-        rows.append(row)
+        for over, statistic in (("average", "mean"), ("maximum", "max")):
+            row: dict[str, Any] = {"noise": KIND_NAMES[kind], "over the images": over}
+            for measure in MEASURES:
+                ours = float(scores[f"{measure}_{statistic}"].mean())
+                theirs = float(getattr(paper.scores[kind], f"{measure}_{statistic}"))
+                name = measure.upper()
+                row |= {name: ours, f"{name}, paper": theirs, f"{name}, difference": ours - theirs}
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -94,7 +87,7 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
         reference = next(one for one in systems if one.config.noise.task == system.config.noise.task)
         groups = summary[summary["method"].isin([*system.methods, *reference.methods])]
         for (kind, level, intensity), group in groups.groupby(["kind", "level", "intensity"], sort=False):
-            row = {"arm": system.name, "kind": kind, "level": level, "intensity": intensity}
+            row = {"arm": system.arm, "kind": kind, "level": level, "intensity": intensity}
             row |= {"seeds": len(system.methods), "diverged": system.trained - len(system.methods)}
             for measure in MEASURES:
                 ours, theirs = (

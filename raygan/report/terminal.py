@@ -7,7 +7,9 @@ import math
 import pandas as pd
 
 from raygan.report.files import StudyFiles
+from raygan.report.paper import SYSTEMS
 from raygan.report.tables import KIND_NAMES, arms_table, result_table, short
+from raygan.section import flat_values
 from raygan.storage import Folder
 
 
@@ -19,7 +21,7 @@ def final_report(folder: Folder) -> str:
     study = StudyFiles(folder)
     if study.arms is None:
         values = study.record["best_trial"]["values"]
-        lines = [result_table(study.summary), ""]
+        lines = [result_table(study.summary), *_search_beside_the_papers(study), ""]
         lines += ["Best configuration:" if values else "The base configuration, as it is (see best/config.json)"]
         lines += [f"  {path} = {short(value)}" for path, value in values.items()]
         denoisers = ("best/", "the denoiser: weights, configuration, metrics")
@@ -40,6 +42,29 @@ def final_report(folder: Folder) -> str:
     ]
     lines += ["", f"Tables and figures beside the paper's, as a page: raygan report {folder}"]
     return "\n".join(lines)
+
+
+def _search_beside_the_papers(study: StudyFiles) -> list[str]:
+    """Best val PSNR of the paper's systems, if they were tried, of the best trial, and of the winner."""
+    if study.trials.empty:
+        return []
+    rows = {str(row["trial"]): row for row in study.trials.to_dict("records")}
+    best = study.record["best_trial"]["trial"]
+    shown = [(f"best trial ({best})", rows[best])]
+    for name, system in SYSTEMS.items():
+        values = flat_values(system)
+        for row in rows.values():
+            if all(str(row[path]) == str(values[path]) for path in study.record["space"]):
+                shown.append((f"the paper's {name} ({row['trial']})", row))
+    lines = ["", f"{'val PSNR, best epoch':<36}"]
+    lines += [
+        f"  {name:<34}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs"
+        + (", stopped early" if row["state"] == "pruned" else "")
+        for name, row in shown
+    ]
+    winner = study.systems()[0]
+    lines.append(f"  {'winner':<34}{winner.best_epoch['val_psnr']:>7.2f} dB in {len(winner.epochs)} epochs")
+    return lines
 
 
 def comparison(study: StudyFiles) -> str:

@@ -177,7 +177,8 @@ def _denoisers_of_the_arms(comparison: Comparison, folder: Folder) -> list[tuple
     configs = _configs(comparison)
     noises = {config.noise.task: config.noise for config in configs.values()}
     denoisers: dict[Any, dict[str, Folder]] = {task: {} for task in noises}
-    for row in Ledger(folder).good_trials():
+    order = list(configs)
+    for row in sorted(Ledger(folder).good_trials(), key=lambda row: (order.index(row["arm"]), int(row["seed"]))):
         trained, kept = folder.child(row["checkpoint"]), f"denoisers/{row['trial']}"
         for name in DENOISER_FILES:
             folder.write(f"{kept}/{name}", trained.read(name))

@@ -2,49 +2,17 @@
 
 import csv
 import json
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import pytest
 import torch
-from conftest import TINY_OPTIONS, run_search
-from PIL import Image
+from conftest import Study, run_search
 
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@dataclass
-class Study:
-    folder: Path
-    options: list[str]
-    run: subprocess.CompletedProcess[str]
-
-    def table(self, name: str) -> list[dict[str, str]]:
-        with (self.folder / name).open() as file:
-            return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    path = tmp_path_factory.mktemp("study")
-    random = np.random.default_rng(0)
-    for folder, count in (("photos", 10), ("evaluation", 3)):
-        (path / folder).mkdir()
-        for index in range(count):
-            small = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-            small.resize((96, 80), Image.Resampling.BICUBIC).save(path / folder / f"{index}.png")
-    options = [
-        *TINY_OPTIONS,
-        *("--photos", str(path / "photos"), "--evaluate-on", str(path / "evaluation")),
-        *("--storage", str(path / "studies"), "--name", "tiny"),
-    ]
-    return Study(path / "studies" / "tiny", options, run_search(*options))
 
 
 def test_it_ends_well_and_without_library_warnings(study: Study) -> None:
@@ -142,16 +110,23 @@ def test_evaluation_tables_agree(study: Study) -> None:
     per_image, summary = study.table("evaluation/per_image.csv"), study.table("evaluation/summary.csv")
     # All levels of the 3 evaluation photos, and the mean level of the 8 photos trained and 2 validated on.
     assert len(per_image) == (3 * 3 + 8 + 2) * 3 * 3
-    assert len(summary) == (3 + 1 + 1) * 3 * 3
-    assert [row["set"] for row in summary] == ["training"] * 9 + ["validation"] * 9 + ["evaluation"] * 27
+    images = {"training": 8, "validation": 2, "evaluation": 3, "evaluation/test": 2, "evaluation/train": 1}
+    assert [row["set"] for row in summary] == [
+        *["training"] * 9,
+        *["validation"] * 9,
+        *["evaluation"] * 27,
+        *["evaluation/test"] * 27,
+        *["evaluation/train"] * 27,
+    ]
     assert [row["method"] for row in summary[:3]] == ["noisy", "median", "raygan"]
     for row in summary:
         scores = [
             (float(one["psnr"]), float(one["ssim"]))
             for one in per_image
-            if all(one[key] == row[key] for key in ("set", "kind", "level", "method"))
+            if all(one[key] == row[key] for key in ("kind", "level", "method"))
+            and f"{one['set']}/{one['image']}".startswith(row["set"] + "/")
         ]
-        assert int(row["images"]) == len(scores) == {"training": 8, "validation": 2, "evaluation": 3}[row["set"]]
+        assert int(row["images"]) == len(scores) == images[row["set"]]
         assert float(row["psnr_mean"]) == pytest.approx(fmean(score[0] for score in scores))
         assert float(row["ssim_max"]) == pytest.approx(max(score[1] for score in scores))
     assert len(list((study.folder / "evaluation" / "pictures").glob("*.png"))) == 9

@@ -1,0 +1,117 @@
+"""`raygan report`, as a user runs it, and the page it writes, as a browser shows it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Study
+from playwright.sync_api import Page, sync_playwright
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def raygan(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def page(study: Study, comparison: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """The report of a search and a comparison, open in Chromium, which notes every request and error."""
+    browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser_path is None:
+        pytest.skip("needs Chromium: install it, for example by apt-get install chromium")
+    output = tmp_path_factory.mktemp("report")
+    run = raygan("report", study.folder, comparison.folder, "--output", output)
+    assert (run.returncode, run.stderr) == (0, "")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.requests, page.errors = [], []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto((output / "report.html").as_uri())
+        page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
+        yield page
+        browser.close()
+
+
+def test_every_plot_has_drawn(page: Page) -> None:
+    plots = page.locator(".plotly-graph-div")
+    titles = [plots.nth(index).get_attribute("id") for index in range(plots.count())]
+    for name in (
+        *("optimisation-history", "learning-curves", "parallel-coordinates", "parameter-importances"),
+        *("psnr-at-mean-intensity", "losses-and-accuracies", "val-psnr-over-the-epochs"),
+    ):
+        assert any(title and title.endswith(name) for title in titles), name
+    for index in range(plots.count()):
+        shapes = plots.nth(index).locator(
+            ".scatterlayer .js-line, .scatterlayer .point, .barlayer .point, .parcoords-line-layer"
+        )
+        assert shapes.count() > 0, titles[index]
+    assert page.errors == []
+
+
+def test_steps_are_drawn_for_every_system_in_one_layout(page: Page) -> None:
+    steps = page.locator("[id$=losses-and-accuracies]")
+    # The search's winner and two arms: three columns of three rows, with five lines a column.
+    assert steps.locator(".subplot").count() == 9
+    assert steps.locator(".scatterlayer .js-line").count() == 15
+
+
+def test_no_request_leaves_the_page(page: Page) -> None:
+    outside = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
+    assert len(outside) == 1
+    assert outside[0].startswith("file:")
+    assert re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"http", page.content()) == []
+
+
+def test_images_are_shown(page: Page) -> None:
+    widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+    # Two photos of clean and noisy; before and after, three photos and kinds in both studies.
+    assert len(widths) == 2 + 2 * 3 * 3
+    assert min(widths) >= 4 * 64
+
+
+def test_every_table_of_the_paper_is_there(page: Page) -> None:
+    headings = page.locator("h2, h3").all_inner_texts()
+    for number in (4, 5, 6):
+        assert any("tiny, winner" in heading and heading.endswith(f"Table {number}") for heading in headings)
+        assert any("0.01" in heading and heading.endswith(f"Table {number}") for heading in headings)
+    # The quick content loss is the pixels', so that neither arm is the paper's ablation.
+    assert any("Table 7" in heading for heading in headings)
+    for figures in ("Figures 2 and 3", "Figures 6, 7 and 8"):
+        assert any(figures in heading for heading in headings)
+    assert any("in test, beside the paper's Table 6" in heading for heading in headings)
+    assert "Best epoch" in headings
+
+
+def test_tables_stand_beside_the_papers_values(study: Study) -> None:
+    run = raygan("report", study.folder)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert f"{study.folder}/report/report.html" in run.stdout
+    tables = study.folder / "report" / "tables"
+    table = pd.read_csv(tables / "tiny-winner-evaluation.csv").set_index(["noise", "over the images"])
+    per_image = pd.read_csv(study.folder / "evaluation" / "per_image.csv")
+    at_mean = per_image[(per_image["set"] == "evaluation") & (per_image["level"] == "mean")]
+    scores = at_mean[(at_mean["method"] == "raygan") & (at_mean["kind"] == "salt_and_pepper")]
+    for over, psnr, ssim, paper in (
+        ("average", scores["psnr"].mean(), scores["ssim"].mean(), (26.359, 0.742)),
+        ("maximum", scores["psnr"].max(), scores["ssim"].max(), (31.746, 0.918)),
+    ):
+        row = table.loc["salt & pepper", over].to_dict()
+        expected = (psnr, paper[0], psnr - paper[0], ssim, paper[1], ssim - paper[1])
+        assert tuple(row.values()) == pytest.approx(expected)
+    markdown = (study.folder / "report" / "report.md").read_text()
+    assert f"| salt & pepper | average | {scores['psnr'].mean():.3f} | 26.359 |" in markdown
+
+
+def test_a_folder_without_a_finished_study_is_refused(tmp_path: Path) -> None:
+    run = raygan("report", tmp_path)
+    assert run.returncode == 2
+    assert "holds no finished study" in run.stderr

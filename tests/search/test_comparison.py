@@ -1,0 +1,95 @@
+"""Comparisons of arms, as a user runs them."""
+
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+from conftest import TINY_OPTIONS, Study, run_search
+from scipy import stats
+
+from raygan.presets import PAPER_V1
+from raygan.search.experiment import Comparison
+from raygan.section import ConfigError
+from raygan.storage import Folder
+from raygan.train.checkpoint import load_denoiser
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_every_arm_is_trained_with_every_seed(comparison: Study) -> None:
+    assert comparison.run.stderr == ""
+    assert comparison.run.returncode == 0
+    trials = comparison.table("trials.csv")
+    expected = {(arm, str(seed)) for arm in ("0.01", "0.001") for seed in (0, 1, 2)}
+    assert {(row["arm"], row["seed"]) for row in trials} == expected
+    assert {(row["state"], row["epochs"]) for row in trials} == {("complete", "2")}
+    for row in trials:
+        _, config = load_denoiser(Folder(comparison.folder / "denoisers" / row["trial"]))
+        assert config.loss.adversarial_weight == float(row["arm"])
+        assert config.training.seed == int(row["seed"])
+        metrics = json.loads((comparison.folder / "denoisers" / row["trial"] / "metrics.json").read_text())
+        assert metrics["val_psnr"] == float(row["val_psnr"])
+        assert len(comparison.table(f"steps/{row['trial']}.csv")) == 4
+
+
+def test_it_ends_with_the_comparison(comparison: Study) -> None:
+    """Means and deviations over the seeds, computed here from the table of single images."""
+    per_image = comparison.table("evaluation/per_image.csv")
+    scores = {
+        arm: [
+            fmean(
+                float(row["psnr"])
+                for row in per_image
+                if (row["set"], row["kind"], row["level"]) == ("evaluation", "speckle", "high")
+                and row["method"] == f"{arm}-seed-{seed}"
+            )
+            for seed in (0, 1, 2)
+        ]
+        for arm in ("0.01", "0.001")
+    }
+    lines = comparison.run.stdout.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("high intensity"))
+    for line, arm in zip(lines[start + 1 : start + 3], scores, strict=True):
+        assert line.split()[0] == arm
+        assert f"{fmean(scores[arm]):.2f} ± {stdev(scores[arm]):.2f} / " in line
+    interval = stats.ttest_ind(scores["0.001"], scores["0.01"], equal_var=False).confidence_interval()
+    difference = np.mean(scores["0.001"]) - np.mean(scores["0.01"])
+    assert f"{difference:+.2f} ({interval.low:+.2f} … {interval.high:+.2f})" in lines[start + 3]
+
+
+def test_the_same_command_shows_the_result_again(comparison: Study) -> None:
+    again = run_search(*comparison.options, file="adversarial_weight")
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    assert comparison.run.stdout.partition("tiny-ablation: mean")[2] in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["v0", "content_loss", "noise_policy", "discriminator"])
+def test_every_comparison_runs(file: str, tiny_photos: Path, tmp_path: Path) -> None:
+    shapes = {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}
+    random = np.random.default_rng(0)
+    weights = {f"{name}.weight": 0.05 * random.standard_normal((*shape, 3, 3)) for name, shape in shapes.items()}
+    biases = {f"{name}.bias": np.zeros(shape[0]) for name, shape in shapes.items()}
+    np.savez(tmp_path / "vgg19.npz", **weights, **biases)
+    run = run_search(
+        *TINY_OPTIONS,
+        *("--trials", "2", "--storage", tmp_path, "--vgg19", tmp_path / "vgg19.npz"),
+        *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
+        file=file,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "mean ± deviation over 2 seeds, 3 photos" in run.stdout
+    assert "    difference" in run.stdout
+
+
+def test_an_arm_that_breaks_a_rule_is_refused() -> None:
+    for arms, message in (
+        ({"a": {"loss/content_weight": -1.0}}, "content_weight >= 0"),
+        ({"a": {"loss/lambda": 1.0}}, "no setting 'loss/lambda'"),
+        ({"a/b": {}}, "an arm's name is of letters"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Comparison(name="c", config=PAPER_V1, arms=arms).check()
