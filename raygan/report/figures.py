@@ -47,6 +47,8 @@ def steps_figure(systems: list[System]) -> go.Figure:
         horizontal_spacing=0.03,
     )
     for column, system in enumerate(systems, start=1):
+        if system.steps.empty:
+            continue
         for row, (label, series) in enumerate(STEP_ROWS, start=1):
             for colour, (name, metric) in zip(COLOURS, series.items(), strict=False):
                 line = go.Scatter(
@@ -80,6 +82,8 @@ def epochs_figure(systems: list[System]) -> go.Figure:
             )
         )
         best = system.best_epoch
+        if best is None:
+            continue
         figure.add_trace(
             go.Scatter(
                 x=[best["epoch"]],

@@ -37,7 +37,7 @@ class System:
     epochs: pd.DataFrame
     """The first seed's metrics, a row an epoch."""
     steps: pd.DataFrame
-    """The first seed's losses and accuracies, a row a step."""
+    """The first seed's losses and accuracies, a row a step; empty if it failed before it had any."""
 
     @property
     def name(self) -> str:
@@ -45,10 +45,10 @@ class System:
         return f"{self.study}, {self.arm}"
 
     @property
-    def best_epoch(self) -> dict[str, float]:
-        """The metrics of the epoch that was kept: the one with the highest val PSNR."""
+    def best_epoch(self) -> dict[str, float] | None:
+        """The metrics of the epoch with the highest val PSNR, which was kept; none if it diverged in the first."""
         rows: list[dict[str, float]] = self.epochs.to_dict("records")  # type: ignore[assignment]
-        return max(rows, key=lambda row: row["val_psnr"])
+        return max(rows, key=lambda row: row["val_psnr"], default=None)
 
     @property
     def title(self) -> str:
@@ -108,7 +108,8 @@ class StudyFiles:
         return systems
 
     def _steps(self, run: str) -> pd.DataFrame:
-        return self._table(f"steps/{run}.csv")
+        name = f"steps/{run}.csv"
+        return self._table(name) if self.folder.exists(name) else pd.DataFrame()
 
     def _table(self, name: str) -> pd.DataFrame:
         return pd.read_csv(io.BytesIO(self.folder.read(name)), dtype={"arm": str})

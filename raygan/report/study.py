@@ -139,6 +139,9 @@ def _best_epochs(systems: Sequence[System]) -> Part:
     ]
     for system in systems:
         best = system.best_epoch
+        if best is None:
+            text.append(f"{system.title}: diverged in its first epoch.")
+            continue
         text.append(
             f"{system.title}: epoch {best['epoch']:.0f} of {len(system.epochs)}, val PSNR {best['val_psnr']:.2f} dB, "
             f"val SSIM {best['val_ssim']:.3f}; the last epoch had {system.epochs['val_psnr'].iloc[-1]:.2f} dB."

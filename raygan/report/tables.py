@@ -18,6 +18,16 @@ METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan":
 MEASURES = ("psnr", "ssim")
 
 
+ARM_COLUMNS = (
+    *("arm", "kind", "level", "intensity", "seeds", "diverged"),
+    *(
+        f"{measure}_{statistic}"
+        for measure in MEASURES
+        for statistic in ("mean", "deviation", "difference", "difference_low", "difference_high")
+    ),
+)
+
+
 def result_table(summary: pd.DataFrame) -> str:
     """PSNR (dB) and SSIM per noise kind at its mean intensity, a row a method, from an evaluation's summary."""
     at_mean = summary[(summary["level"] == "mean") & (summary["set"] == "evaluation")]
@@ -103,7 +113,7 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
                         f"{measure}_difference_high": high,
                     }
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=ARM_COLUMNS)
 
 
 def short(value: object) -> str:
@@ -123,5 +133,10 @@ def _welch_interval(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> t
     """The 95 % interval of the difference of two means, without assuming equal variances (Welch, 1947)."""
     if min(len(ours), len(theirs)) < 2:
         return math.nan, math.nan
-    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
-    return float(interval.low), float(interval.high)
+    errors = np.array([values.var(ddof=1) / len(values) for values in (ours, theirs)])
+    if not errors.any():
+        return math.nan, math.nan
+    degrees = errors.sum() ** 2 / (errors**2 / [len(ours) - 1, len(theirs) - 1]).sum()
+    half = float(stats.t.ppf(0.975, degrees) * math.sqrt(errors.sum()))
+    difference = _mean(ours) - _mean(theirs)
+    return difference - half, difference + half

@@ -63,7 +63,7 @@ def _search_beside_the_papers(study: StudyFiles) -> list[str]:
         for name, row in shown
     ]
     winner = study.systems()[0]
-    lines.append(f"  {'winner':<34}{winner.best_epoch['val_psnr']:>7.2f} dB in {len(winner.epochs)} epochs")
+    lines.append(f"  {'winner':<34}{winner.epochs['val_psnr'].max():>7.2f} dB in {len(winner.epochs)} epochs")
     return lines
 
 
@@ -84,8 +84,10 @@ def comparison(study: StudyFiles) -> str:
             if of_arm["psnr_difference"].notna().any():
                 cells = (f"{_difference(row):>28}" for _, row in of_arm.iterrows())
                 lines.append(f"{'    difference':<{width}}" + "".join(cells))
-    diverged = table.groupby("arm", sort=False)["diverged"].first()
-    lines += [f"{count} of {arm}'s seeds diverged and are left out" for arm, count in diverged.items() if count]
+    for system in study.systems():
+        diverged = system.trained - len(system.methods)
+        if diverged:
+            lines.append(f"{system.arm}: {diverged} of {system.trained} seeds diverged and are left out")
     lines += [
         "",
         "PSNR in dB, and SSIM. Differences are to the first arm with the same noise, with their 95 % interval (Welch);",

@@ -120,7 +120,15 @@ def train(
 
     for epoch in range(progress.epoch + 1, config.training.epochs + 1):
         started = time.perf_counter()
-        names, values = _train_epoch(config, players, crops, epoch, place)
+        step_metrics: list[dict[str, Tensor]] = []
+        try:
+            _train_epoch(config, players, crops, epoch, place, step_metrics)
+        except DivergedError:
+            # The steps that led to it are worth seeing.
+            if steps is not None:
+                steps.add_epoch(epoch, *_over_workers(step_metrics, place))
+            raise
+        names, values = _over_workers(step_metrics, place)
         metrics = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
         trained = time.perf_counter()
         metrics |= _validation_metrics(config, generator, val_crops, place)
@@ -193,31 +201,36 @@ def _distributed(network: nn.Module, place: Place) -> nn.Module:
 
 
 def _train_epoch(
-    config: Config, players: Players, crops: CropSource, epoch: int, place: Place
-) -> tuple[list[str], Tensor]:
-    """One pass; returns the names of a step's losses and accuracies, and their means over workers, a row a step."""
+    config: Config,
+    players: Players,
+    crops: CropSource,
+    epoch: int,
+    place: Place,
+    step_metrics: list[dict[str, Tensor]],
+) -> None:
+    """One pass; appends this worker's losses and accuracies, step by step, to `step_metrics`."""
     seed = config.training.seed
     players.generator.train()
     players.discriminator.train()
     # Layers that draw random numbers use torch's global generator: tie it to the epoch, as all else is.
     torch.manual_seed(derived_seed("layers", seed, epoch, place.rank))
-    names: list[str] = []
-    rows: list[Tensor] = []
     for step, pixels in enumerate(crops.batches(epoch)):
         clean = to_unit_range(pixels, place.device)
         key = (seed, epoch, place.rank, step)
         kinds, intensities = sample_noise(config.noise, len(clean), torch_generator("noise kinds", *key))
         noisy = add_noise(clean, kinds, intensities, torch_generator("noise", *key, device=place.device))
-        metrics = train_step(players, _channels_last(clean), _channels_last(noisy))
-        names = list(metrics)
-        rows.append(torch.stack(list(metrics.values())))
+        step_metrics.append(train_step(players, _channels_last(clean), _channels_last(noisy)))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
-            _require_finite(names, torch.stack(rows[-CHECK_EVERY:]).sum(dim=0), epoch, step, place)
+            _require_finite(step_metrics[-CHECK_EVERY:], epoch, step, place)
     _average_moving_statistics(players, place)
-    means = torch.stack(rows).double() / place.workers
+
+
+def _over_workers(step_metrics: list[dict[str, Tensor]], place: Place) -> tuple[list[str], Tensor]:
+    """The metrics' names, and their means over the workers: float64, (steps, metrics), on the CPU."""
+    means = torch.stack([torch.stack(list(metrics.values())) for metrics in step_metrics]).double() / place.workers
     if place.workers > 1:
         distributed.all_reduce(means)
-    return names, means.cpu()
+    return list(step_metrics[0]), means.cpu()
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -236,10 +249,14 @@ def _average_moving_statistics(players: Players, place: Place) -> None:
                 buffer /= place.workers
 
 
-def _require_finite(names: list[str], sums: Tensor, epoch: int, step: int, place: Place) -> None:
+def _require_finite(step_metrics: list[dict[str, Tensor]], epoch: int, step: int, place: Place) -> None:
     # Of all workers: one that stopped alone would leave the others waiting.
-    values = _summed_over_workers(sums, place)
-    broken = [f"{name} is {value}" for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
+    names, values = _over_workers(step_metrics, place)
+    broken = [
+        f"{name} is {value}"
+        for name, value in zip(names, values.sum(dim=0).tolist(), strict=True)
+        if not math.isfinite(value)
+    ]
     if broken:
         raise DivergedError(f"training diverged in epoch {epoch}, by step {step + 1}: {', '.join(broken)}")
 

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -17,7 +18,7 @@ from raygan.section import with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import CheckpointError, load_denoiser
 from raygan.train.validation import noisy_validation_crops, validate
-from raygan.train.worker import DivergedError, train
+from raygan.train.worker import DivergedError, RunLog, train
 
 CPU = torch.device("cpu")
 
@@ -45,7 +46,8 @@ class Run:
     def train(self, resume_from: Path | None = None) -> "Run":
         crops = CachedCrops(self.photos, self.config.data, self.config.training)
         val_crops = validation_crops(self.photos, self.config.data)
-        train(self.config, crops, val_crops, None, self.keep, resume_from=resume_from)
+        log = RunLog("run", str(self.folder), {})
+        train(self.config, crops, val_crops, None, self.keep, resume_from=resume_from, run_log=log)
         return self
 
 
@@ -144,6 +146,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(
 ) -> None:
     with pytest.raises(DivergedError, match=rf"diverged in epoch \d, by step \d: .*{loss}"):
         Run(photos, with_values(tiny_config, values), tmp_path).train()
+    # The steps that led there are logged, the broken one included.
+    steps = pd.read_csv(tmp_path / "steps" / "run.csv")
+    assert not np.isfinite(steps[loss.split()[0]].iloc[-1])
 
 
 def test_validation_scores_equal_scikit_images(photos: Photos, tiny_config: Config) -> None:
