@@ -223,7 +223,7 @@ class TrainingConfig(Section):
     epochs: int = 30
     """Epochs of a full training; the best by validation is kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What convolutions compute in; weights, losses and the optimizers stay in float32."""
+    """What the networks compute in; weights, losses and the optimizers stay in float32."""
     seed: int = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
 

@@ -93,17 +93,18 @@ def tabulate(
 
 
 def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Averages and maxima over each set's images: columns `set, kind, level, intensity, method, images`, and scores.
+    """Averages and maxima over each set's images.
 
-    The scores are `psnr_mean, psnr_max, ssim_mean, ssim_max`. Where the evaluation photos lie in several folders, each
-    of them is a set too, "evaluation/<folder>".
+    `per_image` has the rows of `tabulate`, and in `task` the number of the noise that was to be removed. The result has
+    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`. Where the
+    evaluation photos lie in several folders, each of them is a set too, "evaluation/<folder>".
     """
     parts = [per_image]
     evaluated = per_image[per_image["set"] == "evaluation"]
     folders = evaluated["image"].str.rpartition("/")[0]
     if folders.nunique() > 1:
         parts.append(evaluated.assign(set="evaluation/" + folders))
-    groups = pd.concat(parts).groupby(["set", "kind", "level", "intensity", "method"], sort=False)
+    groups = pd.concat(parts).groupby(["task", "set", "kind", "level", "intensity", "method"], sort=False)
     return groups.agg(
         images=("image", "size"),
         psnr_mean=("psnr", "mean"),

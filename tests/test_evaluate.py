@@ -96,19 +96,20 @@ def test_dividing_the_work_changes_nothing(write_photos: Write, denoiser: Folder
 def test_summary_averages_and_maximises_over_images() -> None:
     per_image = pd.DataFrame(
         [
-            ("x/a", "evaluation", "gaussian", "mean", 0.04, "noisy", 10.0, 0.1),
-            ("y/b", "evaluation", "gaussian", "mean", 0.04, "noisy", 14.0, 0.3),
-            ("x/a", "evaluation", "gaussian", "mean", 0.04, "raygan", 20.0, 0.5),
-            ("y/b", "evaluation", "gaussian", "mean", 0.04, "raygan", 21.0, 0.9),
-            ("z/c", "training", "gaussian", "mean", 0.04, "raygan", 30.0, 0.8),
+            (0, "x/a", "evaluation", "gaussian", "mean", 0.04, "noisy", 10.0, 0.1),
+            (0, "y/b", "evaluation", "gaussian", "mean", 0.04, "noisy", 14.0, 0.3),
+            (0, "x/a", "evaluation", "gaussian", "mean", 0.04, "raygan", 20.0, 0.5),
+            (0, "y/b", "evaluation", "gaussian", "mean", 0.04, "raygan", 21.0, 0.9),
+            (0, "z/c", "training", "gaussian", "mean", 0.04, "raygan", 30.0, 0.8),
         ],
-        columns=["image", "set", "kind", "level", "intensity", "method", "psnr", "ssim"],
+        columns=["task", "image", "set", "kind", "level", "intensity", "method", "psnr", "ssim"],
     )
     summary = summarise(per_image)
     assert list(summary.columns) == [
-        *("set", "kind", "level", "intensity", "method", "images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max")
+        *("task", "set", "kind", "level", "intensity", "method"),
+        *("images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max"),
     ]
-    rows = {(row[0], row[4]): row[5:] for row in summary.to_numpy().tolist()}
+    rows = {(row[1], row[5]): row[6:] for row in summary.to_numpy().tolist()}
     assert rows == {
         ("evaluation", "noisy"): [2, 12.0, 14.0, 0.2, 0.3],
         ("evaluation", "raygan"): [2, 20.5, 21.0, 0.7, 0.9],

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from plotly.subplots import make_subplots
@@ -21,6 +22,8 @@ from raygan.section import parse_value
 
 PICTURE_SIDE = 256
 """Side in pixels of the crops shown."""
+SMOOTHED = 25
+"""Steps that a smoothed line averages over."""
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 STEP_ROWS = (
     ("generator loss", {"generator": "generator_loss"}),
@@ -36,7 +39,10 @@ STEP_ROWS = (
 
 
 def steps_figure(systems: list[System]) -> go.Figure:
-    """Losses and accuracies over the steps (the paper's figures 6, 7 and 8), a column a system, on shared axes."""
+    """Losses and accuracies over the steps (the paper's figures 6, 7 and 8), a column a system, on shared axes.
+
+    Faint as they are, and averaged over the steps around.
+    """
     figure = make_subplots(
         rows=len(STEP_ROWS),
         cols=len(systems),
@@ -51,19 +57,26 @@ def steps_figure(systems: list[System]) -> go.Figure:
             continue
         for row, (label, series) in enumerate(STEP_ROWS, start=1):
             for colour, (name, metric) in zip(COLOURS, series.items(), strict=False):
-                line = go.Scatter(
-                    x=system.steps["step"],
-                    y=system.steps[metric],
-                    name=name,
-                    line={"color": colour, "width": 1},
-                    legendgroup=name,
-                    showlegend=column == 1 and (row == 2 or name == "generator"),
-                )
-                figure.add_trace(line, row=row, col=column)
+                values = system.steps[metric]
+                shown = column == 1 and (row == 2 or name == "generator")
+                for line, opacity in ((values, 0.3), (values.rolling(SMOOTHED, min_periods=1, center=True).mean(), 1)):
+                    trace = go.Scatter(
+                        x=system.steps["step"],
+                        y=line,
+                        name=name,
+                        mode="lines",
+                        line={"color": colour, "width": 1 if opacity < 1 else 2},
+                        opacity=opacity,
+                        legendgroup=name,
+                        showlegend=shown and opacity == 1,
+                    )
+                    figure.add_trace(trace, row=row, col=column)
             if column == 1:
                 figure.update_yaxes(title_text=label, row=row, col=1)
         figure.update_xaxes(title_text="step", row=len(STEP_ROWS), col=column)
+    # Losses range over decades, and differ so between content losses.
     figure.update_yaxes(type="log", row=1)
+    figure.update_yaxes(type="log", row=2)
     return figure.update_layout(height=720, margin={"t": 50, "b": 40})
 
 
@@ -99,21 +112,24 @@ def epochs_figure(systems: list[System]) -> go.Figure:
 
 
 def arms_figure(table: pd.DataFrame) -> go.Figure:
-    """A comparison's arms at mean intensity: mean PSNR over seeds with its deviation, by noise kind."""
-    at_mean = table[table["level"] == "mean"]
-    figure = go.Figure()
-    for index, (arm, rows) in enumerate(at_mean.groupby("arm", sort=False)):
-        figure.add_trace(
-            go.Bar(
+    """A comparison's arms: mean PSNR over seeds with its deviation, by noise kind, a panel a level."""
+    levels = list(table["level"].unique())
+    titles = [f"{level} intensity" for level in levels]
+    figure = make_subplots(cols=len(levels), shared_yaxes=True, column_titles=titles, horizontal_spacing=0.03)
+    for index, (arm, of_arm) in enumerate(table.groupby("arm", sort=False)):
+        for column, level in enumerate(levels, start=1):
+            rows = of_arm[of_arm["level"] == level]
+            bars = go.Bar(
                 x=[KIND_NAMES[kind] for kind in rows["kind"]],
                 y=rows["psnr_mean"],
                 error_y={"type": "data", "array": rows["psnr_deviation"].fillna(0)},
                 name=str(arm),
                 marker={"color": COLOURS[index % len(COLOURS)]},
+                showlegend=column == 1,
             )
-        )
-    low, high = at_mean["psnr_mean"].min(), at_mean["psnr_mean"].max()
-    figure.update_yaxes(range=[low - 2, high + 1], title_text="PSNR (dB)")
+            figure.add_trace(bars, row=1, col=column)
+    figure.update_yaxes(range=[table["psnr_mean"].min() - 2, table["psnr_mean"].max() + 1])
+    figure.update_yaxes(title_text="PSNR (dB)", col=1)
     return figure.update_layout(barmode="group", height=420, margin={"t": 30})
 
 
@@ -131,7 +147,9 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
         }
         scores = {trial.value for trial in searched.get_trials(states=[TrialState.COMPLETE])}
         if len(scores) > 1:
-            figures["Parameter importances"] = optuna.visualization.plot_param_importances(searched, target_name=score)
+            figures["Parameter importances"] = optuna.visualization.plot_param_importances(
+                searched, evaluator=PedAnovaImportanceEvaluator(), target_name=score
+            )
     return figures
 
 
@@ -159,7 +177,7 @@ def _optuna_study(study: StudyFiles) -> optuna.Study:
 def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
     """A clean crop and its three noisy versions at mean intensity (the paper's figures 2 and 3), as JPEG files."""
     pictures = {}
-    for image, strips in list(_strips(study).items())[:2]:
+    for image, strips in list(_strips(study, 0).items())[:2]:
         first = next(iter(strips.values()))
         pictures[f"{image}: clean, " + ", ".join(strips)] = _as_jpeg(
             [
@@ -173,9 +191,10 @@ def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
 def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
     """Crops of clean, noisy, and each method's result side by side, as JPEG files."""
     # Of several seeds the first is shown.
-    others = {method for system in study.systems() for method in system.methods[1:]}
+    others = {method for system in study.systems() for method in system.denoisers[1:]}
     pictures = {}
-    for image, strips in _strips(study).items():
+    tasks = study.per_image["task"].unique()
+    for image, strips in (item for task in tasks for item in _strips(study, task).items()):
         for label, (strip, methods) in strips.items():
             shown = [(index, method) for index, method in enumerate(methods) if method not in others]
             names = ", ".join(METHOD_NAMES.get(method, method) for _, method in shown)
@@ -185,9 +204,9 @@ def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
     return pictures
 
 
-def _strips(study: StudyFiles) -> dict[str, dict[str, tuple[Image.Image, list[str]]]]:
-    """The evaluation's pictures by photo, then noise kind, with what stands side by side in each."""
-    rows = study.per_image[study.per_image["picture"].notna()]
+def _strips(study: StudyFiles, task: int) -> dict[str, dict[str, tuple[Image.Image, list[str]]]]:
+    """The evaluation's pictures of a noise task by photo, then kind, with what stands side by side in each."""
+    rows = study.per_image[study.per_image["picture"].notna() & (study.per_image["task"] == task)]
     strips: dict[str, dict[str, tuple[Image.Image, list[str]]]] = {}
     for (picture, image, kind, intensity), group in rows.groupby(["picture", "image", "kind", "intensity"], sort=False):
         strip = Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{picture}")))
@@ -213,5 +232,6 @@ def _as_jpeg(crops: list[Image.Image]) -> bytes:
         joined.paste(crop, (left, 0))
         left += crop.width
     file = io.BytesIO()
-    joined.save(file, "JPEG", quality=90)
+    # Without subsampling, which would blur the noise's colours.
+    joined.save(file, "JPEG", quality=90, subsampling=0)
     return file.getvalue()

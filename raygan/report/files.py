@@ -30,12 +30,14 @@ class System:
     arm: str
     """The arm's name; "winner" for a search's."""
     config: Config
-    methods: list[str]
-    """What the evaluation calls it: a name a seed, of those that did not diverge."""
-    trained: int
-    """How many seeds were trained."""
+    denoisers: list[str]
+    """What the evaluation calls it: a name a seed, of those that did not fail."""
+    failed: int
+    """How many seeds failed, by diverging or otherwise."""
+    task: int
+    """Which of the study's noise tasks it removes, as the evaluation's tables number them."""
     epochs: pd.DataFrame
-    """The first seed's metrics, a row an epoch."""
+    """The first seed's metrics, a row an epoch; empty if it failed in the first."""
     steps: pd.DataFrame
     """The first seed's losses and accuracies, a row a step; empty if it failed before it had any."""
 
@@ -46,7 +48,7 @@ class System:
 
     @property
     def best_epoch(self) -> dict[str, float] | None:
-        """The metrics of the epoch with the highest val PSNR, which was kept; none if it diverged in the first."""
+        """The metrics of the epoch with the highest val PSNR, which was kept; none if it failed in the first."""
         rows: list[dict[str, float]] = self.epochs.to_dict("records")  # type: ignore[assignment]
         return max(rows, key=lambda row: row["val_psnr"], default=None)
 
@@ -72,8 +74,8 @@ class StudyFiles:
         self.config = Config.from_json(self.record["config"])
         self.per_image = self._table("evaluation/per_image.csv")
         self.summary = self._table("evaluation/summary.csv")
-        self.trials = self._table("trials.csv") if folder.exists("trials.csv") else pd.DataFrame()
-        self.metrics = self._table("metrics.csv") if folder.exists("metrics.csv") else pd.DataFrame()
+        self.trials = self._table("trials.csv")
+        self.metrics = self._table("metrics.csv")
 
     @property
     def name(self) -> str:
@@ -93,23 +95,26 @@ class StudyFiles:
     def systems(self) -> list[System]:
         """What the study trained and evaluated."""
         if self.arms is None:
-            best = self.record["best_trial"]
-            epochs = self._table("best/metrics.csv")
             arm = "winner" if self.record["trials"] else "base configuration"
-            config = with_values(self.config, best["values"])
-            return [System(self.name, arm, config, ["raygan"], 1, epochs, self._steps("winner"))]
+            config = with_values(self.config, self.record["best_trial"]["values"])
+            epochs, steps = self._table("best/metrics.csv"), self._table("steps/winner.csv")
+            return [System(self.name, arm, config, ["raygan"], 0, 0, epochs, steps)]
+        configs = self.arm_configs()
+        tasks = list(dict.fromkeys(config.noise.task for config in configs.values()))
         systems = []
-        for arm, config in self.arm_configs().items():
-            of_arm = self.trials[self.trials["arm"].astype(str) == arm]
+        for arm, config in configs.items():
+            of_arm = self.trials[self.trials["arm"] == arm].sort_values("seed")
             good = of_arm[of_arm["state"] != "failed"]["trial"].tolist()
-            shown = (good or of_arm["trial"].tolist())[0]
-            epochs = self.metrics[self.metrics["trial"] == shown]
-            systems.append(System(self.name, arm, config, good, len(of_arm), epochs, self._steps(shown)))
+            first = of_arm["trial"].iloc[0]
+            epochs = self.metrics[self.metrics["trial"] == first] if len(self.metrics) else self.metrics
+            steps = self._table(f"steps/{first}.csv")
+            task = tasks.index(config.noise.task)
+            systems.append(System(self.name, arm, config, good, len(of_arm) - len(good), task, epochs, steps))
         return systems
 
-    def _steps(self, run: str) -> pd.DataFrame:
-        name = f"steps/{run}.csv"
-        return self._table(name) if self.folder.exists(name) else pd.DataFrame()
-
     def _table(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(io.BytesIO(self.folder.read(name)), dtype={"arm": str})
+        """A CSV file; an empty table where there is none."""
+        if not self.folder.exists(name):
+            return pd.DataFrame()
+        # An arm's name is text, whatever it looks like.
+        return pd.read_csv(io.BytesIO(self.folder.read(name)), converters={"arm": str})

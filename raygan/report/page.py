@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from raygan.report.tables import short
 from raygan.storage import Folder
 
 STYLE = """
@@ -28,7 +29,8 @@ class Part:
     """A heading and what stands under it."""
 
     title: str
-    level: int = 2
+    depth: int = 2
+    """Of the heading: 2 or 3."""
     text: list[str] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """By the name of their CSV file."""
@@ -38,15 +40,14 @@ class Part:
     """JPEG files by caption."""
 
 
-def write_report(folder: Folder, title: str, parts: list[Part]) -> list[str]:
-    """Write `report.html`, `report.md` and `tables/*.csv`; returns the names written."""
+def write_report(folder: Folder, title: str, parts: list[Part]) -> None:
+    """Write `report.html`, `report.md` and `tables/*.csv`."""
     written = {"report.html": _page(title, parts), "report.md": _markdown(title, parts)}
     for part in parts:
         for name, table in part.tables.items():
             written[f"tables/{name}.csv"] = table.to_csv(index=False)
     for name, content in written.items():
         folder.write(name, content)
-    return list(written)
 
 
 def _page(title: str, parts: list[Part]) -> str:
@@ -54,15 +55,17 @@ def _page(title: str, parts: list[Part]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         f"<style>{STYLE}</style><script>{get_plotlyjs()}</script></head><body><h1>{escape(title)}</h1>",
     ]
+    drawn = 0
     for part in parts:
-        lines.append(f"<h{part.level}>{escape(part.title)}</h{part.level}>")
+        lines.append(f"<h{part.depth}>{escape(part.title)}</h{part.depth}>")
         lines += [f"<p>{escape(paragraph)}</p>" for paragraph in part.text]
         lines += [f'<div class="wide">{_html_table(table)}</div>' for table in part.tables.values()]
         for caption, plot in part.plots.items():
+            drawn += 1
             div = plot.to_html(
                 full_html=False,
                 include_plotlyjs=False,
-                div_id=f"plot-{_slug(part.title)}-{_slug(caption)}",
+                div_id=f"plot-{drawn}-{_slug(caption)}",
                 config={"displaylogo": False, "responsive": True},
             )
             lines.append(f"<figure><figcaption>{escape(caption)}</figcaption>{div}</figure>")
@@ -78,7 +81,7 @@ def _markdown(title: str, parts: list[Part]) -> str:
     for part in parts:
         if not part.text and not part.tables:
             continue
-        blocks.append(f"{'#' * part.level} {part.title}")
+        blocks.append(f"{'#' * part.depth} {part.title}")
         blocks += part.text
         blocks += [_markdown_table(table) for table in part.tables.values()]
     return "\n\n".join(blocks) + "\n"
@@ -103,13 +106,11 @@ def _formatted(table: pd.DataFrame) -> list[list[str]]:
 
 
 def _cell(column: str, value: object) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if pd.isna(value):
+    if isinstance(value, float) and pd.isna(value):
         return ""
-    if "difference" in column:
-        return f"{value:+.3f}"
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.0f}"
+    if isinstance(value, float) and column.lower().startswith(("psnr", "ssim", "val_psnr", "val_ssim")):
+        return f"{value:+.3f}" if "difference" in column else f"{value:.3f}"
+    return short(value)
 
 
 def _slug(text: str) -> str:

@@ -22,7 +22,13 @@ SETTINGS = {
     "β1, discriminator": "optimizers/discriminator/beta1",
     "β1, generator": "optimizers/generator/beta1",
 }
-"""The settings in which the paper's systems differ, or that it lists beside them, by configuration path."""
+"""The settings that the paper lists for its systems, by configuration path."""
+
+SIZE_AND_PLACE = (
+    *("data/", "hardware/", "training/", "loss/vgg19_weights", "generator/base_width", "discriminator/base_width"),
+    *("generator/batch_norm_momentum", "discriminator/batch_norm_momentum"),
+)
+"""Beginnings of the paths in which a run may differ from one of the paper's systems and still be that system."""
 
 BEST_EPOCH = 16
 """The epoch of v1 that the paper kept, of 30."""
@@ -41,13 +47,15 @@ class ResultTable(NamedTuple):
     """One of the paper's result tables: each noise kind at its mean intensity."""
 
     number: int
-    title: str
+    system: str
+    photos: str
     scores: dict[NoiseKind, Scores]
 
 
 TABLES = {
     "training": ResultTable(
         4,
+        "v1",
         "COCO training photos",
         {
             "gaussian": Scores(25.635, 30.519, 0.707, 0.889),
@@ -57,6 +65,7 @@ TABLES = {
     ),
     "validation": ResultTable(
         5,
+        "v1",
         "COCO test photos",
         {
             "gaussian": Scores(25.359, 30.413, 0.722, 0.884),
@@ -66,6 +75,7 @@ TABLES = {
     ),
     "evaluation": ResultTable(
         6,
+        "v1",
         "BSD300",
         {
             "gaussian": Scores(26.113, 31.302, 0.724, 0.911),
@@ -78,7 +88,8 @@ TABLES = {
 
 ABLATION_TABLE = ResultTable(
     8,
-    "COCO test photos, λd 0.001",
+    "λd ablation",
+    "COCO test photos",
     {
         "gaussian": Scores(23.351, 27.017, 0.601, 0.831),
         "salt_and_pepper": Scores(23.455, 27.029, 0.609, 0.835),
@@ -89,28 +100,38 @@ ABLATION_TABLE = ResultTable(
 
 
 def paper_system(config: Config) -> str | None:
-    """Which of the paper's systems a configuration has the settings of, if any, whatever its size and budget."""
-    values = flat_values(config)
-    for name, system in SYSTEMS.items():
-        expected = flat_values(system)
-        if all(values[path] == expected[path] for path in SETTINGS.values()):
-            return name
-    return None
+    """Which of the paper's systems a configuration is, if any, whatever its size, data and budget."""
+    values = _system_values(config)
+    return next((name for name, system in SYSTEMS.items() if _system_values(system) == values), None)
 
 
-def paper_table(config: Config, photos: str) -> ResultTable:
-    """The paper's table for a set of photos ("training", "validation", "evaluation") and a configuration's system."""
-    if photos == "validation" and paper_system(config) == "λd ablation":
+def paper_table(config: Config, photo_set: str) -> ResultTable | None:
+    """What to set a configuration's scores on "training", "validation" or "evaluation" photos beside.
+
+    The ablation's own table where the paper has one, else v1's; none where other noise is removed than the paper's.
+    """
+    if config.noise.task != PAPER_V1.noise.task:
+        return None
+    if photo_set == "validation" and paper_system(config) == "λd ablation":
         return ABLATION_TABLE
-    return TABLES[photos]
+    return TABLES[photo_set]
 
 
 def settings_table(configs: dict[str, Config]) -> pd.DataFrame:
-    """The settings of the paper's systems (its Table 7) and of others beside them."""
+    """The settings of the paper's systems (its Table 7), of others beside them, and in what else the others differ."""
     columns = {f"the paper's {name}": config for name, config in SYSTEMS.items()} | configs
     flat = {name: flat_values(config) for name, config in columns.items()}
-    rows = [
-        {"setting": setting} | {name: str(values[path]) for name, values in flat.items()}
-        for setting, path in SETTINGS.items()
-    ]
+    paths = dict(SETTINGS)
+    others = [flat[name] for name in configs]
+    for path in flat_values(PAPER_V1):
+        if path not in SETTINGS.values() and len({str(values[path]) for values in others}) > 1:
+            paths[path] = path
+    # The discriminator's loss has the weight 1, in the paper and here.
+    rows = [{"setting": "discriminator weight"} | dict.fromkeys(columns, "1")]
+    for setting, path in paths.items():
+        rows.append({"setting": setting} | {name: str(values[path]) for name, values in flat.items()})
     return pd.DataFrame(rows)
+
+
+def _system_values(config: Config) -> dict[str, object]:
+    return {path: value for path, value in flat_values(config).items() if not path.startswith(SIZE_AND_PLACE)}

@@ -12,7 +12,7 @@ from raygan.report.figures import (
     search_figures,
     steps_figure,
 )
-from raygan.report.files import StudyFiles, System
+from raygan.report.files import ReportError, StudyFiles, System
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table
 from raygan.report.tables import arms_table, methods_table, scores_beside_the_papers
@@ -28,14 +28,17 @@ SET_NAMES = {
 def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     """Write the report of finished studies, into the first one's `report/` if nothing else is said; returns where.
 
-    Raises `ReportError` where a folder holds no finished study.
+    Raises `ReportError` where a folder holds no finished study, or two hold studies of the same name.
     """
     read = [StudyFiles(folder) for folder in studies]
+    names = [study.name for study in read]
+    if len(set(names)) < len(names):
+        raise ReportError(f"studies that share a report need different names, but these are {', '.join(names)}")
     systems = [system for study in read for system in study.systems()]
     parts = [
         Part(
             "Settings (the paper's Table 7)",
-            text=["The paper's three systems, and what was trained here."],
+            text=["The paper's three systems, what was trained here, and in what else that differs."],
             tables={"settings": settings_table({system.name: system.config for system in systems})},
         ),
         Part(
@@ -55,80 +58,85 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     )
     parts.append(_best_epochs(systems))
     output = output or studies[0].child("report")
-    write_report(output, "RayGAN: " + ", ".join(study.name for study in read), parts)
+    write_report(output, "RayGAN: " + ", ".join(names), parts)
     return output
 
 
 def _of_study(study: StudyFiles) -> list[Part]:
     data = study.config.data
+    versions = ", ".join(f"{name} {version}" for name, version in study.record["versions"].items())
     about = [
         f"Trained on {study.record['photos']['train']} photos of {data.photos}, validated on "
         f"{study.record['photos']['validation']}, evaluated on {data.evaluate_on}. Scores are PSNR in dB and SSIM.",
         f"Content loss: {study.record['content_loss']}.",
-        f"Started {study.record['started']}; versions: "
-        + ", ".join(f"{name} {version}" for name, version in study.record["versions"].items())
-        + ".",
+        f"Started {study.record['started']}; versions: {versions}.",
     ]
     parts = [Part(f"Study {study.name}", text=about)]
-    sets = list(study.summary["set"].unique())
+    photo_sets = list(study.summary["set"].unique())
     for system in study.systems():
-        for photos in sets:
-            if not system.methods:
-                parts.append(Part(f"{system.title} diverged", level=3, text=["With every seed: there are no scores."]))
-                break
-            part, _, folder = photos.partition("/")
-            paper = paper_table(system.config, part)
-            name = SET_NAMES[part] + (f" in {folder}" if folder else "")
-            chosen = study.summary[(study.summary["set"] == photos) & study.summary["method"].isin(system.methods)]
-            text = f"{chosen['images'].max()} images; the paper's {paper.title}."
-            if len(system.methods) > 1:
-                text += f" Averages over {len(system.methods)} seeds."
-            parts.append(
-                Part(
-                    f"{system.title}: {name}, beside the paper's Table {paper.number}",
-                    level=3,
-                    text=[text],
-                    tables={
-                        f"{study.name}-{system.arm}-{photos}".replace("/", "-").replace(
-                            ", ", "-"
-                        ): scores_beside_the_papers(study, system, photos)
-                    },
-                )
-            )
-    parts.append(
+        if system.denoisers:
+            parts += [_scores(study, system, photo_set) for photo_set in photo_sets]
+        else:
+            parts.append(Part(f"{system.title} failed", depth=3, text=["With every seed: there are no scores."]))
+    parts += [
         Part(
-            f"{study.name}: all methods",
-            level=3,
-            text=["Averages over the evaluation photos at mean intensity, PSNR / SSIM."],
-            tables={f"{study.name}-methods": methods_table(study, "evaluation")},
+            f"{study.name}: all methods on the {_words(photo_set)}",
+            depth=3,
+            text=["Averages at mean intensity, PSNR / SSIM."],
+            tables={f"{study.name}-methods-{photo_set}".replace("/", "-"): methods_table(study, photo_set)},
         )
-    )
+        for photo_set in photo_sets
+        if photo_set.startswith("evaluation")
+    ]
     if study.arms is not None:
         arms = arms_table(study)
         parts.append(
             Part(
                 f"{study.name}: the arms compared",
-                level=3,
+                depth=3,
                 text=[
-                    "Mean over seeds and sample deviation, on the evaluation photos. Differences are to the first arm "
-                    "with the same noise, with their 95 % interval (Welch): one that leaves out 0 is more than luck."
+                    "Mean over seeds and sample deviation, on the evaluation photos; seeds that failed are left out. "
+                    "Differences are to the first arm with the same noise, with their 95 % interval (Welch). An "
+                    "interval that leaves out 0 does so by chance once in twenty times."
                 ],
                 tables={f"{study.name}-arms": arms},
-                plots={"PSNR at mean intensity": arms_figure(arms)},
+                plots={"PSNR, mean and deviation over seeds": arms_figure(arms)},
             )
         )
     elif study.record["trials"]:
         parts.append(
             Part(
                 f"{study.name}: the search",
-                level=3,
+                depth=3,
                 text=["Every trial that did not fail, at its best epoch, whether stopped early or not."],
                 tables={f"{study.name}-trials": study.trials},
                 plots=search_figures(study),
             )
         )
-    parts.append(Part(f"{study.name}: before and after", level=3, pictures=denoised_pictures(study)))
+    parts.append(Part(f"{study.name}: before and after", depth=3, pictures=denoised_pictures(study)))
     return parts
+
+
+def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
+    """A system's scores on one set of photos, beside the paper's."""
+    title = f"{system.title}: {_words(photo_set)}"
+    chosen = study.summary[(study.summary["set"] == photo_set) & study.summary["method"].isin(system.denoisers)]
+    text = f"{chosen['images'].max()} images."
+    if len(system.denoisers) > 1:
+        text += f" Averages over {len(system.denoisers)} seeds."
+    paper = paper_table(system.config, photo_set.partition("/")[0])
+    if paper is None:
+        text += " The paper has no scores for this noise."
+    else:
+        title += f", beside the paper's Table {paper.number}"
+        text += f" The paper's are of its {paper.system} on its {paper.photos}."
+    name = f"{study.name}-{system.arm}-{photo_set}".replace("/", "-").replace(" ", "-")
+    return Part(title, depth=3, text=[text], tables={name: scores_beside_the_papers(study, system, photo_set)})
+
+
+def _words(photo_set: str) -> str:
+    name, _, folder = photo_set.partition("/")
+    return SET_NAMES[name] + (f" in {folder}" if folder else "")
 
 
 def _best_epochs(systems: Sequence[System]) -> Part:
@@ -140,7 +148,7 @@ def _best_epochs(systems: Sequence[System]) -> Part:
     for system in systems:
         best = system.best_epoch
         if best is None:
-            text.append(f"{system.title}: diverged in its first epoch.")
+            text.append(f"{system.title}: failed in its first epoch.")
             continue
         text.append(
             f"{system.title}: epoch {best['epoch']:.0f} of {len(system.epochs)}, val PSNR {best['val_psnr']:.2f} dB, "

@@ -14,23 +14,24 @@ from raygan.report.files import StudyFiles, System
 from raygan.report.paper import paper_table
 
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
-METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN, best trial"}
+METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN"}
 MEASURES = ("psnr", "ssim")
 
 
 ARM_COLUMNS = (
-    *("arm", "kind", "level", "intensity", "seeds", "diverged"),
+    *("arm", "kind", "level", "intensity", "seeds", "failed"),
     *(
         f"{measure}_{statistic}"
         for measure in MEASURES
         for statistic in ("mean", "deviation", "difference", "difference_low", "difference_high")
     ),
 )
+"""What `arms_table` says of an arm at a noise kind and level."""
 
 
-def result_table(summary: pd.DataFrame) -> str:
-    """PSNR (dB) and SSIM per noise kind at its mean intensity, a row a method, from an evaluation's summary."""
-    at_mean = summary[(summary["level"] == "mean") & (summary["set"] == "evaluation")]
+def result_table(study: StudyFiles) -> str:
+    """PSNR (dB) and SSIM per noise kind at its mean intensity, a row a method, the paper's v1 below."""
+    at_mean = study.summary[(study.summary["level"] == "mean") & (study.summary["set"] == "evaluation")]
     kinds = list(at_mean["kind"].unique())
     images = int(at_mean["images"].iloc[0])
     lines = [f"{f'mean of {images} photos, mean intensity':<36}" + "".join(f"{kind:>20}" for kind in kinds)]
@@ -38,21 +39,27 @@ def result_table(summary: pd.DataFrame) -> str:
         rows = at_mean[at_mean["method"] == method].set_index("kind")
         scores = (f"{rows['psnr_mean'][kind]:.2f} dB / {rows['ssim_mean'][kind]:.3f}" for kind in kinds)
         lines.append(f"{METHOD_NAMES.get(method, method):<36}" + "".join(f"{score:>20}" for score in scores))
+    paper = paper_table(study.config, "evaluation")
+    if paper is not None:
+        scores = (f"{paper.scores[kind].psnr_mean:.2f} dB / {paper.scores[kind].ssim_mean:.3f}" for kind in kinds)
+        lines.append(
+            f"{f'the paper: {paper.system} on {paper.photos}':<36}" + "".join(f"{score:>20}" for score in scores)
+        )
     return "\n".join(lines)
 
 
-def scores_beside_the_papers(study: StudyFiles, system: System, photos: str) -> pd.DataFrame:
+def scores_beside_the_papers(study: StudyFiles, system: System, photo_set: str) -> pd.DataFrame:
     """A system's scores on a set of photos as in the paper's tables 4, 5, 6 and 8, beside the paper's.
 
     A row a noise kind, at its mean intensity, and average or maximum over the images; of several seeds, the mean of
-    their averages and of their maxima. `photos` is a set in the evaluation's summary, such as "validation" or
-    "evaluation/test".
+    their averages and of their maxima. `photo_set` is a set in the evaluation's summary, such as "validation" or
+    "evaluation/test". Without the paper's columns where the system removes other noise than the paper's.
     """
-    paper = paper_table(system.config, photos.partition("/")[0])
+    paper = paper_table(system.config, photo_set.partition("/")[0])
     chosen = study.summary[
-        (study.summary["set"] == photos)
+        (study.summary["set"] == photo_set)
         & (study.summary["level"] == "mean")
-        & study.summary["method"].isin(system.methods)
+        & study.summary["method"].isin(system.denoisers)
     ]
     rows = []
     for kind in system.config.noise.kinds:
@@ -60,48 +67,52 @@ def scores_beside_the_papers(study: StudyFiles, system: System, photos: str) -> 
         for over, statistic in (("average", "mean"), ("maximum", "max")):
             row: dict[str, Any] = {"noise": KIND_NAMES[kind], "over the images": over}
             for measure in MEASURES:
-                ours = float(scores[f"{measure}_{statistic}"].mean())
-                theirs = float(getattr(paper.scores[kind], f"{measure}_{statistic}"))
-                name = measure.upper()
-                row |= {name: ours, f"{name}, paper": theirs, f"{name}, difference": ours - theirs}
+                name, ours = measure.upper(), float(scores[f"{measure}_{statistic}"].mean())
+                row[name] = ours
+                if paper is not None:
+                    theirs = float(getattr(paper.scores[kind], f"{measure}_{statistic}"))
+                    row |= {f"{name}, paper": theirs, f"{name}, difference": ours - theirs}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def methods_table(study: StudyFiles, photos: str) -> pd.DataFrame:
-    """Every method's averages on a set of photos at mean intensity: a row a method and intensity, a column a kind."""
-    chosen = study.summary[(study.summary["set"] == photos) & (study.summary["level"] == "mean")]
-    scores = chosen.assign(
-        scores=[f"{row.psnr_mean:.2f} / {row.ssim_mean:.3f}" for row in chosen.itertuples()],
-        kind=chosen["kind"].map(KIND_NAMES),
-        noise=chosen["intensity"].groupby([chosen["method"], chosen["kind"]]).cumcount(),
-    )
-    table = scores.pivot_table(
-        index=["noise", "method"], columns="kind", values="scores", aggfunc="first", sort=False
-    ).reset_index()
-    table["method"] = table["method"].map(lambda method: METHOD_NAMES.get(method, method))
-    return table.drop(columns="noise").rename_axis(columns=None)
+def methods_table(study: StudyFiles, photo_set: str) -> pd.DataFrame:
+    """Every method's averages on a set of photos at mean intensity: a row a noise task and method, a column a kind."""
+    chosen = study.summary[(study.summary["set"] == photo_set) & (study.summary["level"] == "mean")]
+    rows = []
+    for (_, method), of_method in chosen.groupby(["task", "method"], sort=False):
+        kinds = of_method.set_index("kind")
+        row = {
+            "method": METHOD_NAMES.get(str(method), str(method)),
+            "intensities": ", ".join(f"{intensity:.4g}" for intensity in kinds["intensity"]),
+        }
+        row |= {
+            KIND_NAMES[str(kind)]: f"{psnr:.2f} / {ssim:.3f}"
+            for kind, psnr, ssim in zip(kinds.index, kinds["psnr_mean"], kinds["ssim_mean"], strict=True)
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def arms_table(study: StudyFiles) -> pd.DataFrame:
     """A comparison's arms on the evaluation photos: mean and deviation over seeds, and the difference to the first arm.
 
     A row an arm, noise kind and level. A seed's score is its mean over the images; deviations are over seeds (sample
-    deviation). `difference` is to the first arm that removes the same noise, `…_low` and `…_high` its 95 % interval
-    (Welch's t): where the interval leaves out 0, the difference is more than luck among these seeds.
+    deviation), of those that did not fail. `difference` is to the first arm that removes the same noise, `…_low` and
+    `…_high` its 95 % interval (Welch's t).
     """
     summary = study.summary[study.summary["set"] == "evaluation"]
     systems = study.systems()
     rows = []
     for system in systems:
-        reference = next(one for one in systems if one.config.noise.task == system.config.noise.task)
-        groups = summary[summary["method"].isin([*system.methods, *reference.methods])]
-        for (kind, level, intensity), group in groups.groupby(["kind", "level", "intensity"], sort=False):
+        reference = next(one for one in systems if one.task == system.task)
+        of_task = summary[summary["task"] == system.task]
+        for (kind, level, intensity), group in of_task.groupby(["kind", "level", "intensity"], sort=False):
             row = {"arm": system.arm, "kind": kind, "level": level, "intensity": intensity}
-            row |= {"seeds": len(system.methods), "diverged": system.trained - len(system.methods)}
+            row |= {"seeds": len(system.denoisers), "failed": system.failed}
             for measure in MEASURES:
                 ours, theirs = (
-                    group[group["method"].isin(one.methods)][f"{measure}_mean"].to_numpy()
+                    group[group["method"].isin(one.denoisers)][f"{measure}_mean"].to_numpy()
                     for one in (system, reference)
                 )
                 row |= {f"{measure}_mean": _mean(ours), f"{measure}_deviation": _deviation(ours)}

@@ -21,7 +21,7 @@ def final_report(folder: Folder) -> str:
     study = StudyFiles(folder)
     if study.arms is None:
         values = study.record["best_trial"]["values"]
-        lines = [result_table(study.summary), *_search_beside_the_papers(study), ""]
+        lines = [result_table(study), *_search_in_short(study), ""]
         lines += ["Best configuration:" if values else "The base configuration, as it is (see best/config.json)"]
         lines += [f"  {path} = {short(value)}" for path, value in values.items()]
         denoisers = ("best/", "the denoiser: weights, configuration, metrics")
@@ -44,26 +44,24 @@ def final_report(folder: Folder) -> str:
     return "\n".join(lines)
 
 
-def _search_beside_the_papers(study: StudyFiles) -> list[str]:
-    """Best val PSNR of the paper's systems, if they were tried, of the best trial, and of the winner."""
+def _search_in_short(study: StudyFiles) -> list[str]:
+    """Val PSNR at the best epoch: of the best trial, of trials at the paper's values, and of the winner."""
     if study.trials.empty:
         return []
     rows = {str(row["trial"]): row for row in study.trials.to_dict("records")}
     best = study.record["best_trial"]["trial"]
-    shown = [(f"best trial ({best})", rows[best])]
+    shown = {f"best trial ({best})": rows[best]}
     for name, system in SYSTEMS.items():
-        values = flat_values(system)
-        for row in rows.values():
-            if all(str(row[path]) == str(values[path]) for path in study.record["space"]):
-                shown.append((f"the paper's {name} ({row['trial']})", row))
-    lines = ["", f"{'val PSNR, best epoch':<36}"]
-    lines += [
-        f"  {name:<34}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs"
-        + (", stopped early" if row["state"] == "pruned" else "")
-        for name, row in shown
-    ]
-    winner = study.systems()[0]
-    lines.append(f"  {'winner':<34}{winner.epochs['val_psnr'].max():>7.2f} dB in {len(winner.epochs)} epochs")
+        values = {path: value for path, value in flat_values(system).items() if path in study.record["space"]}
+        for trial, row in rows.items():
+            if all(str(row[path]) == str(value) for path, value in values.items()):
+                shown[f"with the paper's {name} values ({trial})"] = row
+    lines = ["", "val PSNR at the best epoch"]
+    for name, row in shown.items():
+        stopped = ", stopped early" if row["state"] == "pruned" else ""
+        lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs{stopped}")
+    epochs = study.systems()[0].epochs
+    lines.append(f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {len(epochs)} epochs")
     return lines
 
 
@@ -71,7 +69,7 @@ def comparison(study: StudyFiles) -> str:
     """A comparison's arms for each level, kind by kind, and their differences to the first arm."""
     table = arms_table(study)
     images = study.summary.loc[study.summary["set"] == "evaluation", "images"].iloc[0]
-    seeds = int(table["seeds"].max())
+    seeds = study.record["seeds"]
     width = max(24, *(len(arm) + 4 for arm in table["arm"].unique()))
     title = f"{study.name}: mean ± deviation over {seeds} seeds" if seeds > 1 else f"{study.name}: one seed"
     lines = [f"{title}, {images} photos", ""]
@@ -84,21 +82,20 @@ def comparison(study: StudyFiles) -> str:
             if of_arm["psnr_difference"].notna().any():
                 cells = (f"{_difference(row):>28}" for _, row in of_arm.iterrows())
                 lines.append(f"{'    difference':<{width}}" + "".join(cells))
-    for system in study.systems():
-        diverged = system.trained - len(system.methods)
-        if diverged:
-            lines.append(f"{system.arm}: {diverged} of {system.trained} seeds diverged and are left out")
-    lines += [
-        "",
-        "PSNR in dB, and SSIM. Differences are to the first arm with the same noise, with their 95 % interval (Welch);",
-        "* marks those whose interval leaves out 0: more than luck among these seeds.",
-    ]
+    failed = table.groupby("arm", sort=False)["failed"].first()
+    lines += [f"{arm}: {count} of {seeds} seeds failed and are left out" for arm, count in failed.items() if count]
+    lines += ["", "PSNR in dB, and SSIM. Differences are to the first arm with the same noise."]
+    if table["psnr_difference_low"].notna().any():
+        lines += [
+            "In brackets their 95 % interval (Welch); * marks those whose interval leaves out 0, which one in twenty",
+            "does by chance.",
+        ]
     return "\n".join(lines)
 
 
 def _score(row: pd.Series) -> str:
     if math.isnan(row["psnr_mean"]):
-        return "diverged"
+        return "failed"
     deviation = "" if math.isnan(row["psnr_deviation"]) else f" ± {row['psnr_deviation']:.2f}"
     return f"{row['psnr_mean']:.2f}{deviation} / {row['ssim_mean']:.3f}"
 

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from raygan.config import LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, find_photos
 from raygan.losses import read_vgg19_weights
+from raygan.train.driver import Vgg19Weights
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +25,23 @@ def check_sources(sources: list[str]) -> None:
         logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
 
 
-def content_losses(losses: Iterable[LossConfig]) -> tuple[dict[str, Tensor] | None, str]:
-    """The VGG19 weights, if any of a study's content losses needs them, and the losses in words."""
-    weights, words = None, []
+def content_losses(losses: Iterable[LossConfig]) -> tuple[Vgg19Weights, str]:
+    """The VGG19 weights that a study's content losses need, by `loss/vgg19_weights`, and the losses in words."""
+    weights: Vgg19Weights = {}
+    words = {}
     for loss in losses:
         if loss.content == "mse":
-            words.append("mean squared error of the pixels (loss/content=mse; no VGG19 weights are used)")
-            continue
-        file = fetch(ASSETS["vgg19"], cache_folder()) if loss.vgg19_weights is None else Path(loss.vgg19_weights)
-        weights = read_vgg19_weights(file)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        words.append(
-            f"mean squared error of VGG19's conv2_2 features, loss/feature_scale={loss.feature_scale}, "
-            f"weights {file} (SHA-256 {digest}…)"
-        )
-    return weights, "; or ".join(dict.fromkeys(words))
+            words["mse"] = "mean squared error of the pixels (loss/content=mse; no VGG19 weights are used)"
+        elif loss.vgg19_weights not in weights:
+            named = loss.vgg19_weights
+            file = fetch(ASSETS["vgg19"], cache_folder()) if named is None else Path(named)
+            weights[named] = read_vgg19_weights(file)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+            words[str(file)] = (
+                f"mean squared error of VGG19's conv2_2 features, loss/feature_scale={loss.feature_scale}, "
+                f"weights {file} (SHA-256 {digest}…)"
+            )
+    return weights, "; or ".join(words.values())
 
 
 def fingerprint(photos: TrainingPhotos) -> dict[str, Any]:

@@ -72,19 +72,19 @@ class Ledger:
         return sum(row["state"] in ENDED for row in read_table(self.folder, "trials.csv"))
 
     def good_trials(self) -> list[dict[str, str]]:
-        """The rows of `trials.csv`, as text, of the trials that did not fail; raises `StudyError` if there are none."""
+        """The rows of `trials.csv`, as text, of the trials that did not fail."""
         trials = read_table(self.folder, "trials.csv")
-        good = [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
-        if not good:
-            raise StudyError(
-                f"all {len(trials)} trials failed, for the reasons shown above: narrow the search space (lower "
-                "learning rates, if training diverged), and start under another --name"
-            )
-        return good
+        return [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
 
     def best_trial(self) -> dict[str, str]:
         """The row, as text, with the highest val PSNR of the good trials; raises `StudyError` if there are none."""
-        return max(self.good_trials(), key=lambda row: float(row["val_psnr"]))
+        good = self.good_trials()
+        if not good:
+            raise StudyError(
+                f"all {self.trials_ended()} trials failed, for the reasons shown above: narrow the search space (lower "
+                "learning rates, if training diverged), and start under another --name"
+            )
+        return max(good, key=lambda row: float(row["val_psnr"]))
 
 
 def read_table(folder: Folder, name: str) -> list[dict[str, str]]:

@@ -51,8 +51,7 @@ def run_study(experiment: Experiment, storage: str) -> Folder:
     data = experiment.config.data
     sources = [source for source in (data.photos, data.evaluate_on) if source != "samples"]
     check_sources([source for source in sources if source not in ASSETS])
-    configs = _configs(experiment)
-    vgg19_weights, content_loss = content_losses(config.loss for config in configs.values())
+    vgg19_weights, content_loss = content_losses(config.loss for config in _configs(experiment).values())
     _record(study, "content_loss", content_loss)
     check_sources([source for source in sources if source in ASSETS])
     print(f"Study {experiment.name} in {folder}")
@@ -86,10 +85,10 @@ def run_study(experiment: Experiment, storage: str) -> Folder:
         study |= {"status": "evaluating"}
         write_study(folder, study)
     if isinstance(experiment, Search):
-        denoisers = [(config.noise, {"raygan": folder.child("best")})]
+        tasks = [(config.noise, {"raygan": folder.child("best")})]
     else:
-        denoisers = _denoisers_of_the_arms(experiment, folder)
-    _evaluate(job, denoisers, folder)
+        tasks = _denoisers_of_the_arms(experiment, folder)
+    _evaluate(job, tasks, folder)
     write_study(folder, study | {"status": "finished", "finished": _now()})
     print(final_report(folder))
     return folder
@@ -175,35 +174,40 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
 def _denoisers_of_the_arms(comparison: Comparison, folder: Folder) -> list[tuple[NoiseConfig, dict[str, Folder]]]:
     """Keep each good trial's best epoch in `denoisers/`; returns them by the noise that their arm removes."""
     configs = _configs(comparison)
-    noises = {config.noise.task: config.noise for config in configs.values()}
-    denoisers: dict[Any, dict[str, Folder]] = {task: {} for task in noises}
+    noises = {config.noise.task: config.noise for config in reversed(configs.values())}
+    denoisers: dict[Any, dict[str, Folder]] = {config.noise.task: {} for config in configs.values()}
     order = list(configs)
     for row in sorted(Ledger(folder).good_trials(), key=lambda row: (order.index(row["arm"]), int(row["seed"]))):
         trained, kept = folder.child(row["checkpoint"]), f"denoisers/{row['trial']}"
         for name in DENOISER_FILES:
             folder.write(f"{kept}/{name}", trained.read(name))
         denoisers[configs[row["arm"]].noise.task][row["trial"]] = folder.child(kept)
-    return [(noises[task], group) for task, group in denoisers.items() if group]
+    return [(noises[task], group) for task, group in denoisers.items()]
 
 
-def _evaluate(job: Job, denoisers: list[tuple[NoiseConfig, dict[str, Folder]]], folder: Folder) -> None:
-    """Evaluate denoisers on the evaluation photos and on crops of the others, and write `evaluation/`."""
+def _evaluate(job: Job, tasks: list[tuple[NoiseConfig, dict[str, Folder]]], folder: Folder) -> None:
+    """Evaluate denoisers on the evaluation photos and on crops of the others, and write `evaluation/`.
+
+    Each task is a noise to remove with the denoisers that are to remove it.
+    """
     data = job.config.data
     photos = evaluation_photos(data.evaluate_on).union(*fixed_crops(ray.get(job.photos), data)).materialize()
     count = photos.count()
     one_worker = with_values(job.config, {"hardware/workers": 1})
     actors = min(trials_at_once(one_worker), count)
     tables = []
-    for noise, group in denoisers:
-        what = "the denoiser" if list(group) == ["raygan"] else f"{len(group)} denoisers"
+    for index, (noise, denoisers) in enumerate(tasks):
+        what = "the denoiser" if list(denoisers) == ["raygan"] else f"{len(denoisers)} denoisers"
         print(f"\nEvaluation of {what}: {count} photos, each noise kind, at three levels on {data.evaluate_on}")
-        # As a task, so that the job runs, and writes its logs, on the cluster.
-        task = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
-        done = task.remote(photos, group, noise, resources(job.config), actors)
-        table, pictures = tabulate(_shown(done, count), noise, list(group))
+        # As a Ray task, so that the job runs, and writes its logs, on the cluster.
+        run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
+        done = run.remote(photos, denoisers, noise, resources(job.config), actors)
+        table, pictures = tabulate(_shown(done, count), noise, list(denoisers))
+        table.insert(0, "task", index)
+        table["picture"] = table["picture"].map(lambda name, index=index: f"{index}-{name}" if name else "")
         tables.append(table)
         for name, png in pictures.items():
-            folder.write(f"evaluation/pictures/{name}", png)
+            folder.write(f"evaluation/pictures/{index}-{name}", png)
     table = pd.concat(tables, ignore_index=True)
     folder.write("evaluation/per_image.csv", table.to_csv(index=False))
     folder.write("evaluation/summary.csv", summarise(table).to_csv(index=False))

@@ -52,6 +52,10 @@ class HardwareError(InputError):
     """The cluster cannot hold what was asked for."""
 
 
+Vgg19Weights = dict[str | None, dict[str, Tensor]]
+"""Weights as `raygan.losses.read_vgg19_weights` gives them, by the `loss/vgg19_weights` that names them."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What all runs of a study share."""
@@ -59,7 +63,7 @@ class Job:
     config: Config
     photos: ray.ObjectRef
     """Of a `TrainingPhotos` in the object store."""
-    vgg19_weights: dict[str, Tensor] | None
+    vgg19_weights: Vgg19Weights
     folder: str
     """The study's folder."""
     study: str
@@ -307,10 +311,9 @@ def _train(job: Job, config: Config, place: Place, report: Any, resume_from: Pat
     photos: TrainingPhotos = ray.get(job.photos)
     crops = CachedCrops(photos.train, config.data, config.training, rank=place.rank, workers=place.workers)
     val_crops = validation_crops(photos.validation, config.data)
+    vgg19_weights = job.vgg19_weights[config.loss.vgg19_weights] if config.loss.content == "vgg19" else None
     try:
-        train(
-            config, crops, val_crops, job.vgg19_weights, report, place=place, resume_from=resume_from, run_log=run_log
-        )
+        train(config, crops, val_crops, vgg19_weights, report, place=place, resume_from=resume_from, run_log=run_log)
     except DivergedError as error:
         failures.write(name, str(error))
         raise

@@ -26,9 +26,9 @@ class Players:
     content_loss: ContentLoss
     content_weight: float
     adversarial_weight: float
-    precision: str = "float32"
+    precision: str
     """See `TrainingConfig.precision`."""
-    frozen_statistics: str = "batch"
+    frozen_statistics: str
     """See `DiscriminatorConfig.frozen_statistics`."""
 
 

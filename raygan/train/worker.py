@@ -124,11 +124,11 @@ def train(
         try:
             _train_epoch(config, players, crops, epoch, place, step_metrics)
         except DivergedError:
-            # The steps that led to it are worth seeing.
-            if steps is not None:
-                steps.add_epoch(epoch, *_over_workers(step_metrics, place))
+            # The steps that led to it are worth seeing. All workers come here, or none.
+            _log_steps(steps, epoch, *_over_workers(step_metrics, place))
             raise
         names, values = _over_workers(step_metrics, place)
+        _log_steps(steps, epoch, names, values)
         metrics = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
         trained = time.perf_counter()
         metrics |= _validation_metrics(config, generator, val_crops, place)
@@ -149,8 +149,7 @@ def train(
             "val_seconds": now - trained,
             "seconds": now - started,
         }
-        if board is not None and steps is not None:
-            steps.add_epoch(epoch, names, values)
+        if board is not None:
             board.scalars(metrics, epoch)
             board.images(generator, val_crops, config, place.device, epoch)
             board.flush()
@@ -223,6 +222,11 @@ def _train_epoch(
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
             _require_finite(step_metrics[-CHECK_EVERY:], epoch, step, place)
     _average_moving_statistics(players, place)
+
+
+def _log_steps(steps: StepLog | None, epoch: int, names: list[str], values: Tensor) -> None:
+    if steps is not None:
+        steps.add_epoch(epoch, names, values)
 
 
 def _over_workers(step_metrics: list[dict[str, Tensor]], place: Place) -> tuple[list[str], Tensor]:

@@ -26,6 +26,8 @@ def players(tiny_config: Config) -> Players:
         content_loss=build_content_loss(tiny_config.loss, None),
         content_weight=0.7,
         adversarial_weight=0.3,
+        precision="float32",
+        frozen_statistics="batch",
     )
 
 
