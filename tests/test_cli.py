@@ -6,16 +6,19 @@ import pytest
 from conftest import ROOT, search_command
 
 from raygan.cli import apply_options, search_parser
-from raygan.search.experiment import Search
+from raygan.search.experiment import Comparison, Search
 from raygan.section import ConfigError
 
 sys.path.insert(0, str(ROOT))
+from searches.adversarial_weight import SEARCH as ABLATION
 from searches.v1 import SEARCH
 
 
 def applied(*arguments: str) -> Search:
     options: argparse.Namespace = search_parser(SEARCH).parse_args(arguments)
-    return apply_options(SEARCH, options)
+    search = apply_options(SEARCH, options)
+    assert isinstance(search, Search)
+    return search
 
 
 def test_without_options_it_is_the_papers_scale() -> None:
@@ -87,3 +90,37 @@ def test_help_explains_every_option_with_its_default() -> None:
     result = subprocess.run(search_command("--help"), capture_output=True, text=True, check=True)
     for text in ("--photos PATH", "coco, downloaded", "bsd300, downloaded", "default: 50, quick 8", "default: studies"):
         assert text in " ".join(result.stdout.split())
+
+
+def compared(*arguments: str) -> Comparison:
+    experiment = apply_options(ABLATION, search_parser(ABLATION).parse_args(arguments))
+    assert isinstance(experiment, Comparison)
+    return experiment
+
+
+def test_comparisons_take_the_same_options() -> None:
+    options = ["--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--trials", "5"]
+    options += ["--concurrent", "3", "--workers", "2", "--seed", "9", "--set", "loss/feature_scale=relative"]
+    comparison = compared(*options, "--epochs", "7", "--trial-epochs", "2")
+    config = comparison.config
+    assert (config.data.photos, config.data.evaluate_on, config.loss.vgg19_weights) == ("p", "e", "w.npz")
+    assert (comparison.name, comparison.seeds, comparison.concurrent, config.hardware.workers) == ("n", 5, 3, 2)
+    # Every trial gets the full budget, whichever of the two options names it.
+    assert config.training.epochs == comparison.trial_epochs == 2
+    assert compared("--epochs", "7").trial_epochs == 7
+    assert {point["seed"] for point in comparison.points()} == {9, 10, 11, 12, 13}
+    assert comparison.values_at({"arm": "0.001", "seed": 11}) == {
+        "loss/adversarial_weight": 0.001,
+        "training/seed": 11,
+    }
+
+
+def test_what_the_arms_differ_in_cannot_be_set() -> None:
+    with pytest.raises(ConfigError, match="--set loss/adversarial_weight: the arms differ in it"):
+        compared("--set", "loss/adversarial_weight=0.1")
+
+
+def test_no_trials_train_the_configuration_as_it_is() -> None:
+    assert applied("--trials", "0").trials == 0
+    with pytest.raises(SystemExit):
+        compared("--trials", "0")

@@ -107,7 +107,7 @@ def epochs_figure(systems: list[System]) -> go.Figure:
                 showlegend=False,
             )
         )
-    figure.update_xaxes(tickformat="d", nticks=12)
+    figure.update_xaxes(dtick=-(-max(len(system.epochs) for system in systems) // 12) or 1)
     return figure.update_layout(xaxis_title="epoch", yaxis_title="val PSNR (dB)", height=420, margin={"t": 30})
 
 
