@@ -7,8 +7,9 @@ from statistics import fmean
 
 import pytest
 import torch
-from conftest import Study, run_search
+from conftest import TINY_OPTIONS, Study, run_search
 
+from raygan.report.study import report
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 
@@ -190,3 +191,21 @@ def test_several_workers(study: Study, tmp_path: Path) -> None:
     assert [(row["state"], row["epochs"]) for row in rows] == [("complete", "2")]
     verify_checkpoint(tmp_path / "tiny" / rows[0]["checkpoint"])
     assert (tmp_path / "tiny" / "evaluation" / "summary.csv").exists()
+
+
+@pytest.mark.slow
+def test_no_trials_train_the_configuration_as_it_is(tiny_photos: Path, tmp_path: Path) -> None:
+    run = run_search(
+        *TINY_OPTIONS,
+        *("--trials", "0", "--storage", tmp_path, "--name", "as-it-is"),
+        *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
+        *("--set", "optimizers/generator/learning_rate=0.002"),
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "The base configuration, trained for 2 epochs" in run.stdout
+    _, config = load_denoiser(Folder(tmp_path / "as-it-is" / "best"))
+    assert config.optimizers.generator.learning_rate == 0.002
+    assert not (tmp_path / "as-it-is" / "trials.csv").exists()
+    report([Folder(tmp_path / "as-it-is")])
+    markdown = (tmp_path / "as-it-is" / "report" / "report.md").read_text()
+    assert "as-it-is, base configuration: evaluation photos, beside the paper's Table 6" in markdown
