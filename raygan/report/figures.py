@@ -76,7 +76,7 @@ def steps_figure(systems: list[System]) -> go.Figure:
         figure.update_xaxes(title_text="step", row=len(STEP_ROWS), col=column)
     # Losses range over decades, and differ so between content losses.
     figure.update_yaxes(type="log", row=1)
-    figure.update_yaxes(type="log", row=2)
+    figure.update_yaxes(type="log", range=[-2, 2.5], row=2)
     return figure.update_layout(height=720, margin={"t": 50, "b": 40})
 
 
