@@ -60,11 +60,12 @@ def test_workers_share_each_batch_without_overlap() -> None:
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
-def test_one_pass_over_the_photos_is_an_epoch_unless_set() -> None:
-    crops = CachedCrops(numbered_photos(), DATA, TrainingConfig(batch_size=2))
+def test_an_epoch_is_125_steps_or_one_pass_over_the_photos() -> None:
+    assert CachedCrops(numbered_photos(), DATA, TrainingConfig(batch_size=2)).steps == 125
+    crops = CachedCrops(numbered_photos(), DATA, TrainingConfig(batch_size=2, steps_per_epoch=None))
     assert crops.steps == 3
     assert len(list(crops.batches(1))) == 3
-    assert CachedCrops(numbered_photos(1), DATA, TrainingConfig(batch_size=8)).steps == 1
+    assert CachedCrops(numbered_photos(1), DATA, TrainingConfig(batch_size=8, steps_per_epoch=None)).steps == 1
 
 
 def test_validation_crops_are_fixed_and_spread_over_the_photos() -> None:

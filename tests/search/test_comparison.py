@@ -1,5 +1,6 @@
 """Comparisons of arms, as a user runs them."""
 
+import csv
 import json
 import runpy
 from pathlib import Path
@@ -15,7 +16,7 @@ from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.section import ConfigError, with_values
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_denoiser
+from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -81,9 +82,8 @@ def test_every_comparison_is_sound(file: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["content_loss", "discriminator"])
-def test_comparisons_of_losses_and_of_noise(file: str, tiny_photos: Path, tmp_path: Path) -> None:
-    """Arms that need VGG19's weights and arms that do not; arms that remove different noise."""
+def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
+    """Each trial under a TorchTrainer of two workers; arms that need VGG19's weights, and arms that do not."""
     shapes = {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}
     random = np.random.default_rng(0)
     weights = {f"{name}.weight": 0.05 * random.standard_normal((*shape, 3, 3)) for name, shape in shapes.items()}
@@ -91,13 +91,24 @@ def test_comparisons_of_losses_and_of_noise(file: str, tiny_photos: Path, tmp_pa
     np.savez(tmp_path / "vgg19.npz", **weights, **biases)
     run = run_search(
         *TINY_OPTIONS,
-        *("--trials", "1", "--storage", tmp_path, "--vgg19", tmp_path / "vgg19.npz"),
+        *("--trials", "1", "--workers", "2", "--storage", tmp_path, "--name", "c", "--vgg19", tmp_path / "vgg19.npz"),
         *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
-        file=file,
+        file="content_loss",
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert ": one seed, 3 photos" in run.stdout
     assert "    difference" in run.stdout
+    with (tmp_path / "c" / "trials.csv").open() as file:
+        rows = {row["arm"]: row for row in csv.DictReader(file)}
+    assert {arm: (row["state"], row["epochs"]) for arm, row in rows.items()} == dict.fromkeys(
+        ("mse", "vgg19"), ("complete", "2")
+    )
+    for arm, row in rows.items():
+        # The best epoch's checkpoint is the one that is kept.
+        verify_checkpoint(tmp_path / "c" / row["checkpoint"])
+        kept = tmp_path / "c" / "denoisers" / f"{arm}-seed-0"
+        assert json.loads((kept / "metrics.json").read_text())["val_psnr"] == float(row["val_psnr"])
+        assert load_denoiser(Folder(kept))[1].loss.content == arm
 
 
 def test_an_arm_that_breaks_a_rule_is_refused() -> None:

@@ -171,7 +171,7 @@ def test_the_quick_search_denoises(tmp_path: Path) -> None:
         means = {
             (row["kind"], row["method"]): float(row["psnr_mean"])
             for row in csv.DictReader(file)
-            if row["level"] == "mean"
+            if (row["set"], row["level"]) == ("evaluation", "mean")
         }
     gains = {kind: means[kind, "raygan"] - means[kind, "noisy"] for kind, _ in means}
     assert gains["gaussian"] >= 6
@@ -180,24 +180,11 @@ def test_the_quick_search_denoises(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_several_workers(study: Study, tmp_path: Path) -> None:
-    """A trial and the winner on two workers each."""
-    run = run_search(*study.options, "--storage", tmp_path, "--workers", "2", "--trials", "1", timeout=580)
-    assert run.returncode == 0, run.stderr
-    assert run.stderr == ""
-    with (tmp_path / "tiny" / "trials.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["state"], row["epochs"]) for row in rows] == [("complete", "2")]
-    verify_checkpoint(tmp_path / "tiny" / rows[0]["checkpoint"])
-    assert (tmp_path / "tiny" / "evaluation" / "summary.csv").exists()
-
-
-@pytest.mark.slow
-def test_no_trials_train_the_configuration_as_it_is(tiny_photos: Path, tmp_path: Path) -> None:
+def test_the_configuration_as_it_is_on_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
+    """Without trials, and under a TorchTrainer of two workers."""
     run = run_search(
         *TINY_OPTIONS,
-        *("--trials", "0", "--storage", tmp_path, "--name", "as-it-is"),
+        *("--trials", "0", "--workers", "2", "--storage", tmp_path, "--name", "as-it-is"),
         *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
         *("--set", "optimizers/generator/learning_rate=0.002"),
     )
