@@ -127,9 +127,10 @@ def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run_tiny(photos: Path, name: str, file: str) -> Study:
+def _run_tiny(photos: Path, name: str, file: str, *more: str) -> Study:
     options = [
         *TINY_OPTIONS,
+        *more,
         *("--photos", str(photos / "photos"), "--evaluate-on", str(photos / "evaluation")),
         *("--storage", str(photos / "studies"), "--name", name),
     ]
@@ -144,5 +145,5 @@ def study(tiny_photos: Path) -> Study:
 
 @pytest.fixture(scope="session")
 def comparison(tiny_photos: Path) -> Study:
-    """One tiny comparison: two arms of three seeds."""
-    return _run_tiny(tiny_photos, "tiny-ablation", "adversarial_weight")
+    """One tiny comparison: four arms of two seeds, two for each of two noise tasks."""
+    return _run_tiny(tiny_photos, "tiny-comparison", "discriminator", "--trials", "2")

@@ -59,9 +59,9 @@ def test_every_plot_has_drawn(page: Page) -> None:
 
 def test_steps_are_drawn_for_every_system_in_one_layout(page: Page) -> None:
     steps = page.locator("[id$=losses-and-accuracies]")
-    # The search's winner and two arms: three columns of three rows, with five lines a column, as they are and smoothed.
-    assert steps.locator(".subplot").count() == 9
-    assert steps.locator(".scatterlayer .js-line").count() == 30
+    # The search's winner and four arms: five columns of three rows, with five lines a column, as they are and smoothed.
+    assert steps.locator(".subplot").count() == 15
+    assert steps.locator(".scatterlayer .js-line").count() == 50
 
 
 def test_no_request_leaves_the_page(page: Page) -> None:
@@ -73,8 +73,8 @@ def test_no_request_leaves_the_page(page: Page) -> None:
 
 def test_images_are_shown(page: Page) -> None:
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-    # Two photos of clean and noisy; before and after, three photos and kinds in both studies.
-    assert len(widths) == 2 + 2 * 3 * 3
+    # Two photos of clean and noisy; before and after, three photos and kinds for each noise to remove.
+    assert len(widths) == 2 + 3 * 3 * 3
     assert min(widths) >= 4 * 64
 
 
@@ -82,7 +82,9 @@ def test_every_table_of_the_paper_is_there(page: Page) -> None:
     headings = page.locator("h2, h3").all_inner_texts()
     for number in (4, 5, 6):
         assert any("tiny, winner" in heading and heading.endswith(f"Table {number}") for heading in headings)
-        assert any("tiny-ablation, 0.01:" in heading and heading.endswith(f"Table {number}") for heading in headings)
+        assert any("tiny-comparison, patch:" in heading and heading.endswith(f"Table {number}") for heading in headings)
+    # The paper has no scores for stronger noise.
+    assert any(heading.endswith("tiny-comparison, patch-1.5x: evaluation photos") for heading in headings)
     assert any("Table 7" in heading for heading in headings)
     for figures in ("Figures 2 and 3", "Figures 6, 7 and 8"):
         assert any(figures in heading for heading in headings)

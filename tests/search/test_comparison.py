@@ -21,16 +21,19 @@ from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 pytestmark = pytest.mark.timeout(300)
 
 
+ARMS = ("single_score", "patch", "single_score-1.5x", "patch-1.5x")
+
+
 def test_every_arm_is_trained_with_every_seed(comparison: Study) -> None:
     assert comparison.run.stderr == ""
     assert comparison.run.returncode == 0
     trials = comparison.table("trials.csv")
-    expected = {(arm, str(seed)) for arm in ("0.01", "0.001") for seed in (0, 1, 2)}
-    assert {(row["arm"], row["seed"]) for row in trials} == expected
+    assert {(row["arm"], row["seed"]) for row in trials} == {(arm, str(seed)) for arm in ARMS for seed in (0, 1)}
     assert {(row["state"], row["epochs"]) for row in trials} == {("complete", "2")}
     for row in trials:
         _, config = load_denoiser(Folder(comparison.folder / "denoisers" / row["trial"]))
-        assert config.loss.adversarial_weight == float(row["arm"])
+        assert config.discriminator.architecture == row["arm"].removesuffix("-1.5x")
+        assert config.noise.speckle.high == pytest.approx(0.3 if row["arm"].endswith("-1.5x") else 0.2)
         assert config.training.seed == int(row["seed"])
         metrics = json.loads((comparison.folder / "denoisers" / row["trial"] / "metrics.json").read_text())
         assert metrics["val_psnr"] == float(row["val_psnr"])
@@ -48,25 +51,49 @@ def test_it_ends_with_the_comparison(comparison: Study) -> None:
                 if (row["set"], row["kind"], row["level"]) == ("evaluation", "speckle", "high")
                 and row["method"] == f"{arm}-seed-{seed}"
             )
-            for seed in (0, 1, 2)
+            for seed in (0, 1)
         ]
-        for arm in ("0.01", "0.001")
+        for arm in ARMS
     }
     lines = comparison.run.stdout.splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("high intensity"))
-    for line, arm in zip(lines[start + 1 : start + 3], scores, strict=True):
-        assert line.split()[0] == arm
-        assert f"{fmean(scores[arm]):.2f} ± {stdev(scores[arm]):.2f} / " in line
-    interval = stats.ttest_ind(scores["0.001"], scores["0.01"], equal_var=False).confidence_interval()
-    difference = np.mean(scores["0.001"]) - np.mean(scores["0.01"])
-    assert f"{difference:+.2f} ({interval.low:+.2f} … {interval.high:+.2f})" in lines[start + 3]
+    block = iter(lines[start + 1 : start + 7])
+    for first, second in (ARMS[:2], ARMS[2:]):
+        for arm, line in ((first, next(block)), (second, next(block))):
+            assert line.split()[0] == arm
+            assert f"{fmean(scores[arm]):.2f} ± {stdev(scores[arm]):.2f} / " in line
+        # Each noise has its own first arm.
+        interval = stats.ttest_ind(scores[second], scores[first], equal_var=False).confidence_interval()
+        difference = np.mean(scores[second]) - np.mean(scores[first])
+        assert f"{difference:+.2f} ({interval.low:+.2f} … {interval.high:+.2f})" in next(block)
+
+
+def test_stronger_noise_is_evaluated_as_such(comparison: Study) -> None:
+    summary = comparison.table("evaluation/summary.csv")
+    for task, share, arms in (("0", 1.0, ARMS[:2]), ("1", 1.5, ARMS[2:])):
+        rows = [row for row in summary if row["task"] == task and row["set"] == "evaluation"]
+        assert {row["method"] for row in rows} == {
+            "noisy",
+            "median",
+            *(f"{arm}-seed-{s}" for arm in arms for s in (0, 1)),
+        }
+        intensities = {(row["kind"], row["level"]): float(row["intensity"]) for row in rows}
+        assert intensities["gaussian", "mean"] == pytest.approx(share * 0.0425)
+        assert intensities["salt_and_pepper", "low"] == pytest.approx(share * 0.02)
+        assert intensities["speckle", "high"] == pytest.approx(share * 0.2)
+    noisy = {
+        row["task"]: float(row["psnr_mean"])
+        for row in summary
+        if (row["set"], row["kind"], row["level"], row["method"]) == ("evaluation", "gaussian", "mean", "noisy")
+    }
+    assert noisy["1"] < noisy["0"] - 1
 
 
 def test_the_same_command_shows_the_result_again(comparison: Study) -> None:
-    again = run_search(*comparison.options, file="adversarial_weight")
+    again = run_search(*comparison.options, file="discriminator")
     assert again.returncode == 0
     assert "is finished" in again.stdout
-    assert comparison.run.stdout.partition("tiny-ablation: mean")[2] in again.stdout
+    assert comparison.run.stdout.partition("tiny-comparison: mean")[2] in again.stdout
 
 
 @pytest.mark.parametrize("file", ["v0", "adversarial_weight", "content_loss", "noise_policy", "discriminator"])
