@@ -84,6 +84,9 @@ def epochs_figure(systems: list[System]) -> go.Figure:
     """Validation PSNR over the epochs, all kinds and levels averaged, with each system's best epoch marked."""
     figure = go.Figure()
     for index, system in enumerate(systems):
+        best = system.best_epoch
+        if best is None:
+            continue
         epochs, colour = system.epochs, COLOURS[index % len(COLOURS)]
         figure.add_trace(
             go.Scatter(
@@ -94,9 +97,6 @@ def epochs_figure(systems: list[System]) -> go.Figure:
                 line={"color": colour},
             )
         )
-        best = system.best_epoch
-        if best is None:
-            continue
         figure.add_trace(
             go.Scatter(
                 x=[best["epoch"]],

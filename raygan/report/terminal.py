@@ -87,8 +87,8 @@ def comparison(study: StudyFiles) -> str:
     lines += ["", "PSNR in dB, and SSIM. Differences are to the first arm with the same noise."]
     if table["psnr_difference_low"].notna().any():
         lines += [
-            "In brackets their 95 % interval (Welch); * marks those whose interval leaves out 0, which one in twenty",
-            "does by chance.",
+            "In brackets their 95 % interval (Welch). * marks those whose interval leaves out 0: of differences that",
+            "are nothing but luck, one in twenty does.",
         ]
     return "\n".join(lines)
 

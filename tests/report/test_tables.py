@@ -104,6 +104,12 @@ def test_an_arm_that_diverged_leaves_a_report(study: StudyFiles) -> None:
     assert "beside the paper's Table 8" in markdown
 
 
+def test_a_comparison_without_one_good_epoch_leaves_a_report(study: StudyFiles) -> None:
+    study.folder.delete("metrics.csv")
+    markdown = report([study.folder]).read("report.md").decode()
+    assert markdown.count("failed in its first epoch.") == len(SCORES)
+
+
 def test_maxima_and_averages_stand_beside_the_right_table(study: StudyFiles) -> None:
     v1, ablation, _ = study.systems()
     for system, photos, paper in (
