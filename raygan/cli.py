@@ -13,14 +13,14 @@ from typing import Any, NoReturn
 
 from raygan.config import Config
 from raygan.errors import InputError
-from raygan.search.experiment import NAME, Comparison, Experiment
+from raygan.search.experiment import NAME, SCHEDULERS, Comparison, Experiment, Search
 from raygan.section import ConfigError, parse_value, with_values
 
 
 def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     """Run a search file: apply the command line's options to its experiment, run the study, show the result.
 
-    Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C.
+    Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C or SIGTERM.
     """
     options = search_parser(experiment).parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -28,7 +28,7 @@ def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -
     from raygan.search.trials import Interrupted
 
     try:
-        run_study(apply_options(experiment, options), options.storage)
+        run_study(apply_options(experiment, options), options.storage, options.wait)
     except InputError as error:
         _refuse(error)
     except (Interrupted, KeyboardInterrupt):
@@ -96,7 +96,7 @@ def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experi
             raise ConfigError(f"--set {', '.join(sorted(fixed))}: the arms differ in it; edit the search file instead")
         changes |= _given({"seeds": options.trials})
         return dataclasses.replace(experiment, **changes)
-    changes |= _given({"trials": options.trials, "trial_epochs": options.trial_epochs, "seed": options.seed})
+    changes |= _given({name: getattr(options, name) for name in ("trials", "trial_epochs", "seed", "scheduler")})
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
     changes["space"] = {path: one for path, one in experiment.space.items() if path not in assigned}
@@ -180,7 +180,21 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
         "--concurrent",
         type=_count,
         metavar="N",
-        help="trials at once (default: as many as the cluster holds)",
+        help="trials at once; an autoscaler is asked for their machines (default: as many as the cluster holds)",
+    )
+    if isinstance(experiment, Search):
+        add(
+            "--scheduler",
+            choices=SCHEDULERS,
+            help="who ends trials early, or changes them on the way (pbt: population-based training)"
+            f" (default: {experiment.scheduler})",
+        )
+    add(
+        "--wait",
+        type=_whole,
+        metavar="SECONDS",
+        default=120,
+        help="how long an autoscaler has to make room for one trial (default: 120)",
     )
     add(
         "--workers",

@@ -50,6 +50,9 @@ class DataConfig(Section):
     """Fixed crops cut from the validation photos."""
     crop_size: int = 256
     """Side of the square crops in pixels: a multiple of 64, the networks' total stride."""
+    cache: Literal["auto", "memory", "stream"] = "auto"
+    """Where training photos are kept: decoded, in the cluster's shared memory; or nowhere, read and decoded again in
+    every epoch; auto: in memory if they fit. Crops are the same either way."""
     seed: int = 0
     """Seed of the split and of validation's crops and noise; keep it fixed to compare runs."""
 
@@ -62,6 +65,7 @@ class DataConfig(Section):
             self.crop_size > 0 and self.crop_size % 64 == 0,
             crop_size=self.crop_size,
         )
+        require('cache != "stream", where photos are "samples",', (self.cache, self.photos) != ("stream", "samples"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,8 @@ class NoiseConfig(Section):
 class _NetworkConfig(Section):
     base_width: int = 64
     """Channels of the first layer; all other widths are multiples of it."""
+    normalization: Literal["batch", "none"] = "batch"
+    """Batch normalisation (the paper's), or none."""
     batch_norm_momentum: float = 0.01
     """Weight of the newest batch in the moving statistics (Keras writes the same as momentum 0.99)."""
     batch_norm_epsilon: float = 1e-3
@@ -222,6 +228,9 @@ class TrainingConfig(Section):
     """Steps an epoch, by default the paper's (1,000 photos in batches of 8); none: one pass over the photos."""
     epochs: int = 30
     """Epochs of a full training; the best by validation is kept."""
+    batch_statistics: Literal["worker", "all"] = "worker"
+    """What batch norm normalises by while several workers train: each worker's own part of the batch, or all of it,
+    which gives what one worker would, and costs messages between the workers at every layer."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in; weights, losses and the optimizers stay in float32."""
     seed: int = 0
@@ -245,11 +254,13 @@ class HardwareConfig(Section):
     """Training workers of one run."""
     cpus_per_worker: int = 1
     """CPU cores, and on the CPU threads, of each worker."""
+    reading_cpus_per_worker: int = 1
+    """CPU cores that read photos for each worker, besides its own, where they are streamed (`data/cache`)."""
     gpus_per_worker: float = 1.0
     """GPUs of each worker, when it computes on GPUs; a fraction shares one among trials."""
 
     def _check(self) -> None:
-        for name in ("workers", "cpus_per_worker"):
+        for name in ("workers", "cpus_per_worker", "reading_cpus_per_worker"):
             require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
         require("gpus_per_worker > 0", self.gpus_per_worker > 0, gpus_per_worker=self.gpus_per_worker)
 

@@ -134,7 +134,7 @@ class _Evaluator:
             for level in LEVELS if part == "evaluation" else MEAN_ONLY:
                 intensity = level_intensity(self.noise.range_of(kind), level)
                 key = (zlib.crc32(name.encode()), self.noise.kinds.index(kind), LEVELS.index(level))
-                noisy = add_noise(clean, [kind], torch.tensor([intensity]), torch_generator("evaluation noise", *key))
+                noisy = add_noise(clean, [kind], torch.tensor([intensity]), [torch_generator("evaluation noise", *key)])
                 results = {"noisy": noisy, **{method: run(noisy) for method, run in CLASSICAL.items()}}
                 for method, generator in self.generators.items():
                     results[method] = denoise(generator, noisy.to(self.device)).cpu()

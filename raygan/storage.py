@@ -72,5 +72,10 @@ class Folder:
         """Remove a file."""
         self.filesystem.delete_file(self._full(name))
 
+    def clear(self) -> None:
+        """Remove the folder and all that is in it, if it is there."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
     def _full(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path

@@ -68,7 +68,7 @@ def ray_here() -> Iterator[None]:
     """Ray running in this process, started as a study starts it."""
     import ray
 
-    from raygan.train.driver import start_ray
+    from raygan.train.cluster import start_ray
 
     start_ray()
     yield

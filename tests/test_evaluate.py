@@ -16,7 +16,7 @@ from raygan.evaluate import evaluate, median, summarise, tabulate
 from raygan.models.generator import build_generator
 from raygan.section import with_values
 from raygan.storage import Folder
-from raygan.train.checkpoint import Progress, save_checkpoint
+from raygan.train.checkpoint import Best, save_checkpoint
 
 Write = Callable[..., Path]
 
@@ -25,8 +25,8 @@ Write = Callable[..., Path]
 def denoiser(tiny_config: Config, tmp_path: Path) -> Folder:
     torch.manual_seed(0)
     config = with_values(tiny_config, {"hardware/device": "cpu"})
-    save_checkpoint(tmp_path / "best", config, {}, Progress(), build_generator(config.generator), {})
-    return Folder(tmp_path / "best")
+    save_checkpoint(tmp_path / "best", config, {}, Best.of(build_generator(config.generator), {}), {})
+    return Folder(tmp_path / "best" / "denoiser")
 
 
 def run(folder: Path, denoiser: Folder, noise: NoiseConfig, actors: int = 1) -> tuple[pd.DataFrame, dict[str, bytes]]:

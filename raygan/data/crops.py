@@ -40,7 +40,7 @@ class CropSource(Protocol):
 class CachedCrops:
     """Random crops of photos that are in memory; each epoch has another order and other positions.
 
-    The epoch's order is shared by the workers, and each takes its own part of every batch.
+    The workers share the epoch's order, and each takes its own part of every batch: their number changes no crop.
     """
 
     def __init__(
@@ -52,19 +52,21 @@ class CachedCrops:
         self.rank = rank
         self.batch_size = training.batch_size
         self.share = training.batch_size // workers
-        self.steps = training.steps_per_epoch or max(1, len(photos) // training.batch_size)
+        self.steps = steps_per_epoch(len(photos), training)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """One epoch's batches; see `CropSource`."""
-        order = np.random.default_rng(derived_seed("photo order", self.seed, epoch))
-        needed = self.steps * self.batch_size
-        rounds = -(-needed // len(self.photos))
-        indices = np.concatenate([order.permutation(len(self.photos)) for _ in range(rounds)])
+        indices = epoch_order(self.seed, epoch, len(self.photos), self.steps * self.batch_size)
         for step in range(self.steps):
             start = step * self.batch_size + self.rank * self.share
-            random = np.random.default_rng(derived_seed("crops", self.seed, epoch, self.rank, step))
-            photos = (self.photos.pixels[index] for index in indices[start : start + self.share])
-            yield _as_batch([random_crop(pixels, self.crop_size, random) for pixels in photos])
+            yield as_batch(
+                [
+                    random_crop(
+                        self.photos.pixels[indices[place]], self.crop_size, crop_stream(self.seed, epoch, place)
+                    )
+                    for place in range(start, start + self.share)
+                ]
+            )
 
 
 def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
@@ -73,7 +75,23 @@ def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
     for index in range(data.val_crops):
         random = np.random.default_rng(derived_seed("validation crops", data.seed, index))
         crops.append(random_crop(photos.pixels[index % len(photos)], data.crop_size, random))
-    return _as_batch(crops)
+    return as_batch(crops)
+
+
+def steps_per_epoch(photos: int, training: TrainingConfig) -> int:
+    """The configured steps of an epoch, or as many as pass once over the photos."""
+    return training.steps_per_epoch or max(1, photos // training.batch_size)
+
+
+def epoch_order(seed: int, epoch: int, photos: int, crops: int) -> NDArray[np.int64]:
+    """Which photo each crop of an epoch is cut from: all in random order, then all again."""
+    random = np.random.default_rng(derived_seed("photo order", seed, epoch))
+    return np.concatenate([random.permutation(photos) for _ in range(-(-crops // photos))])[:crops]
+
+
+def crop_stream(seed: int, epoch: int, place: int) -> np.random.Generator:
+    """Where the crop at a place (from 0) in an epoch's order is cut."""
+    return np.random.default_rng(derived_seed("crops", seed, epoch, place))
 
 
 def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
@@ -89,6 +107,7 @@ def random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generato
     return pixels[top : top + size, left : left + size]
 
 
-def _as_batch(crops: list[NDArray[np.uint8]]) -> Tensor:
+def as_batch(crops: list[NDArray[np.uint8]]) -> Tensor:
+    """Crops (S, S, 3) as one tensor, uint8 (B, 3, S, S)."""
     # np.stack copies, so that torch never holds the object store's read-only memory.
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()

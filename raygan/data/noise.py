@@ -1,12 +1,14 @@
 """Noise models and the sampling of their intensities: batched, on any device, with explicit generators.
 
-All images are float32, (B, 3, H, W), in [0, 1]. For a given intensity the distributions are those of
-scikit-image's `random_noise`; the kinds, their ranges and the two sampling policies are the paper's.
+All images are float32, (B, 3, H, W), in [0, 1]. Each image has a random generator of its own, on the images' device,
+so that its noise depends neither on the batch's size nor on how many workers share it. For a given intensity the
+distributions are those of scikit-image's `random_noise`; the kinds, their ranges and the two sampling policies are the
+paper's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -18,41 +20,40 @@ Level = Literal["low", "mean", "high"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 
-def gaussian(clean: Tensor, variance: Tensor, generator: torch.Generator) -> Tensor:
+def gaussian(clean: Tensor, variance: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """clean + n with n from N(0, variance); `variance` has shape (B, 1, 1, 1)."""
-    return clean + _standard_normal(clean, generator) * variance.sqrt()
+    return clean + _drawn(clean, generators, Tensor.normal_) * variance.sqrt()
 
 
-def salt_and_pepper(clean: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+def salt_and_pepper(clean: Tensor, share: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Each value becomes 0 with probability share / 2 and 1 with probability share / 2."""
-    uniform = torch.rand(clean.shape, generator=generator, device=clean.device)
+    uniform = _drawn(clean, generators, Tensor.uniform_)
     noisy = torch.where(uniform < share / 2, 0.0, clean)
     return torch.where(uniform >= 1 - share / 2, 1.0, noisy)
 
 
-def speckle(clean: Tensor, variance: Tensor, generator: torch.Generator) -> Tensor:
+def speckle(clean: Tensor, variance: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """clean + clean * n with n from N(0, variance)."""
-    return clean + clean * _standard_normal(clean, generator) * variance.sqrt()
+    return clean + clean * _drawn(clean, generators, Tensor.normal_) * variance.sqrt()
 
 
-NOISES: dict[NoiseKind, Callable[[Tensor, Tensor, torch.Generator], Tensor]] = {
+NOISES: dict[NoiseKind, Callable[[Tensor, Tensor, Sequence[torch.Generator]], Tensor]] = {
     "gaussian": gaussian,
     "salt_and_pepper": salt_and_pepper,
     "speckle": speckle,
 }
 
 
-def add_noise(clean: Tensor, kinds: list[NoiseKind], intensities: Tensor, generator: torch.Generator) -> Tensor:
-    """The noisy version of each image, clipped to [0, 1].
-
-    `kinds` and `intensities` hold one entry an image; `generator` is on the images' device.
-    """
+def add_noise(
+    clean: Tensor, kinds: Sequence[NoiseKind], intensities: Tensor, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """The noisy version of each image, clipped to [0, 1]; `kinds`, `intensities` and `generators` have one an image."""
     noisy = torch.empty_like(clean)
     intensities = intensities.to(clean.device, clean.dtype).reshape(-1, 1, 1, 1)
     for kind, add in NOISES.items():
         rows = [row for row, one in enumerate(kinds) if one == kind]
         if rows:
-            noisy[rows] = add(clean[rows], intensities[rows], generator)
+            noisy[rows] = add(clean[rows], intensities[rows], [generators[row] for row in rows])
     return noisy.clamp_(0, 1)
 
 
@@ -87,5 +88,10 @@ def _positions(config: NoiseConfig, count: int, generator: torch.Generator) -> T
     return positions.clamp(0, 1)
 
 
-def _standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+def _drawn(like: Tensor, generators: Sequence[torch.Generator], draw: Callable[..., Tensor]) -> Tensor:
+    """Random values of the images' shape, each image's from its own generator; `draw` is the method that fills it."""
+    # Not empty_like, which would keep the images' memory layout: the order of filling, and so the noise, would follow.
+    values = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    for image, generator in zip(values, generators, strict=True):
+        draw(image, generator=generator)
+    return values

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+MEASURED = 16
+"""Photos that are decoded to guess how much memory all would take."""
+EVALUATED_TRAINING_PHOTOS = 1000
+"""Of photos that are streamed, how many are scored as training photos: the paper's number."""
 SMALLEST_EVALUATED = 16
 """Least side in pixels of a photo to evaluate on."""
 
@@ -37,19 +41,31 @@ class PhotosError(InputError):
 
 
 @dataclass(frozen=True)
+class StoredPhotos:
+    """Usable photos that stay where they are."""
+
+    folder: Folder
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
 class TrainingPhotos:
     """What a run trains and validates on; no photo is in both."""
 
-    train: Photos
+    train: Photos | StoredPhotos
     validation: Photos
 
 
-def training_photos(config: DataConfig) -> TrainingPhotos:
-    """Read, select and split the configured photos: usable ones have 3 channels and both sides >= `crop_size`.
+def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
+    """Select and split the configured photos: usable ones have 3 channels and both sides >= `crop_size`.
 
-    The split depends on the files' names and `config.seed` alone. Unusable photos are skipped with one warning
-    that counts and names them. Raises `PhotosError` for a source that is missing or has fewer than two usable
-    photos. Needs Ray to be running.
+    Those to train on are read, or stay where they are, as `config.cache` says; "auto" reads them if all, decoded, take
+    at most `memory` bytes, by the size of the first few. The split depends on the files' names and `config.seed`
+    alone. Unusable photos are skipped with one warning that counts and names them. Raises `PhotosError` for a source
+    that is missing or has fewer than two usable photos. Needs Ray to be running.
     """
     if config.photos == "samples":
         size = max(256, config.crop_size)
@@ -62,13 +78,16 @@ def training_photos(config: DataConfig) -> TrainingPhotos:
     order = np.random.default_rng(derived_seed("photo split", config.seed)).permutation(len(names))
     candidates = [names[index] for index in order]
     wanted = config.train_photos + config.val_photos
+    stream = config.cache == "stream" or (
+        config.cache == "auto" and _mean_size(folder, candidates[:MEASURED]) * min(wanted, len(candidates)) > memory
+    )
     usable, problems = Photos([], []), dict[str, str]()
     looked_at = 0
     while looked_at < len(candidates) and len(usable) < wanted:
         # A tenth more than what lacks, so that a few unusable ones do not cost another round.
         wave = candidates[looked_at : looked_at + (wanted - len(usable)) * 11 // 10 + 1]
         looked_at += len(wave)
-        more, bad = _split_problems(_read(folder, wave, config.crop_size))
+        more, bad = _split_problems(_read(folder, wave, config.crop_size, pixels=not stream))
         usable = Photos(usable.names + more.names, usable.pixels + more.pixels)
         problems |= bad
     _warn(problems, looked_at)
@@ -78,6 +97,10 @@ def training_photos(config: DataConfig) -> TrainingPhotos:
             f"both sides >= {config.crop_size} pixels (data/crop_size)"
         )
     held_out = min(config.val_photos, max(1, len(usable) // 5))
+    if stream:
+        stored = StoredPhotos(folder, usable.names[held_out : held_out + config.train_photos])
+        validation, _ = _split_problems(_read(folder, usable.names[:held_out], config.crop_size))
+        return TrainingPhotos(train=stored, validation=validation)
     train = Photos(usable.names[held_out:], usable.pixels[held_out:])
     return TrainingPhotos(train=_first(train, config.train_photos), validation=_first(usable, held_out))
 
@@ -106,11 +129,15 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
     """One fixed crop of each training and validation photo, as rows like those of `evaluation_photos`.
 
     Their `set` is "training" or "validation": the paper reports both besides the evaluation photos (tables 4 and 5).
+    Photos that stay where they are come after the first `EVALUATED_TRAINING_PHOTOS` no more.
     """
     import ray.data
 
+    train = photos.train
+    if isinstance(train, StoredPhotos):
+        train, _ = _split_problems(_read(train.folder, train.names[:EVALUATED_TRAINING_PHOTOS], config.crop_size))
     datasets = []
-    for part, chosen in (("training", photos.train), ("validation", photos.validation)):
+    for part, chosen in (("training", train), ("validation", photos.validation)):
         rows = []
         for index, (name, pixels) in enumerate(zip(chosen.names, chosen.pixels, strict=True)):
             random = np.random.default_rng(derived_seed(f"fixed {part} crops", config.seed, index))
@@ -136,13 +163,31 @@ def _sample_photos(names: tuple[str, ...]) -> tuple[Folder, list[str]]:
     return Folder(sample_photos_folder(names)), list(names)
 
 
-def _read(folder: Folder, names: list[str], smallest: int) -> Dataset:
-    """Rows of `index`, `name`, `pixels` and `problem`, which is empty for a usable photo."""
-    import ray.data
+def _mean_size(folder: Folder, names: list[str]) -> float:
+    """Bytes that a decoded photo takes."""
+    decoded = [decode_photo(folder, name, 1) for name in names]
+    sizes = [pixels.nbytes for pixels, problem in decoded if not problem]
+    return sum(sizes) / max(1, len(sizes))
 
+
+def _read(folder: Folder, names: list[str], smallest: int, *, pixels: bool = True) -> Dataset:
+    """Rows of `index`, `name`, `pixels` (one, if they are not wanted) and `problem`, empty for a usable photo."""
+    import ray
+    import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    where: dict[str, Any] = {}
+    if folder.is_local and len(ray.nodes()) > 1:
+        # A folder of the machine that the search runs on; others need not have it.
+        here = ray.get_runtime_context().get_node_id()
+        cores = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
+        where = {
+            "num_cpus": min(1, cores),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
+        }
     rows = [{"index": index, "name": name} for index, name in enumerate(names)]
     return ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))).map_batches(
-        partial(_decode, folder=folder, smallest=smallest), batch_size=None
+        partial(_decode, folder=folder, smallest=smallest, pixels=pixels), batch_size=None, **where
     )
 
 
@@ -168,17 +213,18 @@ def _generate(batch: dict[str, NDArray[Any]], size: int, seed: int) -> dict[str,
     }
 
 
-def _decode(batch: dict[str, NDArray[Any]], folder: Folder, smallest: int) -> dict[str, Any]:
-    pixels = np.empty(len(batch["name"]), dtype=object)
+def _decode(batch: dict[str, NDArray[Any]], folder: Folder, smallest: int, pixels: bool) -> dict[str, Any]:
+    decoded = np.empty(len(batch["name"]), dtype=object)
     problems = []
     for row, name in enumerate(batch["name"].tolist()):
-        pixels[row], problem = _decode_one(folder, name, smallest)
+        whole, problem = decode_photo(folder, name, smallest)
+        decoded[row] = whole if pixels else whole[:1, :1]
         problems.append(problem)
-    return {**batch, "pixels": pixels, "problem": problems}
+    return {**batch, "pixels": decoded, "problem": problems}
 
 
-def _decode_one(folder: Folder, name: str, smallest: int) -> tuple[NDArray[np.uint8], str]:
-    """The pixels, and why the photo cannot be used if it cannot."""
+def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[NDArray[np.uint8], str]:
+    """The pixels, uint8 (H, W, 3), and why the photo cannot be used if it cannot."""
     nothing = np.zeros((1, 1, 3), np.uint8)
     try:
         content = folder.read(name)

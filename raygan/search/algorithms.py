@@ -1,21 +1,26 @@
-"""The searcher, which proposes trials, and the scheduler, which stops them early."""
+"""The searcher, which proposes trials, and the schedulers, which stop or change them on the way."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import TPESampler
+from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
 
+from raygan.search.ledger import Ledger
 from raygan.search.snapshot import KeepState
 from raygan.search.space import Space
+from raygan.storage import Folder
 
 METRIC = "best_val_psnr"
 """What a search maximises: a trial's highest validation PSNR so far, since its best epoch is what it would ship."""
@@ -69,15 +74,104 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
     """Asynchronous successive halving (Li et al., 2020): every third trial goes on from epochs 1, 3, 9, …
 
     Ray's own also stops a trial at its last epoch. Here it ends by itself: killed while a TorchTrainer inside it is
-    closing down, it can leave that trainer's resources reserved for ever.
+    closing down, it can leave that trainer's resources reserved for ever. And Ray's own forgets all scores when a
+    search goes on after a stop: here they are taken from the study's `folder`.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, folder: str, epochs: int) -> None:
         super().__init__(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=1, reduction_factor=3)
+        self.folder = folder
         self.epochs = epochs
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Take in a trial, with the epochs that it may have behind it."""
+        super().on_trial_add(tune_controller, trial)
+        for epoch in _epochs_behind(self.folder, trial):
+            super().on_trial_result(tune_controller, trial, epoch)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
         if result["epoch"] >= self.epochs:
             return str(self.CONTINUE)
         return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class EpochMedian(MedianStoppingRule):  # type: ignore[misc]
+    """The median stopping rule (Golovin et al., 2017): a trial ends where its best falls below the others' median.
+
+    It differs from Ray's own as `EpochAsha` does.
+    """
+
+    def __init__(self, folder: str, epochs: int) -> None:
+        super().__init__(time_attr="epoch", metric=METRIC, mode="max", grace_period=1, min_samples_required=3)
+        self.folder = folder
+        self.epochs = epochs
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Take in a trial, with the epochs that it may have behind it."""
+        super().on_trial_add(tune_controller, trial)
+        self._results[trial].extend(_epochs_behind(self.folder, trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        if result["epoch"] >= self.epochs:
+            self._results[trial].append(result)
+            return str(self.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
+    """Population-based training (Jaderberg et al., 2017): ten times, the worst quarter goes on from the best one.
+
+    A trial that goes on from another's checkpoint takes its values too, changed within the search space.
+    """
+
+    def __init__(self, space: Space, epochs: int) -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric="val_psnr",
+            mode="max",
+            perturbation_interval=max(1, epochs // 10),
+            hyperparam_mutations={
+                path: list(one.choices) if isinstance(one, CategoricalDistribution) else tune_domain(one)
+                for path, one in space.items()
+            },
+            custom_explore_fn=partial(_within, space=space),
+            log_config=False,
+        )
+        self.epochs = epochs
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Whether the trial goes on, waits, or goes on from another's checkpoint; at its last epoch it ends."""
+        if result["epoch"] >= self.epochs:
+            return str(self.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+
+def tune_domain(distribution: BaseDistribution) -> Any:
+    """The same distribution as Ray Tune writes it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return tune.choice(list(distribution.choices))
+    if isinstance(distribution, FloatDistribution):
+        draw = tune.loguniform if distribution.log else tune.uniform
+        return draw(distribution.low, distribution.high)
+    assert isinstance(distribution, IntDistribution)
+    # Ray Tune's upper end is exclusive.
+    draw = tune.lograndint if distribution.log else tune.randint
+    return draw(distribution.low, distribution.high + 1)
+
+
+def _within(values: dict[str, Any], space: Space) -> dict[str, Any]:
+    """Values that a perturbation moved out of the space, moved back to its edge."""
+    moved = dict(values)
+    for path, one in space.items():
+        if isinstance(one, FloatDistribution | IntDistribution):
+            moved[path] = min(max(moved[path], one.low), one.high)
+    return moved
+
+
+def _epochs_behind(folder: str, trial: Trial) -> list[dict[str, Any]]:
+    """The epochs of a trial that an earlier start of the study began."""
+    if not trial.has_reported_at_least_once:
+        return []
+    return Ledger(Folder(folder)).epochs_of(str(trial))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, distribution_to_json
 
@@ -18,6 +18,10 @@ from raygan.section import ConfigError, with_values
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
+
+
+Scheduler = Literal["asha", "pbt", "median", "none"]
+SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,9 @@ class Search(_Experiment):
     """How many; 0 trains the configuration as it is."""
     trial_epochs: int
     """Most epochs that a trial gets, of the winner's `training/epochs`; the scheduler stops most of them earlier."""
+    scheduler: Scheduler = "asha"
+    """Who ends trials early: "asha" (successive halving), "median" (those below the median), or "none"; or "pbt", which
+    lets the worst go on from the best with changed values, and draws its population at random, without Optuna."""
     seed: int = 0
     """Seed of the searcher."""
 
@@ -59,6 +66,15 @@ class Search(_Experiment):
     def check(self) -> None:
         """Raise `ConfigError` unless every trial's configuration would be a valid one."""
         check_space(self.space, self.config)
+        if self.scheduler == "pbt":
+            shaping = [path for path in self.space if path.startswith(("generator/", "discriminator/"))]
+            if shaping:
+                raise ConfigError(
+                    f"population-based training cannot search {', '.join(shaping)}: trials take over each other's "
+                    "networks on the way; use another --scheduler, or --set a value"
+                )
+            if self.concurrent is not None:
+                raise ConfigError("population-based training runs all trials in turn: leave --concurrent out")
 
     def points(self) -> list[dict[str, Any]]:
         """The points of the space that are tried first."""
@@ -76,6 +92,7 @@ class Search(_Experiment):
             "first_points": self.points(),
             "trials": self.trials,
             "trial_epochs": self.trial_epochs,
+            "scheduler": self.scheduler,
             "seed": self.seed,
         }
 

@@ -36,7 +36,7 @@ class TrialRow:
     val_ssim: float
     seconds: float
     checkpoint: str
-    """The best epoch's, relative to the study's folder."""
+    """The newest, relative to the study's folder; its `denoiser/` is the best epoch's."""
     values: Mapping[str, Any]
 
 
@@ -47,7 +47,7 @@ class Ledger:
         self.folder = folder
         rows = read_table(folder, "metrics.csv") if folder.exists("metrics.csv") else []
         self.epochs: dict[tuple[str, int], dict[str, Any]] = {
-            (row["trial"], int(row["epoch"])): {"trial": row.pop("trial"), **{k: _number(v) for k, v in row.items()}}
+            (row["trial"], int(row["epoch"])): {"trial": row.pop("trial"), **{k: _parsed(v) for k, v in row.items()}}
             for row in rows
         }
 
@@ -100,8 +100,11 @@ def _write_table(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
     folder.write(name, text.getvalue())
 
 
-def _number(text: str) -> float:
-    return int(text) if text.isdigit() else float(text)
+def _parsed(text: str) -> float | str:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return text
 
 
 def read_study(folder: Folder) -> dict[str, Any] | None:

@@ -13,34 +13,37 @@ from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, SHOULD_CHECKPOINT
 
 from raygan.report.tables import short
-from raygan.search.ledger import ENDED, Ledger, TrialRow, read_table
+from raygan.search.ledger import ENDED, Ledger, TrialRow
 from raygan.storage import Folder
 from raygan.train.driver import flattened
 
-_TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "checkpoint_path", SHOULD_CHECKPOINT}
+_TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "config", SHOULD_CHECKPOINT}
 
 
-def trial_name(trial: Trial) -> str:
-    """`trial-0001` for a search's first trial, and so on; `<arm>-seed-<seed>` in a comparison."""
+def trial_name(trial: Trial, first: int = 1) -> str:
+    """`trial-0001` for a search's first trial, and so on; `<arm>-seed-<seed>` in a comparison.
+
+    `first` is Tune's own number of the first.
+    """
     if "arm" in trial.config:
         return f"{trial.config['arm']}-seed-{trial.config['seed']}"
-    return f"trial-{int(trial.experiment_tag.partition('_')[0]):04d}"
+    return f"trial-{int(trial.experiment_tag.partition('_')[0]) - first + 1:04d}"
 
 
 class SearchProgress(tune.Callback):  # type: ignore[misc]
     """Prints a line for each start, epoch and end of a trial, and keeps `trials.csv` and `metrics.csv` current."""
 
-    def __init__(self, folder: str, trials: int, trial_epochs: int) -> None:
+    def __init__(self, folder: str, trials: int, trial_epochs: int, *, varying: bool = False) -> None:
+        """`varying` says that trials change their values on the way: then each epoch's are recorded with it."""
         self.folder = folder
         self.trials = trials
         self.trial_epochs = trial_epochs
+        self.varying = varying
 
     def setup(self, **info: Any) -> None:  # noqa: ARG002
         """Go on from the files of an earlier start of the same study."""
         folder = Folder(self.folder)
         self.ledger = Ledger(folder)
-        rows = read_table(folder, "trials.csv") if folder.exists("trials.csv") else []
-        self.checkpoints = {row["trial"]: row["checkpoint"] for row in rows}
         self.started = time.monotonic()
         self.epochs_here = 0
 
@@ -60,10 +63,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Show and record an epoch."""
         metrics = {name: value for name, value in result.items() if name not in _TUNES_OWN}
-        self.ledger.add_epoch(str(trial), metrics)
-        if metrics["epoch"] == metrics["best_epoch"] and "checkpoint_path" in result:
-            # Of a trial with workers of its own; of others Tune knows the best checkpoint itself.
-            self.checkpoints[str(trial)] = str(result["checkpoint_path"])
+        # The trial's own values may already be those that it goes on with.
+        self.ledger.add_epoch(str(trial), metrics | (flattened(result["config"]) if self.varying else {}))
         self.epochs_here += 1
         rows = self._record(trials)
         print(f"{trial} {epoch_line(metrics, self.trial_epochs)}   [{self._overview(rows)}]")
@@ -96,8 +97,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             state = states.get(trial.status, "pending")
         epochs = self.ledger.epochs_of(str(trial))
         best = max(epochs, key=lambda row: float(row["val_psnr"]), default={})
-        saved = trial.run_metadata.checkpoint_manager.best_checkpoint_result
-        path = saved.checkpoint.path if saved else self.checkpoints.get(str(trial), "")
+        values = flattened(trial.config)
         return TrialRow(
             trial=str(trial),
             state=state,
@@ -105,8 +105,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             val_psnr=best.get("val_psnr", math.nan),
             val_ssim=best.get("val_ssim", math.nan),
             seconds=sum(row["seconds"] for row in epochs),
-            checkpoint=path.removeprefix(Folder(self.folder).path + "/"),
-            values=flattened(trial.config),
+            checkpoint=trial.checkpoint.path.removeprefix(Folder(self.folder).path + "/") if trial.checkpoint else "",
+            values={path: best.get(path, value) for path, value in values.items()},
         )
 
     def _overview(self, rows: list[TrialRow]) -> str:

@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import ray
 
 from raygan.config import Config, NoiseConfig
+from raygan.data.crops import Photos
 from raygan.data.download import ASSETS
-from raygan.data.photos import evaluation_photos, fixed_crops, training_photos
+from raygan.data.photos import StoredPhotos, evaluation_photos, fixed_crops, training_photos
 from raygan.evaluate import evaluate, summarise, tabulate
 from raygan.report.terminal import final_report
 from raygan.search.experiment import Comparison, Experiment, Search
 from raygan.search.inputs import check_sources, content_losses, fingerprint
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
+from raygan.search.lock import locked, refuse_if_held
+from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line, time_left
 from raygan.search.trials import run_trials
 from raygan.section import parse_value, with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES
-from raygan.train.driver import (
-    Job,
+from raygan.train.cluster import (
+    photo_memory,
     resolved_device,
     resources,
     share_photos,
     start_ray,
-    train_with_workers,
     trials_at_once,
     with_idle_cores,
 )
+from raygan.train.driver import Job, Vgg19Weights, train_with_workers
 
 
-def run_study(experiment: Experiment, storage: str) -> Folder:
+def run_study(experiment: Experiment, storage: str, wait: float = 120) -> Folder:
     """Run the trials, train a search's winner, evaluate, print the result; returns the study's folder, `storage/name`.
 
-    Run again, it goes on where it stopped. Raises `StudyError`, or the error of whichever part refuses its input,
-    before anything is spent; raises `Interrupted` on Ctrl-C.
+    Run again, it goes on where it stopped. `wait` is how many seconds an autoscaler has to make room for one trial.
+    Raises `StudyError`, or the error of whichever part refuses its input, before anything is spent; raises
+    `Interrupted` on Ctrl-C.
     """
     experiment.check()
     folder = Folder(storage).child(experiment.name)
+    refuse_if_held(folder)
     study = _opened(experiment, folder)
     if study["status"] == "finished":
         print(f"{folder} is finished; run under another --name for a new one\n")
@@ -59,17 +63,35 @@ def run_study(experiment: Experiment, storage: str) -> Folder:
 
     start_ray()
     config = resolved_device(experiment.config)
-    concurrent = min(experiment.concurrent or experiment.trials, trials_at_once(config))
-    photos = training_photos(config.data)
+    concurrent = wait_for_room(config, experiment.concurrent, wait)
+    with locked(folder):
+        check_machines(folder)
+        _run(experiment, config, study, folder, vgg19_weights, concurrent)
+    print(final_report(folder))
+    return folder
+
+
+def _run(
+    experiment: Experiment,
+    config: Config,
+    study: dict[str, Any],
+    folder: Folder,
+    vgg19_weights: Vgg19Weights,
+    concurrent: int,
+) -> None:
+    """All that needs the study's folder to oneself."""
+    photos = training_photos(config.data, photo_memory())
+    check_photos(photos)
+    if isinstance(photos.train, StoredPhotos):
+        config = with_values(config, {"data/cache": "stream"})
+        concurrent = min(concurrent, trials_at_once(config))
     _record(study, "photos", fingerprint(photos))
+    kept = "in memory" if isinstance(photos.train, Photos) else "streamed"
     print(
-        f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos}; "
-        f"evaluation on {config.data.evaluate_on}"
+        f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos}, "
+        f"{kept}; evaluation on {config.data.evaluate_on}"
     )
-    try:
-        write_study(folder, study)
-    except OSError as error:
-        raise StudyError(f"cannot write to {folder}: {error}; give another --storage") from error
+    write_study(folder, study)
     job = Job(config, share_photos(photos), vgg19_weights, folder.location, experiment.name)
     del photos
 
@@ -90,8 +112,6 @@ def run_study(experiment: Experiment, storage: str) -> Folder:
         tasks = _denoisers_of_the_arms(experiment, folder)
     _evaluate(job, tasks, folder)
     write_study(folder, study | {"status": "finished", "finished": _now()})
-    print(final_report(folder))
-    return folder
 
 
 def _configs(experiment: Experiment) -> dict[str, Config]:
@@ -162,10 +182,8 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
         left = (epochs - done) * metrics["seconds"]
         print(f"winner {epoch_line(metrics, epochs)}   [{time_left(left)}]")
 
-    best = train_with_workers(job, config, "winner", values, show)
-    with best.as_directory() as checkpoint:
-        for name in DENOISER_FILES:
-            folder.write(f"best/{name}", (Path(checkpoint) / name).read_bytes())
+    for name, content in train_with_workers(job, config, "winner", values, show).items():
+        folder.write(f"best/{name}", content)
     if len(record.epochs) < epochs:
         print(f"winner diverged after epoch {len(record.epochs)}; its best epoch is kept")
     print(f"winner trained in {time.monotonic() - started:.0f} s")
@@ -178,7 +196,7 @@ def _denoisers_of_the_arms(comparison: Comparison, folder: Folder) -> list[tuple
     denoisers: dict[Any, dict[str, Folder]] = {config.noise.task: {} for config in configs.values()}
     order = list(configs)
     for row in sorted(Ledger(folder).good_trials(), key=lambda row: (order.index(row["arm"]), int(row["seed"]))):
-        trained, kept = folder.child(row["checkpoint"]), f"denoisers/{row['trial']}"
+        trained, kept = folder.child(f"{row['checkpoint']}/denoiser"), f"denoisers/{row['trial']}"
         for name in DENOISER_FILES:
             folder.write(f"{kept}/{name}", trained.read(name))
         denoisers[configs[row["arm"]].noise.task][row["trial"]] = folder.child(kept)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from functools import partial
+from typing import Any
 
 from ray import tune
+from ray.tune.search import BasicVariantGenerator
 
-from raygan.search.algorithms import EpochAsha, EpochOptunaSearch
+from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, tune_domain
 from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
 from raygan.search.progress import SearchProgress, trial_name
 from raygan.search.snapshot import KeepState, put_back_state
 from raygan.section import with_values
 from raygan.storage import Folder
-from raygan.train.driver import KEPT_CHECKPOINTS, RETRIES, Job, resources, run_trial
+from raygan.train.cluster import HardwareError, resources
+from raygan.train.driver import KEPT_CHECKPOINTS, RETRIES, Job, run_trial
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -26,34 +30,54 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     epochs = experiment.trial_epochs
     trial_job = dataclasses.replace(job, config=with_values(job.config, {"training/epochs": epochs}))
     # A trial with workers of its own waits for them without holding a core: else it could starve them.
-    asked = resources(job.config) if job.config.hardware.workers == 1 else {"CPU": 0, "memory": 1}
+    nested = job.config.hardware.workers > 1
+    asked = {"CPU": 0, "memory": 1} if nested else resources(job.config)
+    population = isinstance(experiment, Search) and experiment.scheduler == "pbt"
+    if population and nested and experiment.trials > concurrent:
+        raise HardwareError(
+            f"population-based training with {job.config.hardware.workers} workers a trial needs room for all "
+            f"{experiment.trials} trials at once, but the cluster holds {concurrent}: lower --trials or --workers"
+        )
     trainable = tune.with_resources(
-        tune.with_parameters(run_trial, job=trial_job, values_at=experiment.values_at), asked
+        tune.with_parameters(
+            run_trial,
+            job=trial_job,
+            values_at=experiment.values_at,
+            varying=tuple(experiment.space) if population else (),
+        ),
+        asked,
     )
+    # Without a searcher, Tune counts from 0.
+    name = partial(trial_name, first=0 if population else 1)
     what = "trials of at most" if isinstance(experiment, Search) else f"trials, {experiment.seeds} an arm, of"
     print(f"{type(experiment).__name__}: {experiment.trials} {what} {epochs} epochs, {concurrent} at once\n")
     if put_back_state(folder, "tune"):
         tuner = tune.Tuner.restore(folder.child("tune").location, trainable=trainable, resume_unfinished=True)
     else:
-        searcher = EpochOptunaSearch(experiment.space, experiment.points(), experiment.seed, epochs)
         tuner = tune.Tuner(
             trainable,
+            param_space={path: tune_domain(one) for path, one in experiment.space.items()} if population else {},
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=EpochAsha(epochs) if isinstance(experiment, Search) else None,
+                search_alg=_searcher(experiment),
+                scheduler=_scheduler(experiment, folder.location),
                 num_samples=experiment.trials,
-                max_concurrent_trials=concurrent,
-                reuse_actors=True,
-                trial_name_creator=trial_name,
-                trial_dirname_creator=trial_name,
+                # A population takes turns by itself.
+                max_concurrent_trials=None if population else concurrent,
+                # An actor that still waits for its workers cannot take another trial.
+                reuse_actors=not nested,
+                trial_name_creator=name,
+                trial_dirname_creator=name,
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=folder.location,
-                checkpoint_config=tune.CheckpointConfig(**KEPT_CHECKPOINTS),
+                # Of a population, others go on from a trial's checkpoints, and not at once.
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=2 * KEPT_CHECKPOINTS if population else KEPT_CHECKPOINTS
+                ),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[
-                    SearchProgress(folder.location, experiment.trials, epochs),
+                    SearchProgress(folder.location, experiment.trials, epochs, varying=population),
                     KeepState(folder.location),
                 ],
                 verbose=0,
@@ -62,6 +86,30 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     # Tune answers Ctrl-C by stopping all trials as if they had ended, and keeps the signal to itself afterwards.
     on_interrupt = signal.getsignal(signal.SIGINT)
     tuner.fit()
+    folder.child("workers").clear()
     signal.signal(signal.SIGINT, on_interrupt)
     if Ledger(folder).trials_ended() < experiment.trials:
         raise Interrupted
+
+
+def _searcher(experiment: Experiment) -> Any:
+    """Who proposes the trials: Optuna, but for a population, which Ray draws at once."""
+    if isinstance(experiment, Search) and experiment.scheduler == "pbt":
+        return BasicVariantGenerator(points_to_evaluate=experiment.points(), random_state=experiment.seed)
+    return EpochOptunaSearch(experiment.space, experiment.points(), experiment.seed, experiment.trial_epochs)
+
+
+def _scheduler(experiment: Experiment, folder: str) -> Any:
+    """Who ends trials early, or changes them on the way; none: Tune lets each run to its end."""
+    if not isinstance(experiment, Search):
+        return None
+    epochs = experiment.trial_epochs
+    match experiment.scheduler:
+        case "asha":
+            return EpochAsha(folder, epochs)
+        case "median":
+            return EpochMedian(folder, epochs)
+        case "pbt":
+            return EpochPopulation(experiment.space, epochs)
+        case "none":
+            return None

@@ -1,66 +1,78 @@
 """Checkpoints: complete, written under another name and then renamed, verified by checksum when read.
 
-A checkpoint is a folder of `generator.safetensors` (the denoiser), `config.json` (how to build and train it),
-`metrics.json` (how good it is), `training.pt` (what resuming needs besides) and `checksums.json` (SHA-256).
+A checkpoint is a folder of `denoiser/`, the best epoch so far, to use (`generator.safetensors`, `config.json`, which
+says how to build it, `metrics.json`, how good it is), of `training.pt`, all that resuming needs, `config.json` and
+`metrics.json` of the epoch itself, and `checksums.json` (SHA-256).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raygan.config import Config
 from raygan.models.generator import build_generator
+from raygan.section import flat_values
 from raygan.storage import Folder
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
-"""The files that using a checkpoint, rather than resuming from it, needs."""
+"""The files of a denoiser."""
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint is incomplete or damaged."""
 
 
-@dataclass
-class Progress:
-    """How far a run has come."""
+@dataclass(frozen=True)
+class Best:
+    """A run's best epoch so far."""
 
-    epoch: int = 0
+    weights: dict[str, Tensor]
+    """The generator's, on the CPU."""
+    metrics: dict[str, float]
+    """The epoch's."""
+
+    @classmethod
+    def of(cls, generator: nn.Module, metrics: Mapping[str, float]) -> Best:
+        """An epoch as it is now; later training does not change it."""
+        weights = {
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in generator.state_dict().items()
+        }
+        return cls(weights, dict(metrics))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What resuming takes from a checkpoint."""
+
+    epoch: int
     """Epochs done."""
-    best_epoch: int = 0
-    best_val_psnr: float = float("-inf")
-    """dB; the highest of all epochs done."""
+    best: Best
+    training: dict[str, Any]
+    """The state dicts, as they were saved."""
 
 
 def save_checkpoint(
-    folder: Path,
-    config: Config,
-    metrics: Mapping[str, float],
-    progress: Progress,
-    generator: nn.Module,
-    training: Mapping[str, Any],
+    folder: Path, config: Config, metrics: Mapping[str, float], best: Best, training: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint to `folder`, which appears only once it is complete.
-
-    `training` holds the state dicts that resuming needs besides the generator's weights.
-    """
+    """Write a checkpoint to `folder`, which appears only once it is complete; `training` holds state dicts."""
     partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    safetensors.torch.save_file(weights, partial / "generator.safetensors")
-    (partial / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
-    (partial / "metrics.json").write_text(json.dumps(dict(metrics), indent=2) + "\n")
-    torch.save({"progress": vars(progress), **training}, partial / "training.pt")
-    checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+    (partial / "denoiser").mkdir(parents=True)
+    safetensors.torch.save_file(best.weights, partial / "denoiser" / "generator.safetensors")
+    for place, numbers in ((partial / "denoiser", best.metrics), (partial, metrics)):
+        (place / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+        (place / "metrics.json").write_text(json.dumps(dict(numbers), indent=2) + "\n")
+    torch.save(dict(training), partial / "training.pt")
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    checksums = {path.relative_to(partial).as_posix(): _sha256(path) for path in files}
     (partial / "checksums.json").write_text(json.dumps(checksums, indent=2) + "\n")
     partial.rename(folder)
 
@@ -79,25 +91,34 @@ def verify_checkpoint(folder: Path) -> None:
             raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not have its recorded checksum")
 
 
-def load_checkpoint(
-    folder: Path, config: Config, generator: nn.Module, device: torch.device
-) -> tuple[Progress, dict[str, Any]]:
-    """Verify a checkpoint, load the generator's weights, and return the progress and `training` as it was saved.
+def load_checkpoint(folder: Path, config: Config, device: torch.device, varying: Collection[str] = ()) -> Saved:
+    """Verify a checkpoint and read it; `varying` are paths at which its configuration may differ from `config`.
 
     Raises `CheckpointError` where the checkpoint is damaged or belongs to another configuration.
     """
     verify_checkpoint(folder)
-    saved = Config.from_json(json.loads((folder / "config.json").read_text()))
-    # Hardware may differ between a run's starts.
-    if dataclasses.replace(saved, hardware=config.hardware) != config:
-        raise CheckpointError(f"checkpoint {folder} belongs to another configuration; start under another name")
-    generator.load_state_dict(safetensors.torch.load_file(folder / "generator.safetensors", device=str(device)))
+    saved, wanted = flat_values(Config.from_json(json.loads((folder / "config.json").read_text()))), flat_values(config)
+    # The machines may differ between a run's starts, and what they hold in memory.
+    differing = [
+        path
+        for path in wanted
+        if saved[path] != wanted[path] and path not in varying and not path.startswith(("hardware/", "data/cache"))
+    ]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {folder} belongs to another configuration, which differs in {', '.join(differing)}; start "
+            "under another name"
+        )
+    best = Best(
+        safetensors.torch.load_file(folder / "denoiser" / "generator.safetensors"),
+        json.loads((folder / "denoiser" / "metrics.json").read_text()),
+    )
     training = torch.load(folder / "training.pt", map_location=device, weights_only=True)
-    return Progress(**training.pop("progress")), training
+    return Saved(json.loads((folder / "metrics.json").read_text())["epoch"], best, training)
 
 
 def load_denoiser(folder: Folder) -> tuple[nn.Module, Config]:
-    """A checkpoint's generator, on the CPU in evaluation mode, and its configuration."""
+    """The generator in a folder of `DENOISER_FILES`, on the CPU in evaluation mode, and its configuration."""
     config = Config.from_json(json.loads(folder.read("config.json")))
     generator = build_generator(config.generator)
     generator.load_state_dict(safetensors.torch.load(folder.read("generator.safetensors")))

@@ -54,7 +54,7 @@ def noisy_validation_crops(
     intensity = torch.tensor([level_intensity(config.noise.range_of(kind), level)])
     key = (config.data.seed, config.noise.kinds.index(kind), LEVELS.index(level))
     noisy = [
-        add_noise(image[None], [kind], intensity, torch_generator("validation noise", *key, row))
+        add_noise(image[None], [kind], intensity, [torch_generator("validation noise", *key, row)])
         for row, image in zip(rows, clean, strict=True)
     ]
     return clean, torch.cat(noisy)

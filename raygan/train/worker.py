@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,12 @@ from raygan.data.crops import CropSource, to_unit_range
 from raygan.data.noise import LEVELS, add_noise, sample_noise
 from raygan.errors import InputError
 from raygan.losses import build_content_loss
+from raygan.models.blocks import normalise_over_workers
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
 from raygan.seeds import derived_seed, torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint
 from raygan.train.step import Players, train_step
 from raygan.train.step_log import StepLog
 from raygan.train.tensorboard import TensorBoardLog
@@ -87,14 +88,16 @@ def train(
     *,
     place: Place | None = None,
     resume_from: Path | None = None,
+    varying: Collection[str] = (),
     run_log: RunLog | None = None,
 ) -> None:
     """Train to the configured number of epochs, reporting after each, from a checkpoint or from the start.
 
     `val_crops` are uint8, (N, 3, S, S); `vgg19_weights` come from `raygan.losses.read_vgg19_weights`. With
-    several workers torch's default process group must be initialised. On one CPU worker the same configuration
-    gives the same result to the last bit, resumed or not. Raises `DivergedError` when a loss is not finite and
-    `CheckpointError` when `resume_from` cannot serve.
+    several workers torch's default process group must be initialised. `varying` are the paths whose values may differ
+    from the checkpoint's, as population-based training changes them on the way. On one CPU worker the same
+    configuration gives the same result to the last bit, resumed or not. Raises `DivergedError` when a loss is not
+    finite and `CheckpointError` when `resume_from` cannot serve.
     """
     place = place or Place()
     if place.device.type == "cpu":
@@ -102,23 +105,28 @@ def train(
     torch.manual_seed(derived_seed("initial weights", config.training.seed))
     generator = build_generator(config.generator).to(place.device).to(memory_format=torch.channels_last)
     players = _build_players(config, generator, vgg19_weights, place)
-    progress = Progress()
     states: dict[str, Resumable] = {
+        "generator": generator,
         "discriminator": players.frozen_discriminator,
         "generator_optimizer": players.generator_optimizer,
         "discriminator_optimizer": players.discriminator_optimizer,
     }
+    done, best = 0, None
     if resume_from is not None:
-        progress, saved = load_checkpoint(resume_from, config, generator, place.device)
+        saved = load_checkpoint(resume_from, config, place.device, varying)
+        done, best = saved.epoch, saved.best
         for name, owner in states.items():
-            owner.load_state_dict(saved[name])
+            owner.load_state_dict(saved.training[name])
+        # The state holds the rates that it was saved with.
+        _set_adam(players.generator_optimizer, config.optimizers.generator)
+        _set_adam(players.discriminator_optimizer, config.optimizers.discriminator)
     board = steps = None
     if run_log is not None and place.rank == 0:
         study = Folder(run_log.folder)
-        board = TensorBoardLog(study.child(f"tensorboard/{run_log.run}"), run_log.values, progress.epoch + 1)
-        steps = StepLog(study, run_log.run, progress.epoch)
+        board = TensorBoardLog(study.child(f"tensorboard/{run_log.run}"), run_log.values, done + 1)
+        steps = StepLog(study, run_log.run, done)
 
-    for epoch in range(progress.epoch + 1, config.training.epochs + 1):
+    for epoch in range(done + 1, config.training.epochs + 1):
         started = time.perf_counter()
         step_metrics: list[dict[str, Tensor]] = []
         try:
@@ -135,13 +143,8 @@ def train(
         now = time.perf_counter()
         if math.isnan(metrics["val_psnr"]):
             raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is {metrics['val_psnr']}")
-        progress.epoch = epoch
-        if metrics["val_psnr"] > progress.best_val_psnr:
-            progress.best_epoch, progress.best_val_psnr = epoch, metrics["val_psnr"]
         metrics = {
             "epoch": epoch,
-            "best_epoch": progress.best_epoch,
-            "best_val_psnr": progress.best_val_psnr,
             **metrics,
             "generator_learning_rate": players.generator_optimizer.param_groups[0]["lr"],
             "discriminator_learning_rate": players.discriminator_optimizer.param_groups[0]["lr"],
@@ -149,6 +152,9 @@ def train(
             "val_seconds": now - trained,
             "seconds": now - started,
         }
+        if best is None or metrics["val_psnr"] > best.metrics["val_psnr"]:
+            best = Best.of(generator, metrics)
+        metrics |= {"best_epoch": best.metrics["epoch"], "best_val_psnr": best.metrics["val_psnr"]}
         if board is not None:
             board.scalars(metrics, epoch)
             board.images(generator, val_crops, config, place.device, epoch)
@@ -157,7 +163,7 @@ def train(
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "checkpoint"
                 training = {name: owner.state_dict() for name, owner in states.items()}
-                save_checkpoint(folder, config, metrics, progress, generator, training)
+                save_checkpoint(folder, config, metrics, best, training)
                 report(metrics, folder)
         else:
             report(metrics, None)
@@ -171,6 +177,9 @@ def _build_players(
     content_loss = build_content_loss(config.loss, vgg19_weights)
     if isinstance(content_loss, nn.Module):
         content_loss.to(place.device)
+    if config.training.batch_statistics == "all":
+        for network in (generator, discriminator):
+            normalise_over_workers(network, place.workers)
     return Players(
         generator=_distributed(generator, place),
         discriminator=_distributed(discriminator, place),
@@ -191,8 +200,13 @@ def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
     )
 
 
+def _set_adam(optimizer: torch.optim.Optimizer, config: AdamConfig) -> None:
+    for group in optimizer.param_groups:
+        group |= {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+
+
 def _distributed(network: nn.Module, place: Place) -> nn.Module:
-    """The network, averaging gradients over the workers; batch statistics stay each worker's own."""
+    """The network, averaging gradients over the workers."""
     if place.workers == 1:
         return network
     devices = [place.device] if place.device.type == "cuda" else None
@@ -208,16 +222,20 @@ def _train_epoch(
     step_metrics: list[dict[str, Tensor]],
 ) -> None:
     """One pass; appends this worker's losses and accuracies, step by step, to `step_metrics`."""
-    seed = config.training.seed
+    seed, batch_size = config.training.seed, config.training.batch_size
     players.generator.train()
     players.discriminator.train()
     # Layers that draw random numbers use torch's global generator: tie it to the epoch, as all else is.
     torch.manual_seed(derived_seed("layers", seed, epoch, place.rank))
     for step, pixels in enumerate(crops.batches(epoch)):
         clean = to_unit_range(pixels, place.device)
-        key = (seed, epoch, place.rank, step)
-        kinds, intensities = sample_noise(config.noise, len(clean), torch_generator("noise kinds", *key))
-        noisy = add_noise(clean, kinds, intensities, torch_generator("noise", *key, device=place.device))
+        # Drawn for the whole batch, of which this worker has some rows: the number of workers changes no noise.
+        rows = range(place.rank * len(clean), (place.rank + 1) * len(clean))
+        key = (seed, epoch, step)
+        kinds, intensities = sample_noise(config.noise, batch_size, torch_generator("noise kinds", *key))
+        streams = [torch_generator("noise", *key, row, device=place.device) for row in rows]
+        mine = slice(rows.start, rows.stop)
+        noisy = add_noise(clean, kinds[mine], intensities[mine], streams)
         step_metrics.append(train_step(players, _channels_last(clean), _channels_last(noisy)))
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
             _require_finite(step_metrics[-CHECK_EVERY:], epoch, step, place)

@@ -22,7 +22,8 @@ KINDS_AND_INTENSITIES = [
 
 def noisy_of(clean: torch.Tensor, kind: NoiseKind, intensity: float, seed: int = 0) -> torch.Tensor:
     count = len(clean)
-    return add_noise(clean, [kind] * count, torch.full((count,), intensity), torch_generator("test", seed))
+    streams = [torch_generator("test", seed, row) for row in range(count)]
+    return add_noise(clean, [kind] * count, torch.full((count,), intensity), streams)
 
 
 @pytest.mark.parametrize(("kind", "intensity_range", "level"), KINDS_AND_INTENSITIES)
@@ -55,10 +56,27 @@ def test_moments_match_their_closed_forms_where_clipping_does_not_reach() -> Non
     assert ((pepper == 0.5) | (pepper == 0) | (pepper == 1)).all()
 
 
+def test_an_images_noise_depends_on_its_own_stream_alone() -> None:
+    clean = torch.rand(4, 3, 64, 64, generator=torch_generator("clean"))
+    kinds: list[NoiseKind] = ["gaussian", "speckle", "gaussian", "salt_and_pepper"]
+    intensities = torch.tensor([0.01, 0.02, 0.03, 0.04])
+    streams = [torch_generator("test", row) for row in range(4)]
+    whole = add_noise(clean, kinds, intensities, streams)
+    for row in range(4):
+        part = slice(row, row + 1)
+        # In another memory layout, too.
+        image = clean[part].contiguous(memory_format=torch.channels_last)
+        assert torch.equal(
+            add_noise(image, kinds[part], intensities[part], [torch_generator("test", row)]), whole[part]
+        )
+
+
 def test_each_image_gets_its_own_kind_and_intensity() -> None:
     clean = torch.full((4, 3, 64, 64), 0.5)
     kinds: list[NoiseKind] = ["salt_and_pepper", "gaussian", "speckle", "gaussian"]
-    noisy = add_noise(clean, kinds, torch.tensor([0.0, 0.0004, 0.0, 0.0016]), torch_generator("test", 3))
+    noisy = add_noise(
+        clean, kinds, torch.tensor([0.0, 0.0004, 0.0, 0.0016]), [torch_generator("test", row) for row in range(4)]
+    )
     deviations = (noisy - clean).flatten(1).std(dim=1).tolist()
     assert deviations == pytest.approx([0, 0.02, 0, 0.04], rel=0.03)
     assert torch.equal(clean, torch.full((4, 3, 64, 64), 0.5))

@@ -15,7 +15,7 @@ Write = Callable[..., Path]
 
 def read(folder: Path, **changes: object) -> TrainingPhotos:
     values = {"crop_size": 64, "train_photos": 8, "val_photos": 2} | changes
-    return training_photos(DataConfig(photos=str(folder), **values))  # type: ignore[arg-type]
+    return training_photos(DataConfig(photos=str(folder), **values), memory=1e9)  # type: ignore[arg-type]
 
 
 def test_photos_are_split_and_decoded_as_pillow_does(write_photos: Write) -> None:
@@ -88,7 +88,7 @@ def test_missing_empty_and_useless_folders_are_refused(write_photos: Write, tmp_
 
 
 def test_the_sample_set_needs_no_data() -> None:
-    photos = training_photos(DataConfig(photos="samples", train_photos=3, crop_size=64))
+    photos = training_photos(DataConfig(photos="samples", train_photos=3, crop_size=64), memory=0)
     assert photos.train.names == ["dead-leaves-00000", "dead-leaves-00001", "dead-leaves-00002"]
     assert {pixels.shape for pixels in photos.train.pixels} == {(256, 256, 3)}
     evaluated = {row["name"] for row in evaluation_photos("samples").take_all()}
@@ -117,7 +117,7 @@ def test_evaluation_takes_all_usable_photos_of_any_size(
 
 
 def test_real_coco_photos() -> None:
-    photos = training_photos(DataConfig(photos=str(shared("coco"))))
+    photos = training_photos(DataConfig(photos=str(shared("coco"))), memory=2e9)
     assert (len(photos.train), len(photos.validation)) == (477, 100)
     assert min(min(pixels.shape[:2]) for pixels in photos.train.pixels) >= 256
 

@@ -1,10 +1,14 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
 
-from raygan.search.algorithms import EpochAsha, EpochOptunaSearch
+from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation
+from raygan.search.ledger import Ledger
+from raygan.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}
 FIRST = [{"a/x": 0.25, "a/kind": "q"}]
@@ -65,27 +69,79 @@ def _run(search: EpochOptunaSearch, name: str) -> dict[str, float]:
     return point
 
 
-def test_scheduler_halves_on_epochs() -> None:
-    from ray.tune.schedulers import TrialScheduler
+class Trial:
+    """As much of a Tune trial as schedulers look at."""
 
-    class Trial:
-        def __init__(self, trial_id: str) -> None:
-            self.trial_id = trial_id
+    def __init__(self, trial_id: str, *, has_reported_at_least_once: bool = False) -> None:
+        self.trial_id = trial_id
+        self.has_reported_at_least_once = has_reported_at_least_once
 
-    asha = EpochAsha(9)
-    asha.set_search_properties(None, None)
+    def __str__(self) -> str:
+        return self.trial_id
+
+
+def decide(scheduler: Any, scores: dict[str, float], epoch: int) -> dict[str, str]:
+    """What the scheduler says of new trials that report these scores, one after another."""
     decisions = {}
-    for index, score in enumerate((30.0, 20.0, 10.0)):
-        trial = Trial(str(index))
-        asha.on_trial_add(None, trial)
-        decisions[score] = asha.on_trial_result(None, trial, result(1, score))
-    assert decisions == {30.0: TrialScheduler.CONTINUE, 20.0: TrialScheduler.STOP, 10.0: TrialScheduler.STOP}
+    for name, score in scores.items():
+        trial = Trial(name)
+        scheduler.on_trial_add(None, trial)
+        decisions[name] = scheduler.on_trial_result(_Controller(), trial, result(epoch, score))
+    return decisions
 
 
-def test_a_trial_ends_its_last_epoch_by_itself() -> None:
-    """Stopped there, as Ray's own scheduler does, it would be killed while it closes down."""
-    from ray.tune.schedulers import TrialScheduler
+class _Controller:
+    def get_live_trials(self) -> list[Trial]:
+        return []
 
-    asha = EpochAsha(9)
-    asha.set_search_properties(None, None)
-    assert asha.on_trial_result(None, None, result(9, -1.0)) == TrialScheduler.CONTINUE
+
+GO, STOP = TrialScheduler.CONTINUE, TrialScheduler.STOP
+
+
+def test_asha_halves_on_epochs(tmp_path: Path) -> None:
+    scores = {"a": 30.0, "b": 20.0, "c": 10.0}
+    assert decide(EpochAsha(str(tmp_path), 9), scores, epoch=1) == {"a": GO, "b": STOP, "c": STOP}
+
+
+def test_median_stops_what_falls_below_the_others(tmp_path: Path) -> None:
+    scores = {"a": 30.0, "b": 20.0, "c": 10.0, "d": 15.0, "e": 25.0}
+    decisions = decide(EpochMedian(str(tmp_path), 9), scores, epoch=1)
+    assert decisions == {"a": GO, "b": GO, "c": GO, "d": STOP, "e": GO}
+
+
+@pytest.mark.parametrize("scheduler", [EpochAsha, EpochMedian])
+def test_schedulers_remember_the_trials_of_an_earlier_start(tmp_path: Path, scheduler: Any) -> None:
+    ledger = Ledger(Folder(tmp_path))
+    later = scheduler(str(tmp_path), 9)
+    for name in ("a", "b", "c"):
+        ledger.add_epoch(name, {"epoch": 1, "best_val_psnr": 30.0})
+        ledger.add_epoch(name, {"epoch": 2, "best_val_psnr": 31.0})
+    for name in ("a", "b", "c"):
+        later.on_trial_add(None, Trial(name, has_reported_at_least_once=True))
+    assert decide(later, {"d": 20.0, "e": 40.0}, epoch=1) == {"d": STOP, "e": GO}
+
+
+@pytest.mark.parametrize("scheduler", [EpochAsha, EpochMedian])
+def test_a_trial_ends_its_last_epoch_by_itself(tmp_path: Path, scheduler: Any) -> None:
+    """Stopped there, as Ray's own schedulers do, it would be killed while it closes down."""
+    last = scheduler(str(tmp_path), 9)
+    assert set(decide(last, {"a": 30.0, "b": 20.0, "c": 10.0, "d": -1.0, "e": -2.0}, epoch=9).values()) == {GO}
+
+
+def test_a_population_changes_values_within_the_space() -> None:
+    space = SPACE | {"a/count": IntDistribution(1, 3)}
+    population = EpochPopulation(space, epochs=30)
+    assert population._perturbation_interval == 3
+    values = {"a/x": 0.99, "a/kind": "p", "a/count": 3}
+    seen = []
+    for _ in range(60):
+        values, _ = population._get_new_config(None, _Donor(values))
+        seen.append(values)
+    assert all(0 <= one["a/x"] <= 1 and one["a/kind"] in ("p", "q") and one["a/count"] in (1, 2, 3) for one in seen)
+    assert {one["a/kind"] for one in seen} == {"p", "q"}
+    assert len({one["a/x"] for one in seen}) > 5
+
+
+class _Donor:
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config

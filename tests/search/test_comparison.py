@@ -131,7 +131,6 @@ def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
         ("mse", "vgg19"), ("complete", "2")
     )
     for arm, row in rows.items():
-        # The best epoch's checkpoint is the one that is kept.
         verify_checkpoint(tmp_path / "c" / row["checkpoint"])
         kept = tmp_path / "c" / "denoisers" / f"{arm}-seed-0"
         assert json.loads((kept / "metrics.json").read_text())["val_psnr"] == float(row["val_psnr"])

@@ -61,7 +61,7 @@ def test_trials_table(study: Study) -> None:
     for row in trials:
         assert row["state"] == ("complete" if row["epochs"] == "2" else "pruned")
         verify_checkpoint(study.folder / row["checkpoint"])
-        metrics = json.loads((study.folder / row["checkpoint"] / "metrics.json").read_text())
+        metrics = json.loads((study.folder / row["checkpoint"] / "denoiser" / "metrics.json").read_text())
         assert metrics["val_psnr"] == float(row["val_psnr"])
 
 
@@ -86,7 +86,7 @@ def test_steps_are_logged_and_average_to_the_epochs_metrics(study: Study) -> Non
                 assert mean == pytest.approx(float(row[name]), rel=1e-4)
 
 
-def test_only_the_best_and_the_last_checkpoint_are_kept(study: Study) -> None:
+def test_only_the_last_checkpoints_are_kept(study: Study) -> None:
     for trial in study.table("trials.csv"):
         kept = list((study.folder / "tune" / trial["trial"]).glob("checkpoint_*"))
         assert 1 <= len(kept) <= 2

@@ -9,17 +9,15 @@ from raygan.data.crops import Photos
 from raygan.data.photos import TrainingPhotos
 from raygan.data.samples import dead_leaves
 from raygan.section import with_values
-from raygan.train.driver import (
+from raygan.train.cluster import (
     HardwareError,
-    Job,
-    flattened,
     resolved_device,
     resources,
     share_photos,
-    train_with_workers,
     trials_at_once,
     with_idle_cores,
 )
+from raygan.train.driver import Job, flattened, train_with_workers
 from raygan.train.worker import DivergedError
 
 pytestmark = pytest.mark.usefixtures("ray_here")

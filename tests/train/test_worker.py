@@ -51,8 +51,19 @@ class Run:
         return self
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"}
+def outcome(folder: Path) -> dict[str, object]:
+    """All that training would go on from, and the denoiser, to the last bit."""
+    values: dict[str, object] = {"denoiser": (folder / "denoiser" / "generator.safetensors").read_bytes()}
+
+    def flatten(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for name, part in value.items():
+                flatten(f"{prefix}/{name}", part)
+        else:
+            values[prefix] = value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+    flatten("", torch.load(folder / "training.pt", weights_only=True))
+    return values
 
 
 def test_training_reports_every_epoch(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
@@ -94,8 +105,8 @@ def test_same_configuration_same_result_to_the_last_bit(photos: Photos, tiny_con
     first = Run(photos, tiny_config, tmp_path / "first").train()
     second = Run(photos, tiny_config, tmp_path / "second").train()
     other = Run(photos, with_values(tiny_config, {"training/seed": 1}), tmp_path / "other").train()
-    assert files_of(first.checkpoint(3)) == files_of(second.checkpoint(3))
-    assert files_of(first.checkpoint(3)) != files_of(other.checkpoint(3))
+    assert outcome(first.checkpoint(3)) == outcome(second.checkpoint(3))
+    assert outcome(first.checkpoint(3)) != outcome(other.checkpoint(3))
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -103,7 +114,7 @@ def test_resuming_continues_to_the_last_bit(photos: Photos, tiny_config: Config,
     whole = Run(photos, tiny_config, tmp_path / "whole").train()
     resumed = Run(photos, tiny_config, tmp_path / "resumed").train(whole.checkpoint(epoch))
     assert [metrics["epoch"] for metrics in resumed.epochs] == list(range(epoch + 1, 4))
-    assert files_of(whole.checkpoint(3)) == files_of(resumed.checkpoint(3))
+    assert outcome(whole.checkpoint(3)) == outcome(resumed.checkpoint(3))
     for name in ("val_psnr", "best_val_psnr", "best_epoch", "discriminator_loss"):
         assert resumed.epochs[-1][name] == whole.epochs[-1][name]
 
@@ -124,12 +135,13 @@ def test_checkpoints_hold_a_denoiser_that_scores_as_reported(
     photos: Photos, tiny_config: Config, tmp_path: Path
 ) -> None:
     run = Run(photos, tiny_config, tmp_path).train()
-    generator, config = load_denoiser(Folder(run.checkpoint(2)))
+    generator, config = load_denoiser(Folder(run.checkpoint(3) / "denoiser"))
     assert config == tiny_config
     crops = validation_crops(photos, config.data)
     sums = validate(generator, crops, config, CPU, range(len(crops)))
-    saved = json.loads((run.checkpoint(2) / "metrics.json").read_text())
-    assert saved == run.epochs[1]
+    saved = json.loads((run.checkpoint(3) / "denoiser" / "metrics.json").read_text())
+    best = max(run.epochs, key=lambda metrics: metrics["val_psnr"])
+    assert saved == {name: value for name, value in best.items() if not name.startswith("best_")}
     for name, total in sums.items():
         assert total.item() / len(crops) == pytest.approx(saved[f"val_{name}"], abs=1e-9)
 
@@ -210,5 +222,5 @@ def test_the_papers_full_size(tmp_path: Path) -> None:
     full = Photos([str(index) for index in range(8)], [dead_leaves(256, 0, index) for index in range(8)])
     run = Run(full, with_values(PAPER_V0, values), tmp_path).train()
     assert run.epochs[1]["content_loss"] < run.epochs[0]["content_loss"]
-    generator, _ = load_denoiser(Folder(run.checkpoint(2)))
+    generator, _ = load_denoiser(Folder(run.checkpoint(2) / "denoiser"))
     assert sum(weight.numel() for weight in generator.parameters()) == 29_247_491

@@ -1,0 +1,178 @@
+"""What is checked of the cluster before anything is spent: room, machines that agree, storage that all can write to."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.exceptions import GetTimeoutError, RayError
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raygan.config import Config
+from raygan.data.photos import StoredPhotos, TrainingPhotos
+from raygan.search.ledger import StudyError, package_versions
+from raygan.storage import Folder
+from raygan.train.cluster import HardwareError, resources, trials_at_once
+
+ANSWER = 10.0
+"""Seconds in which a machine must answer, and an autoscaler begin to add one."""
+
+
+def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
+    """How many trials run at once: `concurrent`, or as many as the cluster holds, which may be fewer.
+
+    Where it does not hold as many as are asked for (one, if `concurrent` is none), an autoscaler is asked for machines.
+    Raises `HardwareError` where not even one trial fits: within 10 s where no machine is being added, else after `wait`
+    seconds.
+    """
+    wanted = concurrent or 1
+    places = _places(config)
+    if places >= wanted:
+        return min(places, concurrent or places)
+    request_resources(bundles=[resources(config)] * (wanted * config.hardware.workers))
+    started = time.monotonic()
+    told = False
+    while (waited := time.monotonic() - started) < (
+        wait if (coming := _machines_are_coming()) else min(wait, ANSWER - 2)
+    ):
+        if (places := _places(config)) >= 1 and (coming or places >= wanted):
+            break
+        if coming and not told:
+            print(f"Waiting up to {wait:.0f} s for machines that are being added")
+            told = True
+        time.sleep(min(1.0, max(0.0, wait - waited)))
+    if trials_at_once(config) < wanted and coming and config.hardware.workers == 1:
+        # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
+        return wanted
+    return min(trials_at_once(config), wanted)
+
+
+def check_machines(folder: Folder) -> None:
+    """Raise `StudyError` unless all machines run the same versions and write to the same `folder`."""
+    nodes = _nodes()
+    if len(nodes) == 1:
+        return
+    here = package_versions()
+    versions = _on_each(nodes, _versions_there(), list(here))
+    differing = [
+        f"{nodes[node]} has {name} {there.get(name)}, but this search runs {version}"
+        for node, there in versions.items()
+        for name, version in here.items()
+        if there[name] != version
+    ]
+    if differing:
+        raise StudyError(
+            f"all machines need the same versions: {'; '.join(differing)}; install the same on all (see cluster/)"
+        )
+    token = uuid.uuid4().hex
+    check = folder.child(f"preflight-{token}")
+    try:
+        problems = _on_each(nodes, _write_there, check.location, token)
+        missing = [
+            f"{nodes[node]} {problem or 'writes elsewhere'}"
+            for node, problem in problems.items()
+            if problem or not check.exists(f"{node}-{token}")
+        ]
+    finally:
+        check.clear()
+    if missing:
+        raise StudyError(
+            f"every machine must write to {folder}, but {'; '.join(missing)}: give a --storage that all share, such as "
+            "an s3:// or gs:// prefix, or a folder on NFS"
+        )
+
+
+def check_photos(photos: TrainingPhotos) -> None:
+    """Raise `StudyError` where photos that are read in training lie in a folder that not all machines have."""
+    if not isinstance(photos.train, StoredPhotos) or not photos.train.folder.is_local:
+        return
+    nodes = _nodes()
+    found = _on_each(nodes, _exists_there, photos.train.folder.location, photos.train.names[0])
+    without = [nodes[node] for node, there in found.items() if not there]
+    if without:
+        raise StudyError(
+            f"photos that do not fit into memory are read by every machine, but {', '.join(without)} has no "
+            f"{photos.train.folder}: put them into a bucket or onto NFS, or lower data/train_photos"
+        )
+
+
+def _places(config: Config) -> int:
+    try:
+        return trials_at_once(config)
+    except HardwareError:
+        return 0
+
+
+def _machines_are_coming() -> bool:
+    """Whether an autoscaler is adding machines."""
+    if is_autoscaler_v2():
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        return bool(status.pending_launches or status.pending_nodes)
+    told = _internal_kv_get("__autoscaling_status")
+    report = json.loads(told).get("autoscaler_report") if told else None
+    return bool(report and (report["pending_launches"] or report["pending_nodes"]))
+
+
+def _nodes() -> dict[str, str]:
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _on_each(nodes: dict[str, str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What the function returns on each machine, by node; raises `StudyError` where one does not answer."""
+    answers = {
+        node: ray.remote(num_cpus=0, max_retries=0)(function)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+        .remote(*arguments)
+        for node in nodes
+    }
+    deadline = time.monotonic() + ANSWER
+    found = {}
+    for node, answer in answers.items():
+        try:
+            found[node] = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
+        except GetTimeoutError:
+            raise StudyError(
+                f"machine {nodes[node]} does not answer within {ANSWER:.0f} s: restart Ray there"
+            ) from None
+        except RayError as error:
+            raise StudyError(f"machine {nodes[node]} cannot be used: {error}") from error
+    return found
+
+
+def _versions_there() -> Callable[[list[str]], dict[str, str]]:
+    # A function inside a function travels by value: it runs where RayGAN is not installed.
+    def versions(names: list[str]) -> dict[str, str]:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = {"python": platform.python_version()}
+        for name in names:
+            if name not in found:
+                try:
+                    found[name] = version(name)
+                except PackageNotFoundError:
+                    found[name] = "not installed"
+        return found
+
+    return versions
+
+
+def _exists_there(location: str, name: str) -> bool:
+    return Folder(location).exists(name)
+
+
+def _write_there(location: str, token: str) -> str:
+    """Write a file there; what went wrong, if anything."""
+    try:
+        Folder(location).write(f"{ray.get_runtime_context().get_node_id()}-{token}", token)
+    except OSError as error:
+        return f"cannot ({error})"
+    return ""

@@ -1,0 +1,103 @@
+"""The Ray cluster: starting it, what it has, what a run asks of it, and the photos that all of it shares."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+import ray
+import ray.data
+
+from raygan.config import Config
+from raygan.data.crops import Photos
+from raygan.data.photos import TrainingPhotos
+from raygan.errors import InputError
+from raygan.section import with_values
+
+
+class HardwareError(InputError):
+    """The cluster cannot hold what was asked for."""
+
+
+def start_ray() -> None:
+    """Connect to the cluster that `RAY_ADDRESS` names or that runs here, or start Ray on this machine."""
+    # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
+        variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+    # Ray's own handler of SIGTERM ends the process at once; what stops a search on Ctrl-C does so cleanly.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def resolved_device(config: Config) -> Config:
+    """The configuration with `hardware/device` settled: cuda if the running cluster has GPUs, unless it says."""
+    if config.hardware.device != "auto":
+        return config
+    device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    return with_values(config, {"hardware/device": device})
+
+
+def resources(config: Config) -> dict[str, float]:
+    """What one worker asks Ray for, the cores that read its photos included."""
+    asked: dict[str, float] = {"CPU": config.hardware.cpus_per_worker}
+    if config.data.cache == "stream":
+        asked["CPU"] += config.hardware.reading_cpus_per_worker
+    if config.hardware.device == "cuda":
+        asked["GPU"] = config.hardware.gpus_per_worker
+    return asked
+
+
+def trials_at_once(config: Config) -> int:
+    """How many runs fit the cluster side by side; raises `HardwareError` if not even one does."""
+    asked, workers = resources(config), config.hardware.workers
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # A worker lies on one node, a run's workers perhaps on several.
+    places = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
+    if places < workers:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+        have = "; ".join(" and ".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in nodes)
+        raise HardwareError(
+            f"one trial asks for {workers} workers of {each} each, but the cluster's nodes have {have}: lower "
+            "--workers, hardware/cpus_per_worker or hardware/gpus_per_worker, or start a larger cluster"
+        )
+    return places // workers
+
+
+def photo_memory() -> float:
+    """Bytes of decoded photos that every node's shared memory has room for, with as much again for other things."""
+    return _object_store() / 2
+
+
+def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
+    """Put decoded photos into the object store, once for all runs; raises `HardwareError` if they do not fit."""
+    parts = [part for part in (photos.train, photos.validation) if isinstance(part, Photos)]
+    size, room = sum(pixels.nbytes for part in parts for pixels in part.pixels), _object_store()
+    if size > room:
+        raise HardwareError(
+            f"the decoded photos take {size / 1e9:.1f} GB, but a node's object store holds {room / 1e9:.1f} GB: give "
+            "--set data/cache=stream, lower data/train_photos, or start Ray with a larger --object-store-memory"
+        )
+    return ray.put(photos)
+
+
+def _object_store() -> float:
+    return float(min(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]))
+
+
+def with_idle_cores(config: Config) -> Config:
+    """For a run that has the cluster to itself: on CPUs, each worker gets its share of the largest node's cores."""
+    if config.hardware.device == "cuda":
+        return config
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    reading = resources(config)["CPU"] - config.hardware.cpus_per_worker
+    share = max(config.hardware.cpus_per_worker, int(largest // config.hardware.workers - reading))
+    return with_values(config, {"hardware/cpus_per_worker": share})
