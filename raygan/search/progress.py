@@ -44,11 +44,15 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         """Go on from the files of an earlier start of the same study."""
         folder = Folder(self.folder)
         self.ledger = Ledger(folder)
+        self.shown: dict[str, dict[str, Any]] = {}
         self.started = time.monotonic()
         self.epochs_here = 0
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
-        """Show the trial's parameters."""
+        """Show the trial's parameters, at its start and when they have changed."""
+        if self.shown.get(str(trial)) == trial.config:
+            return
+        self.shown[str(trial)] = dict(trial.config)
         values = ", ".join(f"{path}={short(value)}" for path, value in flattened(trial.config).items())
         print(textwrap.fill(f"{trial} starts: {values}", 110, subsequent_indent=" " * 12, break_on_hyphens=False))
         self._record(trials)

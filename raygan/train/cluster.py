@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from types import FrameType
 
 import ray
 import ray.data
@@ -31,11 +32,17 @@ def start_ray() -> None:
         # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
         variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
         ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
-    # Ray's own handler of SIGTERM ends the process at once; what stops a search on Ctrl-C does so cleanly.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _stop)
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """Do on SIGTERM what Ctrl-C does: Ray's own handler ends the process at once."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    # In the background, a shell lets processes ignore Ctrl-C.
+    (on_interrupt if callable(on_interrupt) else signal.default_int_handler)(signum, frame)
 
 
 def resolved_device(config: Config) -> Config:
