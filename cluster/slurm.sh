@@ -5,7 +5,7 @@
 #
 #   sbatch cluster/slurm.sh --storage /shared/studies            # any options of the search file
 #   SEARCH=searches/noise_policy.py sbatch cluster/slurm.sh --storage /shared/studies
-#   ssh -L 8265:localhost:8265 FIRST_NODE                        # the dashboard; asks for the token in ~/.ray/auth_token
+#   ssh -L 8265:localhost:8265 FIRST_NODE                        # the dashboard; asks for ~/.ray/auth_token
 #
 # Preempted, or stopped by its time limit, the job is queued again and goes on where the study stopped.
 #
@@ -22,7 +22,7 @@
 #SBATCH --signal=B:TERM@60
 set -euo pipefail
 
-source .venv/bin/activate
+export PATH="$PWD/.venv/bin:$PATH"
 # Without the mode, and without a token, Ray would start open to all. The home folder, with the token, is shared.
 export RAY_AUTH_MODE=token
 ray get-auth-token --generate > /dev/null
@@ -39,15 +39,16 @@ srun ray symmetric-run --address "$address:6379" --min-nodes "$SLURM_JOB_NUM_NOD
     bash -c 'echo $$ > "$0"; exec python "$@"' "$search_pid" "${SEARCH:-searches/v1.py}" "$@" &
 step=$!
 
-again=false
-trap 'again=true; kill -TERM "$(cat "$search_pid")"' TERM
-code=0
-# A trapped signal ends `wait` early: what counts is how the step ends.
-while kill -0 "$step" 2> /dev/null; do
-    code=0
-    wait "$step" || code=$?
+stopped=false
+# The file is empty as long as the cluster starts.
+trap 'stopped=true; if [[ -s $search_pid ]]; then kill -TERM "$(< "$search_pid")"; else kill -TERM "$step"; fi' TERM
+
+# The signal ends `wait` before the search has ended.
+while true; do
+    wait "$step" && code=0 || code=$?
+    kill -0 "$step" 2> /dev/null || break
 done
-if $again && ((code != 0)); then
+if $stopped && ((code != 0)); then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
