@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -51,13 +52,15 @@ class Host:
         """Root's home, here and in the host."""
         return self.folder / "home"
 
-    def start(self, *command: str | Path, **environment: str) -> subprocess.Popen[str]:
-        """Start a command in the project's folder; its output is for `communicate`."""
+    def start(
+        self, *command: str | Path, output: IO[str] | int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start a command in the project's folder; its output goes to a file, or is for `communicate`."""
         return subprocess.Popen(
             ["nsenter", f"--target={self.process}", "--net", "--pid", "--mount", "--uts"]
             + ["env", f"--chdir={ROOT}", *map(str, command)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             env={

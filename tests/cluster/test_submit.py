@@ -89,7 +89,7 @@ def make_environment(folder: Path) -> None:
 
 
 def tiny_search(folder: Path, name: str) -> list[str]:
-    return [*TINY_OPTIONS, "--storage", str(folder / "studies"), "--name", name]
+    return [*TINY_OPTIONS, "--set", "data/train_photos=8", "--storage", str(folder / "studies"), "--name", name]
 
 
 def check_finished(folder: Path, name: str) -> None:
