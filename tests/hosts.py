@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,16 +21,18 @@ from typing import IO
 import pytest
 
 ROOT = Path(__file__).parents[1]
+KINDS = ("--net", "--pid", "--mount", "--uts")
+"""Which namespaces a host has of its own."""
 
 # The first process of a host: it sets the host up, says so, and then adopts and buries what loses its parent.
 FIRST_PROCESS = """
 set -e
-for path in {kept}; do mkdir -p {folder}/tmp$path; mount --bind $path {folder}/tmp$path; done
+for path in {kept}; do mkdir -p {folder}/tmp"$path"; mount --bind "$path" {folder}/tmp"$path"; done
 mount --rbind {folder}/tmp/tmp /tmp
+for name in hosts passwd shadow resolv.conf; do mount --bind {folder}/etc/$name /etc/$name; done
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mkdir -m 755 /run/sshd
-for name in hosts passwd shadow resolv.conf; do mount --bind {folder}/etc/$name /etc/$name; done
 echo {name} > /proc/sys/kernel/hostname
 ip link set lo up
 echo ready
@@ -57,8 +60,7 @@ class Host:
     ) -> subprocess.Popen[str]:
         """Start a command in the project's folder; its output goes to a file, or is for `communicate`."""
         return subprocess.Popen(
-            ["nsenter", f"--target={self.process}", "--net", "--pid", "--mount", "--uts"]
-            + ["env", f"--chdir={ROOT}", *map(str, command)],
+            ["nsenter", f"--target={self.process}", *KINDS, "env", f"--chdir={ROOT}", *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -115,7 +117,7 @@ def hosts(folder: Path, *names: str) -> Iterator[list[Host]]:
     """
     require("ip", "unshare", "nsenter", "setpriv")
     with contextlib.ExitStack() as stack:
-        switch = stack.enter_context(_namespaces("true; echo ready; sleep infinity"))
+        switch = stack.enter_context(_namespaces("echo ready; sleep infinity"))
         _in_network(switch, "ip", "link", "add", "switch", "type", "bridge")
         _in_network(switch, "ip", "link", "set", "switch", "up")
         addresses = {name: f"10.0.0.{number}" for number, name in enumerate(names, start=1)}
@@ -124,11 +126,15 @@ def hosts(folder: Path, *names: str) -> Iterator[list[Host]]:
             place = folder / name
             _write_files(place, addresses)
             kept = {Path(path) for path in (ROOT, sys.prefix, sys.base_prefix, folder)}
-            in_tmp = " ".join(str(path) for path in sorted(kept) if path.is_relative_to("/tmp"))
-            process = stack.enter_context(_namespaces(FIRST_PROCESS.format(kept=in_tmp, folder=place, name=name)))
+            # What the host needs of the temporary folder that is hidden from it.
+            in_tmp = shlex.join(str(path) for path in sorted(kept) if path.is_relative_to("/tmp"))
+            script = FIRST_PROCESS.format(kept=in_tmp, folder=shlex.quote(str(place)), name=name)
+            process = stack.enter_context(_namespaces(script))
             host = Host(name, address, place, process)
             port = f"port-{len(started)}"
-            _in_network(switch, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(process))
+            _in_network(
+                switch, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", f"{process}"
+            )
             _in_network(switch, "ip", "link", "set", port, "master", "switch", "up")
             host.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
             host.run("ip", "link", "set", "eth0", "up")
@@ -146,7 +152,7 @@ def require(*programs: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs to be root, to make hosts of its own")
     tried = subprocess.run(
-        ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"],
+        ["unshare", *KINDS, "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"],
         capture_output=True,
         text=True,
         check=False,
@@ -158,10 +164,10 @@ def require(*programs: str) -> None:
 @contextlib.contextmanager
 def _namespaces(script: str) -> Iterator[int]:
     """New namespaces with a first process that runs a script; gives its process number once it prints "ready"."""
+    # All of it ends with the test's process, even if that is killed.
+    program = ["setpriv", "--pdeathsig", "KILL", "unshare", *KINDS, "--mount-proc", "--fork", "--kill-child"]
     with subprocess.Popen(
-        # Both end with the test's process, even if that is killed.
-        ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--pid", "--mount", "--uts", "--mount-proc", "--fork"]
-        + ["--kill-child", "bash", "-c", script],
+        [*program, "bash", "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -194,9 +200,8 @@ def _write_files(folder: Path, addresses: dict[str, str]) -> None:
     (etc / "resolv.conf").write_text("")
 
 
-def wait_until(what: str, condition: object, timeout: float) -> None:
+def wait_until(what: str, condition: Callable[[], bool], timeout: float) -> None:
     """Wait for `condition()`, and fail the test if it takes longer than `timeout` seconds."""
-    assert callable(condition)
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout} s"

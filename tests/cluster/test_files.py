@@ -1,4 +1,4 @@
-"""The cluster files: what Ray, KubeRay, Slurm and a container's builder would refuse, and what RayGAN promises of them."""
+"""The cluster files: what Ray, KubeRay, Slurm or a container's builder would refuse, and what RayGAN promises."""
 
 import copy
 import json
@@ -184,9 +184,7 @@ class TestKubernetes:
         assert cluster["enableInTreeAutoscaling"] is True
         assert (workers["minReplicas"], workers["replicas"]) == (0, 0)
         assert workers["maxReplicas"] >= 1
-        (head_container,), (worker_container,) = (
-            group["template"]["spec"]["containers"] for group in (head, workers)
-        )
+        (head_container,), (worker_container,) = (group["template"]["spec"]["containers"] for group in (head, workers))
         assert worker_container["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert head["rayStartParams"]["num-gpus"] == "0"
         for container in (head_container, worker_container):
@@ -250,7 +248,7 @@ class TestSlurm:
 
     @pytest.fixture
     def job(self, tmp_path: Path) -> Path:
-        """A folder as the script is submitted from, where its commands are stand-ins that write down their arguments."""
+        """A folder as the script is submitted from, where its commands are stand-ins that note their arguments."""
         programs = tmp_path / ".venv" / "bin"
         programs.mkdir(parents=True)
         stand_ins = {

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -38,7 +39,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Ho
     with hosts(folder, "laptop", "head", "worker") as (laptop, head, worker):
         for host in (head, worker):
             make_environment(host.home / "environment")
-            host.run("/usr/sbin/sshd", "-f", folder / "sshd_config", "-E", host.folder / "sshd.log")
+            # It starts itself again by its full name.
+            host.run(shutil.which("sshd") or "", "-f", folder / "sshd_config", "-E", host.folder / "sshd.log")
         laptop.run("ray", "get-auth-token", "--generate")
         file = folder / "onpremise.yaml"
         file.write_text(changed((ROOT / "cluster" / "onpremise.yaml").read_text(), head, worker, folder / "user_key"))
