@@ -28,7 +28,7 @@ def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -
     from raygan.search.trials import Interrupted
 
     try:
-        run_study(apply_options(experiment, options), options.storage, options.wait)
+        run_study(apply_options(experiment, options), options.storage, options.wait, options.optuna_storage)
     except InputError as error:
         _refuse(error)
     except (Interrupted, KeyboardInterrupt):
@@ -47,9 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "studies", metavar="STUDY", nargs="+", help="a study's folder, or its s3:// gs:// prefix; several share a page"
     )
     reported.add_argument("--output", metavar="PATH", help="where to write (default: the first STUDY's report/)")
+    watched = commands.add_parser(
+        "dashboard", help="watch a study, running or finished, in optuna-dashboard and TensorBoard"
+    )
+    watched.add_argument("study", metavar="STUDY", help="a study's folder, or its s3:// gs:// prefix")
+    watched.add_argument("--port", type=_count, default=8080, help="optuna-dashboard's, on 127.0.0.1 (default: 8080)")
+    watched.add_argument(
+        "--tensorboard-port", type=_count, default=6006, help="TensorBoard's, on 127.0.0.1 (default: 6006)"
+    )
+    watched.add_argument(
+        "--optuna-storage", metavar="URL", help="the database that the search was given (default: the study's files)"
+    )
     options = parser.parse_args(arguments)
     try:
-        if options.command == "fetch":
+        if options.command == "dashboard":
+            from raygan.dashboard import watch
+            from raygan.storage import Folder
+
+            watch(Folder(options.study), options.port, options.tensorboard_port, options.optuna_storage)
+        elif options.command == "fetch":
             from raygan.data.download import ASSETS, cache_folder, fetch
 
             print(fetch(ASSETS[options.asset], cache_folder()))
@@ -189,6 +205,12 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             help="who ends trials early, or changes them on the way (pbt: population-based training)"
             f" (default: {experiment.scheduler})",
         )
+    add(
+        "--optuna-storage",
+        metavar="URL",
+        help="database that records the trials for Optuna's tools, such as postgresql://… or sqlite:///…"
+        " (default: a journal file in the study's folder, unless that is in a bucket)",
+    )
     add(
         "--wait",
         type=_whole,

@@ -24,6 +24,7 @@ LAYERS = [
     "evaluate",
     "report",
     "search",
+    "dashboard",
     "cli",
 ]
 MODULES = sorted((ROOT / "raygan").rglob("*.py"))

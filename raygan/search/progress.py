@@ -13,7 +13,9 @@ from ray.tune.experiment import Trial
 from ray.tune.result import AUTO_RESULT_KEYS, SHOULD_CHECKPOINT
 
 from raygan.report.tables import short
+from raygan.search.experiment import Experiment
 from raygan.search.ledger import ENDED, Ledger, TrialRow
+from raygan.search.optuna_record import OptunaRecord
 from raygan.storage import Folder
 from raygan.train.driver import flattened
 
@@ -33,17 +35,22 @@ def trial_name(trial: Trial, first: int = 1) -> str:
 class SearchProgress(tune.Callback):  # type: ignore[misc]
     """Prints a line for each start, epoch and end of a trial, and keeps `trials.csv` and `metrics.csv` current."""
 
-    def __init__(self, folder: str, trials: int, trial_epochs: int, *, varying: bool = False) -> None:
+    def __init__(self, folder: str, experiment: Experiment, optuna_place: str | None, *, varying: bool) -> None:
         """`varying` says that trials change their values on the way: then each epoch's are recorded with it."""
         self.folder = folder
-        self.trials = trials
-        self.trial_epochs = trial_epochs
+        self.experiment = experiment
+        self.trials = experiment.trials
+        self.trial_epochs = experiment.trial_epochs
+        self.optuna_place = optuna_place
         self.varying = varying
 
     def setup(self, **info: Any) -> None:  # noqa: ARG002
         """Go on from the files of an earlier start of the same study."""
         folder = Folder(self.folder)
         self.ledger = Ledger(folder)
+        self.optuna_record = None
+        if self.optuna_place is not None:
+            self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, self.experiment.space, folder)
         self.shown: dict[str, dict[str, Any]] = {}
         self.started = time.monotonic()
         self.epochs_here = 0
@@ -89,6 +96,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     def _record(self, trials: list[Trial], known: Mapping[str, str] | None = None) -> list[TrialRow]:
         rows = [self._row(trial, (known or {}).get(str(trial))) for trial in sorted(trials, key=str)]
         self.ledger.write_trials(rows)
+        if self.optuna_record is not None:
+            self.optuna_record.update(rows, self.ledger)
         return rows
 
     def _row(self, trial: Trial, state: str | None) -> TrialRow:

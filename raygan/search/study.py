@@ -19,6 +19,7 @@ from raygan.search.experiment import Comparison, Experiment, Search
 from raygan.search.inputs import check_sources, content_losses, fingerprint
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
 from raygan.search.lock import locked, refuse_if_held
+from raygan.search.optuna_record import open_storage, optuna_storage
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line, time_left
 from raygan.search.trials import run_trials
@@ -37,10 +38,11 @@ from raygan.train.cluster import (
 from raygan.train.driver import Job, Vgg19Weights, train_with_workers
 
 
-def run_study(experiment: Experiment, storage: str, wait: float = 120) -> Folder:
+def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_url: str | None = None) -> Folder:
     """Run the trials, train a search's winner, evaluate, print the result; returns the study's folder, `storage/name`.
 
-    Run again, it goes on where it stopped. `wait` is how many seconds an autoscaler has to make room for one trial.
+    Run again, it goes on where it stopped. `wait` is how many seconds an autoscaler has to make room for one trial, and
+    `optuna_url` a database that records the trials for Optuna's tools (none: a journal file in a local folder).
     Raises `StudyError`, or the error of whichever part refuses its input, before anything is spent; raises
     `Interrupted` on Ctrl-C.
     """
@@ -66,7 +68,10 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120) -> Folder
     concurrent = wait_for_room(config, experiment.concurrent, wait)
     with locked(folder):
         check_machines(folder)
-        _run(experiment, config, study, folder, vgg19_weights, concurrent)
+        optuna_place = optuna_storage(folder, optuna_url)
+        if optuna_url is not None:
+            open_storage(optuna_url)
+        _run(experiment, config, study, folder, vgg19_weights, concurrent, optuna_place)
     print(final_report(folder))
     return folder
 
@@ -78,6 +83,7 @@ def _run(
     folder: Folder,
     vgg19_weights: Vgg19Weights,
     concurrent: int,
+    optuna_place: str | None,
 ) -> None:
     """All that needs the study's folder to oneself."""
     photos = training_photos(config.data, photo_memory())
@@ -96,7 +102,7 @@ def _run(
     del photos
 
     if study["status"] == "running trials":
-        run_trials(experiment, job, folder, concurrent)
+        run_trials(experiment, job, folder, concurrent, optuna_place)
         if isinstance(experiment, Search):
             study |= {"status": "training the winner", "best_trial": _best_trial(experiment, folder)}
         else:

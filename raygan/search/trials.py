@@ -25,8 +25,11 @@ class Interrupted(Exception):  # noqa: N818
     """The user stopped the study; running it again goes on where it stopped."""
 
 
-def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int) -> None:
-    """Run the trials that have not ended yet; raises `Interrupted` on Ctrl-C."""
+def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int, optuna_place: str | None) -> None:
+    """Run the trials that have not ended yet; raises `Interrupted` on Ctrl-C.
+
+    `optuna_place` is where they are recorded for Optuna's tools, if anywhere (see `optuna_record.open_storage`).
+    """
     epochs = experiment.trial_epochs
     trial_job = dataclasses.replace(job, config=with_values(job.config, {"training/epochs": epochs}))
     # A trial with workers of its own waits for them without holding a core: else it could starve them.
@@ -77,7 +80,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
                 ),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[
-                    SearchProgress(folder.location, experiment.trials, epochs, varying=population),
+                    SearchProgress(folder.location, experiment, optuna_place, varying=population),
                     KeepState(folder.location),
                 ],
                 verbose=0,

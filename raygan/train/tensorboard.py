@@ -6,12 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from raygan.config import Config
 from raygan.storage import Folder
-from raygan.train.validation import noisy_validation_crops
 
 
 class TensorBoardLog:
@@ -37,15 +34,10 @@ class TensorBoardLog:
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, epoch)
 
-    def images(self, generator: nn.Module, crops: Tensor, config: Config, device: torch.device, epoch: int) -> None:
-        """The first validation crops at each kind's mean intensity: columns noisy, denoised, clean."""
-        rows = range(min(4, len(crops)))
-        for kind in config.noise.kinds:
-            clean, noisy = noisy_validation_crops(crops, config, kind, "mean", rows)
-            with torch.inference_mode():
-                denoised = generator(noisy.to(device)).cpu()
-            rows_of_images = torch.cat([noisy, denoised, clean], dim=3)
-            self.writer.add_image(f"{kind} (noisy, denoised, clean)", torch.cat(list(rows_of_images), dim=1), epoch)
+    def images(self, pictures: Mapping[str, Tensor], epoch: int) -> None:
+        """One epoch's pictures, as `before_and_after` makes them."""
+        for kind, picture in pictures.items():
+            self.writer.add_image(f"{kind} (noisy, denoised, clean)", picture, epoch)
 
     def flush(self) -> None:
         """Make what was logged so far readable where it belongs."""

@@ -25,6 +25,7 @@ from raygan.models.generator import build_generator
 from raygan.seeds import derived_seed, torch_generator
 from raygan.storage import Folder
 from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint
+from raygan.train.pictures import before_and_after, first_crop_png
 from raygan.train.step import Players, train_step
 from raygan.train.step_log import StepLog
 from raygan.train.tensorboard import TensorBoardLog
@@ -157,8 +158,12 @@ def train(
         metrics |= {"best_epoch": best.metrics["epoch"], "best_val_psnr": best.metrics["val_psnr"]}
         if board is not None:
             board.scalars(metrics, epoch)
-            board.images(generator, val_crops, config, place.device, epoch)
+            pictures = before_and_after(generator, val_crops, config, place.device)
+            board.images(pictures, epoch)
             board.flush()
+            if run_log is not None and best.metrics["epoch"] == epoch:
+                png = first_crop_png(pictures, config.data.crop_size)
+                Folder(run_log.folder).write(f"pictures/{run_log.run}.png", png)
         if place.rank == 0:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / "checkpoint"

@@ -1,0 +1,147 @@
+"""A study's trials in an Optuna storage, where optuna-dashboard and Optuna's own tools can look at them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, json_to_distribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from raygan.search.ledger import Ledger, StudyError, TrialRow, read_table
+from raygan.storage import Folder
+
+JOURNAL = "optuna.log"
+ARTIFACTS = "artifacts"
+logger = logging.getLogger(__name__)
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def optuna_storage(folder: Folder, url: str | None) -> str | None:
+    """Where a study's trials are recorded: an Optuna database URL, else a journal file, but not in a bucket."""
+    if url is not None:
+        return url
+    return f"{folder.path}/{JOURNAL}" if folder.is_local else None
+
+
+def open_storage(place: str) -> BaseStorage:
+    """The storage at a database URL, or in a journal file; raises `StudyError` where it cannot be opened."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if "://" not in place:
+            return JournalStorage(JournalFileBackend(place))
+        try:
+            return optuna.storages.get_storage(place)
+        except Exception as error:
+            raise StudyError(f"cannot open the Optuna storage {place}: {error}") from error
+
+
+class OptunaRecord:
+    """Keeps an Optuna study equal to the ledger: the same trials, states, values, and score at each epoch.
+
+    The ledger leads: whatever an interruption left in the storage is made to agree when the study goes on. A trial's
+    picture, noisy, denoised and clean, becomes its artifact once it has ended.
+    """
+
+    def __init__(self, place: str, name: str, space: Mapping[str, BaseDistribution], folder: Folder) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder = folder
+        self.space = space
+        self.study = optuna.create_study(
+            study_name=name, storage=open_storage(place), direction="maximize", load_if_exists=True
+        )
+        trials = self.study.get_trials()
+        self.known = {trial.user_attrs["trial"]: trial for trial in trials if "trial" in trial.user_attrs}
+
+    def update(self, rows: Iterable[TrialRow], ledger: Ledger) -> None:
+        """Add what the storage lacks. A storage that does not answer gets it the next time."""
+        try:
+            self._update(rows, ledger)
+        except StorageInternalError as error:
+            logger.warning("the Optuna storage cannot be written to, so it lags behind: %s", error)
+
+    def _update(self, rows: Iterable[TrialRow], ledger: Ledger) -> None:
+        for row in rows:
+            trial = self.known.get(row.trial)
+            if trial is None:
+                trial = self._add(row)
+            if trial.state.is_finished():
+                continue
+            live = Trial(self.study, trial._trial_id)
+            for epoch in ledger.epochs_of(row.trial):
+                step = int(epoch["epoch"])
+                if step not in trial.intermediate_values:
+                    live.report(epoch["best_val_psnr"], step)
+                    trial.intermediate_values[step] = epoch["best_val_psnr"]
+            if row.state in STATES:
+                self._end(trial, row)
+
+    def _add(self, row: TrialRow) -> FrozenTrial:
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params={path: row.values[path] for path in self.space},
+                distributions=dict(self.space),
+                user_attrs={"trial": row.trial},
+            )
+        )
+        added = next(trial for trial in reversed(self.study.get_trials()) if trial.user_attrs.get("trial") == row.trial)
+        self.known[row.trial] = added
+        return added
+
+    def _end(self, trial: FrozenTrial, row: TrialRow) -> None:
+        picture = Path(self.folder.path) / "pictures" / f"{row.trial}.png"
+        if self.folder.is_local and picture.is_file():
+            store = Path(self.folder.path) / ARTIFACTS
+            store.mkdir(exist_ok=True)
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(store),
+                file_path=str(picture),
+                study_or_trial=Trial(self.study, trial._trial_id),
+            )
+        complete = row.state == "complete" and not math.isnan(row.val_psnr)
+        self.study.tell(trial.number, row.val_psnr if complete else None, state=STATES[row.state])
+        trial.state = STATES[row.state]
+
+
+def record_of_files(folder: Folder, place: str, study: Mapping[str, Any]) -> None:
+    """Bring the storage up to date with a study's files, without the search that writes them."""
+    if "arms" in study:
+        first = int(study["config"]["training"]["seed"])
+        space: dict[str, BaseDistribution] = {
+            "arm": CategoricalDistribution(list(study["arms"])),
+            "seed": IntDistribution(first, first + int(study["seeds"]) - 1),
+        }
+    else:
+        space = {path: json_to_distribution(json.dumps(one)) for path, one in study["space"].items()}
+    rows = [
+        TrialRow(
+            trial=row["trial"],
+            state=row["state"],
+            epochs=int(row["epochs"]),
+            val_psnr=float(row["val_psnr"]),
+            val_ssim=float(row["val_ssim"]),
+            seconds=float(row["seconds"]),
+            checkpoint=row["checkpoint"],
+            values={path: _value(one, row[path]) for path, one in space.items()},
+        )
+        for row in (read_table(folder, "trials.csv") if folder.exists("trials.csv") else [])
+    ]
+    OptunaRecord(place, study["name"], space, folder).update(rows, Ledger(folder))
+
+
+def _value(distribution: BaseDistribution, text: str) -> Any:
+    """A value as the tables write it, as the distribution has it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next(choice for choice in distribution.choices if str(choice) == text)
+    return int(text) if isinstance(distribution, IntDistribution) else float(text)

@@ -1,0 +1,79 @@
+"""A study in a bucket, on a real S3 server of this machine's own."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from conftest import TINY_OPTIONS, run_search
+from moto.server import ThreadedMotoServer
+
+from raygan.search.ledger import read_table
+from raygan.search.optuna_record import open_storage, record_of_files
+from raygan.storage import Folder
+from raygan.train.checkpoint import load_denoiser
+
+REGION = "us-east-1"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tiny_photos: Path) -> Iterator[str]:
+    """An `s3://` prefix, and its server's options, with tiny photos in it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    try:
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name=REGION)
+        client.create_bucket(Bucket="bucket")
+        for path in (tiny_photos / "photos").iterdir():
+            client.upload_file(str(path), "bucket", f"photos/{path.name}")
+        yield f"s3://bucket/NAME?region={REGION}&endpoint_override=http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_photos_come_from_a_bucket_and_the_study_lies_in_one(bucket: str, tiny_photos: Path) -> None:
+    places = [
+        *("--photos", bucket.replace("NAME", "photos"), "--storage", bucket.replace("NAME", "studies")),
+        *("--evaluate-on", str(tiny_photos / "evaluation"), "--name", "study", "--set", "data/cache=stream"),
+    ]
+    run = run_search(*TINY_OPTIONS, *places, timeout=380)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "streamed; evaluation on" in run.stdout
+    folder = Folder(bucket.replace("NAME", "studies/study"))
+    record = json.loads(folder.read("study.json"))
+    assert record["status"] == "finished"
+    trials = read_table(folder, "trials.csv")
+    assert [row["trial"] for row in trials] == ["trial-0001", "trial-0002", "trial-0003"]
+    assert {row["state"] for row in trials} <= {"complete", "pruned"}
+    load_denoiser(folder.child(f"{trials[0]['checkpoint']}/denoiser"))
+    _, config = load_denoiser(folder.child("best"))
+    assert config.data.cache == "stream"
+    scores = list(csv.DictReader(io.StringIO(folder.read("evaluation/per_image.csv").decode())))
+    assert {row["method"] for row in scores} == {"noisy", "median", "raygan"}
+    assert not folder.exists("lock.json")
+    assert any(name.startswith("tensorboard/winner/events") for name in folder.files())
+    # Run again, it is found finished.
+    again = run_search(*TINY_OPTIONS, *places)
+    assert again.returncode == 0
+    assert "is finished; run under another --name" in again.stdout
+
+
+@pytest.mark.slow
+def test_optuna_sees_a_study_in_a_bucket_through_its_files(bucket: str, study: object, tmp_path: Path) -> None:
+    source = Folder(study.folder)  # type: ignore[attr-defined]
+    folder = Folder(bucket.replace("NAME", "copy"))
+    for name in ("study.json", "trials.csv", "metrics.csv"):
+        folder.write(name, source.read(name))
+    record = json.loads(folder.read("study.json"))
+    place = str(tmp_path / "optuna.log")
+    record_of_files(folder, place, record)
+    storage = open_storage(place)
+    assert len(storage.get_all_trials(storage.get_study_id_from_name("tiny"))) == 3
