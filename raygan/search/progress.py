@@ -80,6 +80,11 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         rows = self._record(trials)
         print(f"{trial} {epoch_line(metrics, self.trial_epochs)}   [{self._overview(rows)}]")
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Show that a trial lost its process and is started again."""
+        print(f"{trial} lost its process: it goes on from its last epoch")
+        self._record(trials)
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """Record the end of a trial."""
         self._record(trials, {str(trial): self._finished(trial)})

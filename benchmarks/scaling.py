@@ -1,0 +1,67 @@
+"""What a second training worker gains: `python benchmarks/scaling.py`, about six minutes on two cores.
+
+The paper's networks at full size, the pixels' squared error, one thread a worker. "Two runs at once" have nothing to do
+with each other: what they lose against one run is the machine's (memory bandwidth, clock), not communication.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+
+from raygan.config import Config
+from raygan.data.crops import Photos
+from raygan.data.photos import TrainingPhotos
+from raygan.data.samples import dead_leaves
+from raygan.presets import PAPER_V1
+from raygan.section import with_values
+from raygan.train.cluster import resolved_device, share_photos, start_ray
+from raygan.train.driver import Job, train_with_workers
+
+BASE: dict[str, Any] = {
+    "loss/content": "mse",
+    "training/precision": "bfloat16",
+    "training/steps_per_epoch": 6,
+    "training/epochs": 3,
+    "data/val_crops": 2,
+    "hardware/cpus_per_worker": 1,
+}
+
+
+def images_a_second(job: Job, config: Config, name: str) -> float:
+    """The fastest epoch's, of those after the first."""
+    epochs: list[dict[str, float]] = []
+    train_with_workers(job, config, name, {}, epochs.append)
+    images = config.training.batch_size * BASE["training/steps_per_epoch"]
+    return images / min(epoch["train_seconds"] for epoch in epochs[1:])
+
+
+def main() -> None:
+    """Print the table."""
+    start_ray()
+    config = resolved_device(with_values(PAPER_V1, BASE))
+    photos = Photos([str(index) for index in range(16)], [dead_leaves(320, 0, index) for index in range(16)])
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(config, share_photos(TrainingPhotos(photos, photos)), {}, folder, "scaling")
+        one = images_a_second(job, config, "one")
+        with ThreadPoolExecutor(2) as pool:
+            at_once = list(pool.map(lambda name: images_a_second(job, config, name), ("first", "second")))
+        shared = images_a_second(job, with_values(config, {"hardware/workers": 2}), "shared")
+        larger = images_a_second(job, with_values(config, {"hardware/workers": 2, "training/batch_size": 16}), "larger")
+    rows = [
+        ("1 worker, batch 8", one),
+        ("two runs at once, batch 8 each", sum(at_once)),
+        ("2 workers, batch 8 together", shared),
+        ("2 workers, batch 16 together", larger),
+    ]
+    print(f"device {config.hardware.device}, {ray.cluster_resources().get('CPU', 0):.0f} cores")
+    print("| | images/s | against twice 1 worker | against two runs at once |\n|---|---|---|---|")
+    for name, speed in rows:
+        print(f"| {name} | {speed:.2f} | {speed / one / 2:.2f} | {speed / sum(at_once):.2f} |")
+
+
+if __name__ == "__main__":
+    main()

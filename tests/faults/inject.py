@@ -1,0 +1,195 @@
+"""Kills parts of running searches, many times, and prints what each fault cost: `python tests/faults/inject.py`.
+
+About 20 minutes on two cores, which nothing else should use. Arguments choose faults; none means all.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import ROOT, TINY_OPTIONS, search_command
+
+ENDED = ("complete", "pruned")
+OPTIONS = [*TINY_OPTIONS, "--scheduler", "none", "--set", "training/steps_per_epoch=16"]
+
+
+@dataclass
+class Study:
+    """A search that is started as often as it is killed."""
+
+    folder: Path
+    options: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = search_command(*OPTIONS, *self.options, "--storage", self.folder.parent, "--name", self.folder.name)
+        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
+        with (self.folder.parent / "output").open("ab") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+
+    def said(self) -> str:
+        return (self.folder.parent / "output").read_text()
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        path = self.folder / name
+        if not path.exists():
+            return []
+        with path.open() as file:
+            return list(csv.DictReader(file))
+
+    def finished(self) -> dict[str, str]:
+        """The trials that have ended well, and their scores."""
+        return {row["trial"]: row["val_psnr"] for row in self.table("trials.csv") if row["state"] in ENDED}
+
+    def runs(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is None
+
+    def end(self) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout=900)
+
+
+def pids_of(title: str) -> list[int]:
+    """Ray's processes of that title."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(title.encode()):
+                found.append(int(path.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def inject(study: Study, faults: int, fault: Callable[[], bool]) -> tuple[int, int, int, int]:
+    """Run a study to its end with faults on its way: each after a new epoch; counts what was lost and repeated."""
+    study.folder.parent.mkdir(parents=True)
+    study.start()
+    done, seen = 0, -1
+    finished: dict[str, str] = {}
+    lost = 0
+    deadline = time.monotonic() + 1500
+    while done < faults and time.monotonic() < deadline:
+        time.sleep(0.05)
+        epochs = len(study.table("metrics.csv"))
+        if not study.runs():
+            break
+        # Anywhere in an epoch.
+        if epochs > seen and epochs > 0 and not time.sleep(random.uniform(0, 1)) and study.runs() and fault():
+            done += 1
+            seen = len(study.table("metrics.csv"))
+            finished |= study.finished()
+            if not study.runs():
+                study.process = None
+                study.start()
+    code = study.end()
+    now = study.finished()
+    lost = sum(now.get(trial) != score for trial, score in finished.items())
+    assert code == 0, study.said()[-4000:]
+    trials = study.table("trials.csv")
+    failed = sum(row["state"] not in ENDED for row in trials)
+    told = re.findall(r"^(trial-\d+) epoch +(\d+)/", study.said(), re.MULTILINE)
+    return done, lost, failed, len(told) - len(set(told))
+
+
+def kill_one(title: str) -> Callable[[], bool]:
+    def fault() -> bool:
+        pids = pids_of(title)
+        if not pids:
+            return False
+        os.kill(random.choice(pids), signal.SIGKILL)
+        return True
+
+    return fault
+
+
+def train_worker(folder: Path) -> tuple[int, int, int, int]:
+    study = Study(folder, ["--workers", "2", "--trials", "4", "--trial-epochs", "8", "--epochs", "8"])
+    return inject(study, 20, kill_one("ray::RayTrainWorker"))
+
+
+def trial_driver(folder: Path) -> tuple[int, int, int, int]:
+    study = Study(folder, ["--workers", "2", "--trials", "3", "--trial-epochs", "4", "--epochs", "4"])
+    return inject(study, 5, kill_one("ray::ImplicitFunc"))
+
+
+def trial_in_its_own_process(folder: Path) -> tuple[int, int, int, int]:
+    study = Study(folder, ["--trials", "6", "--trial-epochs", "6", "--epochs", "6"])
+    return inject(study, 10, kill_one("ray::ImplicitFunc"))
+
+
+def main_process(folder: Path) -> tuple[int, int, int, int]:
+    study = Study(folder, ["--trials", "6", "--trial-epochs", "6", "--epochs", "6"])
+
+    def fault() -> bool:
+        assert study.process is not None
+        study.process.kill()
+        study.process.wait()
+        return True
+
+    return inject(study, 5, fault)
+
+
+def node(folder: Path) -> tuple[int, int, int, int]:
+    script = str(ROOT / "tests" / "cluster_of_nodes.py")
+    command = [sys.executable, script, "1", "1", "1", "1", "1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        address = next(line.strip() for line in cluster.stdout if re.fullmatch(r"[\d.]+:\d+\n", line))
+        options = ["--trials", "6", "--trial-epochs", "6", "--epochs", "6", "--concurrent", "3"]
+        study = Study(folder, options, {"RAY_ADDRESS": address})
+
+        def fault() -> bool:
+            assert cluster.stdin is not None
+            assert cluster.stdout is not None
+            cluster.stdin.write("\n")
+            cluster.stdin.flush()
+            return any(line == "killed\n" for line in cluster.stdout)
+
+        counts = inject(study, 4, fault)
+        cluster.stdin.close()
+    return counts
+
+
+FAULTS = {
+    "train worker of a TorchTrainer": train_worker,
+    "driver of a trial with two workers": trial_driver,
+    "trial in its own process": trial_in_its_own_process,
+    "main process": main_process,
+    "node": node,
+}
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(FAULTS)
+    print("| killed by SIGKILL | injections | finished trials lost | trials failed | epochs reported twice | minutes |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            started = time.monotonic()
+            counts = FAULTS[name](Path(scratch) / "studies" / "study")
+            minutes = (time.monotonic() - started) / 60
+            print(f"| {name} | {' | '.join(map(str, counts))} | {minutes:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Before a study starts: machines that agree, and room for a trial, or a clear word within seconds."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY_OPTIONS, run_search
+
+CHECK = """
+import sys
+from raygan.search import preflight
+from raygan.search.ledger import StudyError, package_versions
+from raygan.storage import Folder
+from raygan.train.cluster import start_ray
+start_ray()
+folder = Folder(sys.argv[1])
+preflight.check_machines(folder)
+assert not folder.files(), folder.files()
+print("agree")
+preflight.package_versions = lambda: {**package_versions(), "raygan": "9.9"}
+try:
+    preflight.check_machines(folder)
+except StudyError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster of two nodes of one core, which searches join."""
+    command = [sys.executable, str(ROOT / "tests" / "cluster_of_nodes.py"), "1", "1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        address = next(line.strip() for line in cluster.stdout if re.fullmatch(r"[\d.]+:\d+\n", line))
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        yield
+        cluster.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_nodes")
+def test_machines_of_other_versions_are_refused_and_what_does_not_fit_too(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", CHECK, str(tmp_path / "study")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    agree, differ = run.stdout.splitlines()
+    assert agree == "agree"
+    assert re.match(r"all machines need the same versions: [\d.]+ has raygan [\d.]+, but this search runs 9.9", differ)
+
+    started = time.monotonic()
+    result = run_search(*TINY_OPTIONS, "--workers", "4", "--storage", tmp_path / "studies")
+    # Within 10 s, and what Python and Ray need to start.
+    assert time.monotonic() - started < 40
+    assert result.returncode == 2
+    assert (
+        "one trial asks for 4 workers of 1 CPU each, but the cluster's nodes have 1 CPU; 1 CPU: lower --workers"
+        in result.stderr
+    )
