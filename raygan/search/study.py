@@ -183,8 +183,10 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
     started = time.monotonic()
 
     def show(metrics: dict[str, float]) -> None:
-        record.add_epoch("winner", metrics)
         done = int(metrics["epoch"])
+        if record.epochs.get(("winner", done)) == {"trial": "winner", **metrics}:
+            return
+        record.add_epoch("winner", metrics)
         left = (epochs - done) * metrics["seconds"]
         print(f"winner {epoch_line(metrics, epochs)}   [{time_left(left)}]")
 

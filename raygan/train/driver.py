@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -117,11 +118,15 @@ def train_with_workers(
     """Train one run under a TorchTrainer, in `job.folder/name`; returns the files of its best epoch's denoiser.
 
     `on_epoch` gets each epoch's metrics, in this process, as they come. Called again with the same name, it goes
-    on from the last checkpoint. A run that diverges keeps the epochs before; raises `DivergedError` if there are none,
+    on from the last checkpoint, after telling of the epochs that have one. A run that diverges keeps the epochs before; raises `DivergedError` if there are none,
     and what else made training fail.
     """
     run = Run(job, config, job.run_log(name, values))
     folder = Folder(job.folder)
+    for file in folder.child(name).files():
+        if re.fullmatch(r"checkpoint_[^/]*/metrics\.json", file):
+            # An earlier start may have been killed before it told of its last epochs.
+            on_epoch(json.loads(folder.child(name).read(file)))
     try:
         for metrics, _ in _epochs_of(run, name, folder, None):
             on_epoch(metrics)
