@@ -118,8 +118,8 @@ def train_with_workers(
     """Train one run under a TorchTrainer, in `job.folder/name`; returns the files of its best epoch's denoiser.
 
     `on_epoch` gets each epoch's metrics, in this process, as they come. Called again with the same name, it goes
-    on from the last checkpoint, after telling of the epochs that have one. A run that diverges keeps the epochs before; raises `DivergedError` if there are none,
-    and what else made training fail.
+    on from the last checkpoint, after telling of the epochs that have one. A run that diverges keeps the epochs
+    before; raises `DivergedError` if there are none, and what else made training fail.
     """
     run = Run(job, config, job.run_log(name, values))
     folder = Folder(job.folder)
