@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -99,6 +101,36 @@ def run_search(*options: str | Path, file: str = "v1", timeout: float = 280) -> 
     """Run a search file to its end as a user would."""
     command, environment = search_command(*options, file=file), {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+class RayCluster:
+    """A cluster of nodes on this machine; see `cluster_of_nodes.py`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.commands, self.answers = process.stdin, process.stdout
+        self.address = next(line.strip() for line in self.answers if re.fullmatch(r"[\d.]+:\d+\n", line))
+
+    def kill_a_node(self) -> bool:
+        """Kill a node that is not the head; false where none is left."""
+        self.commands.write("\n")
+        self.commands.flush()
+        return any(line == "killed\n" for line in self.answers)
+
+
+@contextlib.contextmanager
+def ray_cluster(*cores: int) -> Iterator[RayCluster]:
+    """Nodes of so many cores, the head's first."""
+    command = [sys.executable, str(ROOT / "tests" / "cluster_of_nodes.py"), *map(str, cores)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        cluster = RayCluster(process)
+        try:
+            yield cluster
+        finally:
+            cluster.commands.close()
 
 
 @dataclass

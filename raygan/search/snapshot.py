@@ -27,9 +27,19 @@ class KeepState(tune.Callback):  # type: ignore[misc]
     staging: ClassVar[Path | None] = None
     """Where this process's Tune writes its state first: known to the searcher alone, which saves itself there."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, checkpoints: int) -> None:
+        """`checkpoints` is how many of a trial's newest are kept."""
         self.folder = folder
+        self.checkpoints = checkpoints
         self.kept_ns = 0
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Keep more checkpoints than Tune was told.
+
+        Tune saves its state whenever a trial has written as many checkpoints as it was told to keep: so it is told to
+        keep one, and saves after every epoch.
+        """
+        trial.run_metadata.checkpoint_manager.checkpoint_config.num_to_keep = self.checkpoints
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
         """Tune saves its state before this call, in this thread: what lies in its staging folder is complete."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import warnings
 from functools import partial
 from typing import Any
 
@@ -74,21 +75,22 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=folder.location,
-                # Of a population, others go on from a trial's checkpoints, and not at once.
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=2 * KEPT_CHECKPOINTS if population else KEPT_CHECKPOINTS
-                ),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[
                     SearchProgress(folder.location, experiment, optuna_place, varying=population),
-                    KeepState(folder.location),
+                    # Of a population, others go on from a trial's checkpoints, and not at once.
+                    KeepState(folder.location, 2 * KEPT_CHECKPOINTS if population else KEPT_CHECKPOINTS),
                 ],
                 verbose=0,
             ),
         )
     # Tune answers Ctrl-C by stopping all trials as if they had ended, and keeps the signal to itself afterwards.
     on_interrupt = signal.getsignal(signal.SIGINT)
-    tuner.fit()
+    with warnings.catch_warnings():
+        # What a population lacks by Tune's count it has by `KeepState`; and trials with workers cannot share actors.
+        warnings.filterwarnings("ignore", message=".*with PBT|.*boosting PBT", category=UserWarning)
+        tuner.fit()
     folder.child("workers").clear()
     signal.signal(signal.SIGINT, on_interrupt)
     if Ledger(folder).trials_ended() < experiment.trials:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import ROOT, TINY_OPTIONS, search_command
+from conftest import TINY_OPTIONS, ray_cluster, search_command
 
 ENDED = ("complete", "pruned")
 OPTIONS = [*TINY_OPTIONS, "--scheduler", "none", "--set", "training/steps_per_epoch=16"]
@@ -147,27 +147,9 @@ def main_process(folder: Path) -> tuple[int, int, int, int]:
 
 
 def node(folder: Path) -> tuple[int, int, int, int]:
-    script = str(ROOT / "tests" / "cluster_of_nodes.py")
-    command = [sys.executable, script, "1", "1", "1", "1", "1"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as cluster:
-        assert cluster.stdin is not None
-        assert cluster.stdout is not None
-        address = next(line.strip() for line in cluster.stdout if re.fullmatch(r"[\d.]+:\d+\n", line))
+    with ray_cluster(1, 1, 1, 1, 1) as cluster:
         options = ["--trials", "6", "--trial-epochs", "6", "--epochs", "6", "--concurrent", "3"]
-        study = Study(folder, options, {"RAY_ADDRESS": address})
-
-        def fault() -> bool:
-            assert cluster.stdin is not None
-            assert cluster.stdout is not None
-            cluster.stdin.write("\n")
-            cluster.stdin.flush()
-            return any(line == "killed\n" for line in cluster.stdout)
-
-        counts = inject(study, 4, fault)
-        cluster.stdin.close()
-    return counts
+        return inject(Study(folder, options, {"RAY_ADDRESS": cluster.address}), 4, cluster.kill_a_node)
 
 
 FAULTS = {

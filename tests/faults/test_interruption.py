@@ -62,6 +62,7 @@ def options(write_photos: Callable[..., Path], tmp_path: Path) -> list[str]:
     return [*TINY_OPTIONS, *places, "--trials", "4", "--epochs", "3", "--set", "training/steps_per_epoch=8"]
 
 
+@pytest.mark.slow
 def test_killed_twice_and_damaged_it_ends_as_if_nothing_had_happened(options: list[str], tmp_path: Path) -> None:
     options += ["--concurrent", "1", "--scheduler", "none", "--trials", "3", "--trial-epochs", "3"]
     study, whole = tmp_path / "study", tmp_path / "whole"

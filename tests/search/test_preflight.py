@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY_OPTIONS, run_search
+from conftest import TINY_OPTIONS, ray_cluster, run_search
 
 CHECK = """
 import sys
@@ -32,16 +32,9 @@ except StudyError as error:
 @pytest.fixture
 def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cluster of two nodes of one core, which searches join."""
-    command = [sys.executable, str(ROOT / "tests" / "cluster_of_nodes.py"), "1", "1"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as cluster:
-        assert cluster.stdin is not None
-        assert cluster.stdout is not None
-        address = next(line.strip() for line in cluster.stdout if re.fullmatch(r"[\d.]+:\d+\n", line))
-        monkeypatch.setenv("RAY_ADDRESS", address)
+    with ray_cluster(1, 1) as cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         yield
-        cluster.stdin.close()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("staging")
 def test_torn_and_newer_files_give_way_to_what_was_kept(tmp_path: Path) -> None:
     study = Folder(tmp_path / "study")
-    KeepState(study.location).on_step_end(0, [])
+    KeepState(study.location, 2).on_step_end(0, [])
     study.write("tune/experiment_state-1.json", "torn")
     study.write("tune/experiment_state-2.json", "torn, and newer by name")
     study.write("tune/tuner.pkl", "the tuner")
@@ -37,7 +37,7 @@ def test_torn_and_newer_files_give_way_to_what_was_kept(tmp_path: Path) -> None:
 
 def test_state_is_kept_again_only_when_it_changed(staging: Path, tmp_path: Path) -> None:
     study = Folder(tmp_path / "study")
-    keep = KeepState(study.location)
+    keep = KeepState(study.location, 2)
     keep.on_step_end(0, [])
     first = (tmp_path / "study" / "tune-state.zip").stat().st_mtime_ns
     keep.on_step_end(1, [])

@@ -1,0 +1,57 @@
+"""Population-based training: trials go on from better ones with changed values, in both ways to run them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from conftest import TINY_OPTIONS, ray_cluster, run_search
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def population(tmp_path: Path, *options: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The trials and epochs of a search by population-based training, at whose every epoch the worst is replaced."""
+    places = ["--storage", str(tmp_path), "--name", "study"]
+    run = run_search(*TINY_OPTIONS, *places, "--scheduler", "pbt", *options, timeout=380)
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
+    return table(tmp_path / "study" / "trials.csv"), table(tmp_path / "study" / "metrics.csv")
+
+
+def check(trials: list[dict[str, str]], epochs: list[dict[str, str]], last: str) -> None:
+    assert {row["state"] for row in trials} == {"complete"}
+    assert {row["epochs"] for row in trials} == {last}
+    rate = "optimizers/generator/learning_rate"
+    histories = {row["trial"]: [epoch[rate] for epoch in epochs if epoch["trial"] == row["trial"]] for row in trials}
+    changed = {trial for trial, rates in histories.items() if len(set(rates)) > 1}
+    assert changed
+    for row in trials:
+        own = [epoch for epoch in epochs if epoch["trial"] == row["trial"]]
+        # The rate that was asked for is the one that Adam had, also after it took over another's state.
+        assert all(float(epoch[rate]) == float(epoch["generator_learning_rate"]) for epoch in own)
+        # What the table gives is the best epoch's.
+        best = max(own, key=lambda epoch: float(epoch["val_psnr"]))
+        assert float(row[rate]) == float(best[rate])
+
+
+def test_trials_in_their_own_processes_take_turns(tmp_path: Path) -> None:
+    trials, epochs = population(tmp_path, "--trials", "4", "--trial-epochs", "6", "--epochs", "6")
+    check(trials, epochs, "6")
+
+
+def test_trials_with_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ray_cluster(6) as cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        trials, epochs = population(tmp_path, "--trials", "3", "--trial-epochs", "4", "--epochs", "4", "--workers", "2")
+    check(trials, epochs, "4")
+
+
+def test_a_population_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    command = ["--scheduler", "pbt", "--workers", "2", "--trials", "9", "--storage", str(tmp_path)]
+    run = run_search(*TINY_OPTIONS, *command)
+    assert run.returncode == 2
+    assert "needs room for all 9 trials at once, but the cluster holds" in run.stderr
