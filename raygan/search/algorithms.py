@@ -123,7 +123,8 @@ class EpochMedian(MedianStoppingRule):  # type: ignore[misc]
 class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
     """Population-based training (Jaderberg et al., 2017): ten times, the worst quarter goes on from the best one.
 
-    A trial that goes on from another's checkpoint takes its values too, changed within the search space.
+    A trial that goes on from another's checkpoint takes its values too, changed within the search space. All wait for
+    each other before: else a checkpoint could be gone when the trial that is to go on from it gets its turn.
     """
 
     def __init__(self, space: Space, epochs: int) -> None:
@@ -131,7 +132,8 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
             time_attr="epoch",
             metric="val_psnr",
             mode="max",
-            perturbation_interval=max(1, epochs // 10),
+            perturbation_interval=perturbation_interval(epochs),
+            synch=True,
             hyperparam_mutations={
                 path: list(one.choices) if isinstance(one, CategoricalDistribution) else tune_domain(one)
                 for path, one in space.items()
@@ -146,6 +148,11 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
         if result["epoch"] >= self.epochs:
             return str(self.CONTINUE)
         return str(super().on_trial_result(tune_controller, trial, result))
+
+
+def perturbation_interval(epochs: int) -> int:
+    """Epochs between two exchanges of a population."""
+    return max(1, epochs // 10)
 
 
 def tune_domain(distribution: BaseDistribution) -> Any:

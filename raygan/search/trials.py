@@ -11,7 +11,14 @@ from typing import Any
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
 
-from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, tune_domain
+from raygan.search.algorithms import (
+    EpochAsha,
+    EpochMedian,
+    EpochOptunaSearch,
+    EpochPopulation,
+    perturbation_interval,
+    tune_domain,
+)
 from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
 from raygan.search.progress import SearchProgress, trial_name
@@ -53,6 +60,8 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     )
     # Without a searcher, Tune counts from 0.
     name = partial(trial_name, first=0 if population else 1)
+    # Of a population, others go on from a trial's checkpoint while it trains up to the next exchange.
+    kept = max(KEPT_CHECKPOINTS, 1 + perturbation_interval(epochs)) if population else KEPT_CHECKPOINTS
     what = "trials of at most" if isinstance(experiment, Search) else f"trials, {experiment.seeds} an arm, of"
     print(f"{type(experiment).__name__}: {experiment.trials} {what} {epochs} epochs, {concurrent} at once\n")
     if put_back_state(folder, "tune"):
@@ -79,8 +88,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[
                     SearchProgress(folder.location, experiment, optuna_place, varying=population),
-                    # Of a population, others go on from a trial's checkpoints, and not at once.
-                    KeepState(folder.location, 2 * KEPT_CHECKPOINTS if population else KEPT_CHECKPOINTS),
+                    KeepState(folder.location, kept),
                 ],
                 verbose=0,
             ),

@@ -44,10 +44,11 @@ def test_trials_in_their_own_processes_take_turns(tmp_path: Path) -> None:
 
 
 def test_trials_with_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ray_cluster(6) as cluster:
+    with ray_cluster(4) as cluster:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        trials, epochs = population(tmp_path, "--trials", "3", "--trial-epochs", "4", "--epochs", "4", "--workers", "2")
-    check(trials, epochs, "4")
+        options = ["--trials", "2", "--trial-epochs", "2", "--epochs", "2", "--workers", "2"]
+        trials, epochs = population(tmp_path, *options)
+    check(trials, epochs, "2")
 
 
 def test_a_population_that_does_not_fit_is_refused(tmp_path: Path) -> None:
