@@ -49,6 +49,8 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
             print(f"Waiting up to {wait:.0f} s for machines that are being added")
             told = True
         time.sleep(min(1.0, max(0.0, wait - waited)))
+    # From here on the trials themselves ask for machines; a standing request would keep idle ones.
+    request_resources(bundles=[])
     if trials_at_once(config) < wanted and coming and config.hardware.workers == 1:
         # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
         return wanted

@@ -65,7 +65,7 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
 
     start_ray()
     config = resolved_device(experiment.config)
-    concurrent = wait_for_room(config, experiment.concurrent, wait)
+    concurrent = min(wait_for_room(config, experiment.concurrent, wait), max(1, experiment.trials))
     with locked(folder):
         check_machines(folder)
         optuna_place = optuna_storage(folder, optuna_url)
