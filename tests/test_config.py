@@ -27,11 +27,13 @@ PAPER = {
     "generator/batch_norm_momentum": 0.01,
     "generator/batch_norm_epsilon": 1e-3,
     "generator/dropout": 0.0,
+    "generator/normalization": "batch",
     "discriminator/architecture": "single_score",
     "discriminator/base_width": 64,
     "discriminator/initial_deviation": 0.02,
     "discriminator/batch_norm_momentum": 0.01,
     "discriminator/batch_norm_epsilon": 1e-3,
+    "discriminator/normalization": "batch",
     "loss/feature_scale": "paper",
     "loss/content_weight": 0.1,
     "optimizers/generator/beta2": 0.999,
@@ -57,6 +59,7 @@ OURS = {
     *("data/photos", "data/evaluate_on", "data/val_crops", "data/seed", "training/seed", "loss/vgg19_weights"),
     *("generator/inference_statistics", "discriminator/frozen_statistics"),
     *("hardware/device", "hardware/workers", "hardware/cpus_per_worker", "hardware/gpus_per_worker"),
+    *("data/cache", "hardware/reading_cpus_per_worker", "training/batch_statistics"),
 }
 
 

@@ -66,7 +66,6 @@ def test_photos_come_from_a_bucket_and_the_study_lies_in_one(bucket: str, tiny_p
     assert "is finished; run under another --name" in again.stdout
 
 
-@pytest.mark.slow
 def test_optuna_sees_a_study_in_a_bucket_through_its_files(bucket: str, study: object, tmp_path: Path) -> None:
     source = Folder(study.folder)  # type: ignore[attr-defined]
     folder = Folder(bucket.replace("NAME", "copy"))

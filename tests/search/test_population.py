@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_OPTIONS, ray_cluster, run_search
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -38,11 +38,13 @@ def check(trials: list[dict[str, str]], epochs: list[dict[str, str]], last: str)
         assert float(row[rate]) == float(best[rate])
 
 
+@pytest.mark.slow
 def test_trials_in_their_own_processes_take_turns(tmp_path: Path) -> None:
     trials, epochs = population(tmp_path, "--trials", "4", "--trial-epochs", "6", "--epochs", "6")
     check(trials, epochs, "6")
 
 
+@pytest.mark.slow
 def test_trials_with_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ray_cluster(4) as cluster:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
