@@ -22,8 +22,10 @@ from raygan.search.ledger import StudyError, package_versions
 from raygan.storage import Folder
 from raygan.train.cluster import HardwareError, resources, trials_at_once
 
-ANSWER = 10.0
-"""Seconds in which a machine must answer, and an autoscaler begin to add one."""
+SOON = 8.0
+"""Seconds in which an autoscaler must begin to add a machine."""
+ANSWER = 60.0
+"""Seconds in which a machine must answer; a busy one takes a while to start a process."""
 
 
 def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
@@ -40,9 +42,7 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
     request_resources(bundles=[resources(config)] * (wanted * config.hardware.workers))
     started = time.monotonic()
     told = False
-    while (waited := time.monotonic() - started) < (
-        wait if (coming := _machines_are_coming()) else min(wait, ANSWER - 2)
-    ):
+    while (waited := time.monotonic() - started) < (wait if (coming := _machines_are_coming()) else min(wait, SOON)):
         if (places := _places(config)) >= 1 and (coming or places >= wanted):
             break
         if coming and not told:

@@ -51,7 +51,7 @@ def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Sig
             os.killpg(process.pid, how)
         else:
             process.send_signal(how)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
     return process.returncode, output
 
 
