@@ -81,7 +81,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         print(f"{trial} {epoch_line(metrics, self.trial_epochs)}   [{self._overview(rows)}]")
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
-        """Show that a trial lost its process and is started again."""
+        """Show that a trial lost its process and is started again; one that diverged would diverge again."""
+        if Folder(self.folder).exists(f"failures/{trial}.txt"):
+            trial.max_failures = 0
+            return
         print(f"{trial} lost its process: it goes on from its last epoch")
         self._record(trials)
 

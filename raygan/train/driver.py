@@ -123,18 +123,15 @@ def train_with_workers(
     """
     run = Run(job, config, job.run_log(name, values))
     folder = Folder(job.folder)
-    for file in folder.child(name).files():
-        if re.fullmatch(r"checkpoint_[^/]*/metrics\.json", file):
-            # An earlier start may have been killed before it told of its last epochs.
-            on_epoch(json.loads(folder.child(name).read(file)))
+    for file in _epoch_files(folder.child(name)):
+        # An earlier start may have been killed before it told of its last epochs.
+        on_epoch(json.loads(folder.child(name).read(file)))
     try:
         for metrics, _ in _epochs_of(run, name, folder, None):
             on_epoch(metrics)
-    except Exception:
-        if not _failures(job).exists(f"{name}.txt"):
+    except DivergedError:
+        if not _epoch_files(folder.child(name)):
             raise
-        if not folder.child(name).exists("checkpoint_manager_snapshot.json"):
-            raise DivergedError(_failures(job).read(f"{name}.txt").decode()) from None
         # It diverged late: the epochs before are kept.
     last = ray_train.Result.from_path(folder.child(name).location).checkpoint
     with _usable(last) as checkpoint:
@@ -143,10 +140,18 @@ def train_with_workers(
         return {file: (checkpoint / "denoiser" / file).read_bytes() for file in DENOISER_FILES}
 
 
+def _epoch_files(run: Folder) -> list[str]:
+    """The metrics of the epochs whose checkpoints are there."""
+    return [file for file in run.files() if re.fullmatch(r"checkpoint_[^/]*/metrics\.json", file)]
+
+
 def _epochs_of(
     run: Run, name: str, storage: Folder, start_from: tune.Checkpoint | None
 ) -> Iterator[tuple[dict[str, Any], ray_train.Checkpoint]]:
-    """Run a TorchTrainer in `storage/name`; yields each epoch's metrics and checkpoint as they come."""
+    """Run a TorchTrainer in `storage/name`; yields each epoch's metrics and checkpoint as they come.
+
+    Raises `DivergedError`, and what else made training fail.
+    """
     # Of one place, so that workers wait for whoever copies their checkpoints; and without a core of its own: the
     # workers may ask for all.
     reports = Queue(maxsize=1, actor_options={"num_cpus": 0})
@@ -170,6 +175,8 @@ def _epochs_of(
     reports.shutdown()
     if errors:
         raise errors[0]
+    if _failures(run.job).exists(f"{run.log.run}.txt"):
+        raise DivergedError(_failures(run.job).read(f"{run.log.run}.txt").decode())
 
 
 class _QueueCallback(UserCallback):  # type: ignore[misc]
@@ -227,7 +234,9 @@ def _train_worker(_: dict[str, Any], run: Run, start_from: tune.Checkpoint | Non
             torch.distributed.all_reduce(epochs, torch.distributed.ReduceOp.MAX)
             if epochs[0] != -epochs[1]:
                 raise CheckpointError(f"workers read checkpoints of different epochs, {-epochs[1]} to {epochs[0]}")
-        _train(run, place, report, folder)
+        # Else it would be started again as often as one that lost its machine; `_epochs_of` fails in its stead.
+        with contextlib.suppress(DivergedError):
+            _train(run, place, report, folder)
 
 
 def _failures(job: Job) -> Folder:
