@@ -91,7 +91,8 @@ def make_environment(folder: Path) -> None:
 
 
 def tiny_search(folder: Path, name: str) -> list[str]:
-    return [*TINY_OPTIONS, "--set", "data/train_photos=8", "--storage", str(folder / "studies"), "--name", name]
+    shortest = ["--trials", "1", "--trial-epochs", "1", "--epochs", "1", "--set", "data/train_photos=8"]
+    return [*TINY_OPTIONS, *shortest, "--storage", str(folder / "studies"), "--name", name]
 
 
 def check_finished(folder: Path, name: str) -> None:

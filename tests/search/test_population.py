@@ -44,7 +44,7 @@ def test_trials_in_their_own_processes_take_turns(tmp_path: Path) -> None:
     check(trials, epochs, "6")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_with_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ray_cluster(4) as cluster:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
