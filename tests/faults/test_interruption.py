@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_OPTIONS, run_search, search_command
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 Rows = dict[tuple[str, str], dict[str, str]]
 
 
@@ -41,7 +41,7 @@ def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Sig
         env=environment,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 300
         while not when():
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
             assert time.monotonic() < deadline
