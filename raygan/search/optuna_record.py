@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from raygan.search.ledger import Ledger, StudyError, TrialRow, read_table
 from raygan.storage import Folder
@@ -42,8 +43,11 @@ def open_storage(place: str) -> BaseStorage:
             return JournalStorage(JournalFileBackend(place))
         try:
             return optuna.storages.get_storage(place)
-        except Exception as error:
-            raise StudyError(f"cannot open the Optuna storage {place}: {error}") from error
+        except (SQLAlchemyError, ImportError) as error:
+            raise StudyError(
+                f"cannot open the Optuna storage of --optuna-storage: {error}; give a database URL such as "
+                "sqlite:///studies.db, install its driver, or leave the option out"
+            ) from error
 
 
 class OptunaRecord:

@@ -54,6 +54,8 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
         print(f"{folder} is finished; run under another --name for a new one\n")
         print(final_report(folder))
         return folder
+    if optuna_url is not None:
+        open_storage(optuna_url)
     data = experiment.config.data
     sources = [source for source in (data.photos, data.evaluate_on) if source != "samples"]
     check_sources([source for source in sources if source not in ASSETS])
@@ -69,8 +71,6 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     with locked(folder):
         check_machines(folder)
         optuna_place = optuna_storage(folder, optuna_url)
-        if optuna_url is not None:
-            open_storage(optuna_url)
         _run(experiment, config, study, folder, vgg19_weights, concurrent, optuna_place)
     print(final_report(folder))
     return folder

@@ -14,7 +14,7 @@ from conftest import Study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from raygan.search.ledger import Ledger, TrialRow
+from raygan.search.ledger import Ledger, StudyError, TrialRow
 from raygan.search.optuna_record import OptunaRecord, open_storage
 from raygan.storage import Folder
 
@@ -60,6 +60,12 @@ def test_the_storage_follows_the_ledger_across_interruptions(place: str, tmp_pat
     assert (found["two"].state, found["three"].state) == (TrialState.PRUNED, TrialState.FAIL)
     assert found["two"].intermediate_values == {1: 15.0}
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("url", ["bad://x", "sqlite:////no/such/folder/optuna.db"])
+def test_a_storage_that_cannot_be_opened_is_refused(url: str) -> None:
+    with pytest.raises(StudyError, match=r"(?s)cannot open the Optuna storage .*give a database URL"):
+        open_storage(url)
 
 
 def test_a_studys_journal_agrees_with_its_tables(study: Study) -> None:
