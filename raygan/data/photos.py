@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from raygan.config import DataConfig
 from raygan.data.crops import Photos, random_crop
+from raygan.data.decode import decode_batch, decode_photo
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
 from raygan.errors import InputError
@@ -187,7 +186,7 @@ def _read(folder: Folder, names: list[str], smallest: int, *, pixels: bool = Tru
         }
     rows = [{"index": index, "name": name} for index, name in enumerate(names)]
     return ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))).map_batches(
-        partial(_decode, folder=folder, smallest=smallest, pixels=pixels), batch_size=None, **where
+        partial(decode_batch, folder=folder, smallest=smallest, pixels=pixels), batch_size=None, **where
     )
 
 
@@ -211,35 +210,6 @@ def _generate(batch: dict[str, NDArray[Any]], size: int, seed: int) -> dict[str,
         "name": [f"dead-leaves-{index:05d}" for index in indices],
         "pixels": np.stack([dead_leaves(size, seed, index) for index in indices]),
     }
-
-
-def _decode(batch: dict[str, NDArray[Any]], folder: Folder, smallest: int, pixels: bool) -> dict[str, Any]:
-    decoded = np.empty(len(batch["name"]), dtype=object)
-    problems = []
-    for row, name in enumerate(batch["name"].tolist()):
-        whole, problem = decode_photo(folder, name, smallest)
-        decoded[row] = whole if pixels else whole[:1, :1]
-        problems.append(problem)
-    return {**batch, "pixels": decoded, "problem": problems}
-
-
-def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[NDArray[np.uint8], str]:
-    """The pixels, uint8 (H, W, 3), and why the photo cannot be used if it cannot."""
-    nothing = np.zeros((1, 1, 3), np.uint8)
-    try:
-        content = folder.read(name)
-    except PermissionError:
-        return nothing, "unreadable"
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode != "RGB":
-                return nothing, f"not 3-channel RGB (mode {image.mode})"
-            if min(image.size) < smallest:
-                return nothing, f"smaller than {smallest}x{smallest}"
-            return np.asarray(image), ""
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        # What Pillow raises for the many ways in which a file can be damaged.
-        return nothing, "unreadable"
 
 
 def _split_problems(dataset: Dataset) -> tuple[Photos, dict[str, str]]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from raygan.config import Config
 from raygan.data.crops import crop_stream, epoch_order, random_crop, steps_per_epoch
-from raygan.data.photos import PhotosError, StoredPhotos, decode_photo
+from raygan.data.decode import decode_photo
+from raygan.data.photos import PhotosError, StoredPhotos
 
 BATCHES_A_TASK = 4
 """Batches that one task reads: enough that starting it costs little, few enough that the first ones come soon."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Sig
         text=True,
         env=environment,
         start_new_session=True,
+        # It may be ignored here, as in what a shell starts in the background.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 300
         while not when():

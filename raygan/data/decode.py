@@ -1,0 +1,42 @@
+"""Image files as arrays. Imports little, since every process that Ray reads photos with starts with it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raygan.storage import Folder
+
+
+def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[NDArray[np.uint8], str]:
+    """The pixels, uint8 (H, W, 3), and why the photo cannot be used if it cannot."""
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    try:
+        content = folder.read(name)
+    except PermissionError:
+        return nothing, "unreadable"
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode != "RGB":
+                return nothing, f"not 3-channel RGB (mode {image.mode})"
+            if min(image.size) < smallest:
+                return nothing, f"smaller than {smallest}x{smallest}"
+            return np.asarray(image), ""
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # What Pillow raises for the many ways in which a file can be damaged.
+        return nothing, "unreadable"
+
+
+def decode_batch(batch: dict[str, NDArray[Any]], folder: Folder, smallest: int, pixels: bool) -> dict[str, Any]:
+    """Rows of `name` with `problem` and `pixels` added; of the pixels only the first unless they are wanted."""
+    decoded = np.empty(len(batch["name"]), dtype=object)
+    problems = []
+    for row, name in enumerate(batch["name"].tolist()):
+        whole, problem = decode_photo(folder, name, smallest)
+        decoded[row] = whole if pixels else whole[:1, :1]
+        problems.append(problem)
+    return {**batch, "pixels": decoded, "problem": problems}
