@@ -24,11 +24,16 @@ def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -
     """
     options = search_parser(experiment).parse_args(arguments)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        experiment = apply_options(experiment, options)
+    except InputError as error:
+        _refuse(error)
+    # Here, since importing Ray and torch takes seconds, which a wrong option need not wait for.
     from raygan.search.study import run_study
     from raygan.search.trials import Interrupted
 
     try:
-        run_study(apply_options(experiment, options), options.storage, options.wait, options.optuna_storage)
+        run_study(experiment, options.storage, options.wait, options.optuna_storage)
     except InputError as error:
         _refuse(error)
     except (Interrupted, KeyboardInterrupt):

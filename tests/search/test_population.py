@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY_OPTIONS, ray_cluster, run_search
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -17,7 +17,7 @@ def table(path: Path) -> list[dict[str, str]]:
 def population(tmp_path: Path, *options: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The trials and epochs of a search by population-based training, at whose every epoch the worst is replaced."""
     places = ["--storage", str(tmp_path), "--name", "study"]
-    run = run_search(*TINY_OPTIONS, *places, "--scheduler", "pbt", *options, timeout=380)
+    run = run_search(*TINY_OPTIONS, *places, "--scheduler", "pbt", *options, timeout=580)
     assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
     return table(tmp_path / "study" / "trials.csv"), table(tmp_path / "study" / "metrics.csv")
 
@@ -40,8 +40,8 @@ def check(trials: list[dict[str, str]], epochs: list[dict[str, str]], last: str)
 
 @pytest.mark.slow
 def test_trials_in_their_own_processes_take_turns(tmp_path: Path) -> None:
-    trials, epochs = population(tmp_path, "--trials", "4", "--trial-epochs", "6", "--epochs", "6")
-    check(trials, epochs, "6")
+    trials, epochs = population(tmp_path, "--trials", "3", "--trial-epochs", "3", "--epochs", "3")
+    check(trials, epochs, "3")
 
 
 @pytest.mark.long
