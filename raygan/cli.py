@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from raygan.config import Config
 from raygan.errors import InputError
-from raygan.search.experiment import NAME, SCHEDULERS, Comparison, Experiment, Search
+from raygan.search.experiment import NAME, SCHEDULERS, SEARCHERS, Comparison, Experiment, Search
 from raygan.section import ConfigError, parse_value, with_values
 
 
@@ -117,7 +117,9 @@ def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experi
             raise ConfigError(f"--set {', '.join(sorted(fixed))}: the arms differ in it; edit the search file instead")
         changes |= _given({"seeds": options.trials})
         return dataclasses.replace(experiment, **changes)
-    changes |= _given({name: getattr(options, name) for name in ("trials", "trial_epochs", "seed", "scheduler")})
+    changes |= _given(
+        {name: getattr(options, name) for name in ("trials", "trial_epochs", "seed", "searcher", "scheduler")}
+    )
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
     changes["space"] = {path: one for path, one in experiment.space.items() if path not in assigned}
@@ -204,6 +206,12 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
         help="trials at once; an autoscaler is asked for their machines (default: as many as the cluster holds)",
     )
     if isinstance(experiment, Search):
+        add(
+            "--searcher",
+            choices=SEARCHERS,
+            help="who proposes trials; cmaes: only where all searched values are numbers"
+            f" (default: {experiment.searcher})",
+        )
         add(
             "--scheduler",
             choices=SCHEDULERS,

@@ -11,12 +11,13 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
 
+from raygan.search.experiment import Search
 from raygan.search.ledger import Ledger
 from raygan.search.snapshot import KeepState
 from raygan.search.space import Space
@@ -26,6 +27,26 @@ METRIC = "best_val_psnr"
 """What a search maximises: a trial's highest validation PSNR so far, since its best epoch is what it would ship."""
 
 
+def sampler(search: Search) -> BaseSampler:
+    """Optuna's sampler of that name, made for trials that run at once and are ended early."""
+    seed = search.seed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        match search.searcher:
+            case "tpe":
+                # constant_liar: trials that still run repel new ones.
+                return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+            case "gp":
+                return GPSampler(seed=seed)
+            case "cmaes":
+                return CmaEsSampler(seed=seed, consider_pruned_trials=True)
+            case "nsga2":
+                # Optuna's own generations of 50 would often be all of the search.
+                return NSGAIISampler(seed=seed, population_size=max(4, min(50, search.trials // 5)))
+            case "random":
+                return RandomSampler(seed=seed)
+
+
 class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
     """Ray's OptunaSearch, telling Optuna which trials were pruned.
 
@@ -33,12 +54,10 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
     scores of different budgets. Here it is told PRUNED, with its score at each epoch.
     """
 
-    def __init__(self, space: Space, first_points: Sequence[Mapping[str, Any]], seed: int, epochs: int) -> None:
+    def __init__(
+        self, sampler: BaseSampler, space: Space, first_points: Sequence[Mapping[str, Any]], epochs: int
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            # constant_liar: trials that still run repel new ones, which parallel search needs.
-            sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True)
         super().__init__(
             space=dict(space),
             metric=METRIC,

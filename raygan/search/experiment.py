@@ -13,13 +13,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from raygan.config import Config
 from raygan.presets import QUICK
-from raygan.search.space import check_space, point_of
+from raygan.search.space import check_searcher, check_space, point_of
 from raygan.section import ConfigError, with_values
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
 
 
+Searcher = Literal["tpe", "gp", "cmaes", "nsga2", "random"]
+SEARCHERS: tuple[Searcher, ...] = get_args(Searcher)
 Scheduler = Literal["asha", "pbt", "median", "none"]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 
@@ -46,6 +48,10 @@ class Search(_Experiment):
     """How many; 0 trains the configuration as it is."""
     trial_epochs: int
     """Most epochs that a trial gets, of the winner's `training/epochs`; the scheduler stops most of them earlier."""
+    searcher: Searcher = "tpe"
+    """Who proposes trials, all by Optuna: "tpe" (tree-structured Parzen estimators), "gp" (a Gaussian process), "cmaes"
+    (CMA-ES, numbers only), "nsga2" (a genetic algorithm), or "random". Of trials that were ended early, TPE learns that
+    they did worse than those that got further, and CMA-ES their last score; the others learn nothing of them."""
     scheduler: Scheduler = "asha"
     """Who ends trials early: "asha" (successive halving), "median" (those below the median), or "none"; or "pbt", which
     lets the worst go on from the best with changed values, and draws its population at random, without Optuna."""
@@ -66,7 +72,12 @@ class Search(_Experiment):
     def check(self) -> None:
         """Raise `ConfigError` unless every trial's configuration would be a valid one."""
         check_space(self.space, self.config)
+        check_searcher(self.searcher, self.space)
         if self.scheduler == "pbt":
+            if self.searcher not in ("tpe", "random"):
+                raise ConfigError(
+                    f"population-based training draws its population at random: leave --searcher {self.searcher} out"
+                )
             shaping = [path for path in self.space if path.startswith(("generator/", "discriminator/"))]
             if shaping:
                 raise ConfigError(
@@ -92,6 +103,7 @@ class Search(_Experiment):
             "first_points": self.points(),
             "trials": self.trials,
             "trial_epochs": self.trial_epochs,
+            "searcher": self.searcher,
             "scheduler": self.scheduler,
             "seed": self.seed,
         }

@@ -33,6 +33,20 @@ def check_space(space: Space, config: Config) -> None:
                 raise ConfigError(f"search space, {path}: {error}") from error
 
 
+def check_searcher(searcher: str, space: Space) -> None:
+    """Raise `ConfigError` unless the searcher can search this space."""
+    if searcher != "cmaes":
+        return
+    choices = [path for path, one in space.items() if isinstance(one, CategoricalDistribution)]
+    if choices:
+        raise ConfigError(
+            f"CMA-ES searches numbers only, but {', '.join(choices)} is chosen from a list: --set it, or use another "
+            "--searcher"
+        )
+    if len(space) < 2:
+        raise ConfigError("CMA-ES needs at least two values to search: use another --searcher")
+
+
 def point_of(config: Config, space: Space) -> dict[str, Any]:
     """The point of the space where `config` lies; raises `ConfigError` if it lies outside."""
     values = flat_values(config)

@@ -8,6 +8,7 @@ import warnings
 from functools import partial
 from typing import Any
 
+from optuna.samplers import RandomSampler
 from ray import tune
 from ray.tune.search import BasicVariantGenerator
 
@@ -17,6 +18,7 @@ from raygan.search.algorithms import (
     EpochOptunaSearch,
     EpochPopulation,
     perturbation_interval,
+    sampler,
     tune_domain,
 )
 from raygan.search.experiment import Experiment, Search
@@ -109,7 +111,9 @@ def _searcher(experiment: Experiment) -> Any:
     """Who proposes the trials: Optuna, but for a population, which Ray draws at once."""
     if isinstance(experiment, Search) and experiment.scheduler == "pbt":
         return BasicVariantGenerator(points_to_evaluate=experiment.points(), random_state=experiment.seed)
-    return EpochOptunaSearch(experiment.space, experiment.points(), experiment.seed, experiment.trial_epochs)
+    # A comparison's trials are all first points.
+    proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)
+    return EpochOptunaSearch(proposer, experiment.space, experiment.points(), experiment.trial_epochs)
 
 
 def _scheduler(experiment: Experiment, folder: str) -> Any:

@@ -1,12 +1,17 @@
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation
+from raygan.config import Config
+from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, sampler
+from raygan.search.experiment import Search, Searcher
 from raygan.search.ledger import Ledger
 from raygan.storage import Folder
 
@@ -14,12 +19,27 @@ SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p",
 FIRST = [{"a/x": 0.25, "a/kind": "q"}]
 
 
+def searching(
+    space: Mapping[str, BaseDistribution],
+    first_points: Sequence[Mapping[str, Any]] = (),
+    *,
+    searcher: Searcher = "tpe",
+    seed: int = 0,
+    trials: int = 9,
+    epochs: int = 3,
+) -> EpochOptunaSearch:
+    search = Search(
+        name="s", config=Config(), space=space, trials=trials, trial_epochs=epochs, searcher=searcher, seed=seed
+    )
+    return EpochOptunaSearch(sampler(search), space, first_points, epochs)
+
+
 def result(epoch: int, score: float) -> dict[str, Any]:
     return {"epoch": epoch, "best_val_psnr": score, "training_iteration": 1}
 
 
 def test_first_points_come_first_and_values_are_nested_paths() -> None:
-    search = EpochOptunaSearch(SPACE, FIRST, seed=0, epochs=3)
+    search = searching(SPACE, FIRST)
     assert search.suggest("t1") == {"a": {"x": 0.25, "kind": "q"}}
     second = search.suggest("t2")
     assert second is not None
@@ -27,7 +47,7 @@ def test_first_points_come_first_and_values_are_nested_paths() -> None:
 
 
 def test_optuna_learns_how_each_trial_ended() -> None:
-    search = EpochOptunaSearch(SPACE, [], seed=0, epochs=3)
+    search = searching(SPACE)
     for name in ("complete", "pruned", "failed"):
         search.suggest(name)
     for epoch, score in ((1, 20.0), (2, 22.0), (3, 21.0)):
@@ -44,29 +64,46 @@ def test_optuna_learns_how_each_trial_ended() -> None:
 
 
 def test_a_saved_search_goes_on_with_what_it_knew(tmp_path: Any) -> None:
-    search = EpochOptunaSearch(SPACE, FIRST, seed=0, epochs=3)
+    search = searching(SPACE, FIRST)
     search.suggest("t1")
     search.on_trial_result("t1", result(1, 20.0))
     search.save(str(tmp_path / "state"))
-    restored = EpochOptunaSearch(SPACE, FIRST, seed=0, epochs=3)
+    restored = searching(SPACE, FIRST)
     restored.restore(str(tmp_path / "state"))
     restored.on_trial_complete("t1", result(1, 20.0))
     assert restored._ot_study.trials[0].state == TrialState.PRUNED
     assert restored.suggest("t2") == search.suggest("t2")
 
 
-def test_it_finds_a_synthetic_optimum() -> None:
-    search = EpochOptunaSearch({"x": FloatDistribution(-10, 10)}, [], seed=1, epochs=1)
-    best = max((-((point["x"] - 3) ** 2), point["x"]) for point in (_run(search, f"t{index}") for index in range(60)))
-    assert best[1] == pytest.approx(3, abs=0.5)
+BOWL = {name: FloatDistribution(-10, 10) for name in "abcd"}
 
 
-def _run(search: EpochOptunaSearch, name: str) -> dict[str, float]:
-    point: dict[str, float] = search.suggest(name)
-    score = result(1, -((point["x"] - 3) ** 2))
-    search.on_trial_result(name, score)
-    search.on_trial_complete(name, score)
-    return point
+def height(point: Mapping[str, float]) -> float:
+    """Of a bowl turned over; highest, 0, where all are 3."""
+    return -sum((value - 3) ** 2 for value in point.values())
+
+
+def highest(searcher: Searcher, seed: int, trials: int) -> float:
+    """What a search finds of which every second trial is ended at half its epochs, and half its height."""
+    search = searching(BOWL, searcher=searcher, seed=seed, trials=trials, epochs=2)
+    best = -math.inf
+    for index in range(trials):
+        point = search.suggest(f"t{index}")
+        assert point is not None
+        score = height(point)
+        search.on_trial_result(f"t{index}", result(1, score - 1))
+        if index % 2:
+            search.on_trial_complete(f"t{index}", result(1, score - 1))
+        else:
+            search.on_trial_complete(f"t{index}", result(2, score))
+        best = max(best, score)
+    return best
+
+
+@pytest.mark.parametrize(("searcher", "trials"), [("tpe", 100), ("gp", 30), ("cmaes", 100), ("nsga2", 100)])
+def test_every_searcher_beats_random_search(searcher: Searcher, trials: int) -> None:
+    found, by_chance = ([highest(one, seed, trials) for seed in range(5)] for one in (searcher, "random"))
+    assert median(found) > median(by_chance)
 
 
 class Trial:

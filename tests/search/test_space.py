@@ -3,7 +3,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from raygan.config import Config
 from raygan.presets import PAPER_V0, PAPER_V1
-from raygan.search.space import check_space, point_of
+from raygan.search.space import check_searcher, check_space, point_of
 from raygan.section import ConfigError
 
 SPACE = {
@@ -33,6 +33,14 @@ def test_a_sound_space_passes() -> None:
 def test_a_space_that_does_not_fit_the_configuration_is_refused(path: str, distribution: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_space({path: distribution}, Config())  # type: ignore[dict-item]
+
+
+def test_cma_es_wants_numbers_and_more_than_one() -> None:
+    check_searcher("cmaes", {path: one for path, one in SPACE.items() if path != "noise/policy"})
+    with pytest.raises(ConfigError, match=r"numbers only, but noise/policy is chosen from a list: --set it"):
+        check_searcher("cmaes", SPACE)
+    with pytest.raises(ConfigError, match="at least two values"):
+        check_searcher("cmaes", {"loss/content_weight": FloatDistribution(0, 1)})
 
 
 def test_an_empty_space_is_refused() -> None:
