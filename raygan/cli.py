@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from raygan.config import Config
 from raygan.errors import InputError
 from raygan.search.experiment import NAME, SCHEDULERS, SEARCHERS, Comparison, Experiment, Search
+from raygan.search.space import without
 from raygan.section import ConfigError, parse_value, with_values
 
 
@@ -118,11 +119,14 @@ def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experi
         changes |= _given({"seeds": options.trials})
         return dataclasses.replace(experiment, **changes)
     changes |= _given(
-        {name: getattr(options, name) for name in ("trials", "trial_epochs", "seed", "searcher", "scheduler")}
+        {
+            name: getattr(options, name)
+            for name in ("trials", "trial_epochs", "seed", "searcher", "scheduler", "warm_start", "time_budget")
+        }
     )
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
-    changes["space"] = {path: one for path, one in experiment.space.items() if path not in assigned}
+    changes["space"] = without(experiment.space, assigned)
     return dataclasses.replace(experiment, **changes)
 
 
@@ -217,6 +221,19 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             choices=SCHEDULERS,
             help="who ends trials early, or changes them on the way (pbt: population-based training)"
             f" (default: {experiment.scheduler})",
+        )
+        add(
+            "--time-budget",
+            type=float,
+            metavar="MINUTES",
+            help="end the trials after so long, over all starts of the study; the winner's training and the evaluation"
+            " come on top (default: none)",
+        )
+        add(
+            "--warm-start",
+            metavar="STUDY",
+            help="folder or s3:// gs:// prefix of an earlier search: its best points are tried first, and its trials"
+            " are known to the searcher where it searched the same",
         )
     add(
         "--optuna-storage",

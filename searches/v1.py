@@ -5,6 +5,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from raygan.cli import run_search
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Search
+from raygan.search.space import When
 
 SEARCH = Search(
     name="v1",
@@ -17,6 +18,7 @@ SEARCH = Search(
         "loss/content_weight": FloatDistribution(1e-2, 1.0, log=True),
         "loss/adversarial_weight": FloatDistribution(1e-4, 1e-1, log=True),
         "noise/policy": CategoricalDistribution(["uniform", "normal"]),
+        "noise/normal_deviation": When("noise/policy", "normal", FloatDistribution(0.1, 0.5)),
     },
     first_points=[PAPER_V1, PAPER_V0],
     trials=50,

@@ -160,13 +160,13 @@ def _optuna_study(study: StudyFiles) -> optuna.Study:
     }
     searched = optuna.create_study(study_name=study.name, direction="maximize")
     for row in study.trials.to_dict("records"):
-        if row["state"] == "failed":
+        if row["state"] == "failed" or pd.isna(row["val_psnr"]):
             continue
         epochs = study.metrics[study.metrics["trial"] == row["trial"]]
         searched.add_trial(
             create_trial(
-                params={path: parse_value(study.config, path, str(row[path])) for path in space},
-                distributions=space,
+                params={path: parse_value(study.config, path, str(row[path])) for path in space if pd.notna(row[path])},
+                distributions={path: one for path, one in space.items() if pd.notna(row[path])},
                 value=row["val_psnr"],
                 intermediate_values=dict(zip(epochs["epoch"], epochs["val_psnr"], strict=True)),
             )

@@ -52,9 +52,12 @@ def _search_in_short(study: StudyFiles) -> list[str]:
     best = study.record["best_trial"]["trial"]
     shown = {f"best trial ({best})": rows[best]}
     for name, system in SYSTEMS.items():
-        values = {path: value for path, value in flat_values(system).items() if path in study.record["space"]}
+        values = flat_values(system)
+        # Values that depend on others are in the space only where these are so.
+        space = study.record["space"].items()
+        searched = [path for path, one in space if "when" not in one or values[one["when"]] == one["is"]]
         for trial, row in rows.items():
-            if all(str(row[path]) == str(value) for path, value in values.items()):
+            if all(str(row[path]) == str(values[path]) for path in searched):
                 shown[f"with the paper's {name} values ({trial})"] = row
     lines = ["", "val PSNR at the best epoch"]
     for name, row in shown.items():

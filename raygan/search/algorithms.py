@@ -12,15 +12,17 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.stopper import TimeoutStopper
 
 from raygan.search.experiment import Search
 from raygan.search.ledger import Ledger
 from raygan.search.snapshot import KeepState
-from raygan.search.space import Space
+from raygan.search.space import Space, distribution_of, suggest
 from raygan.storage import Folder
 
 METRIC = "best_val_psnr"
@@ -55,16 +57,24 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
     """
 
     def __init__(
-        self, sampler: BaseSampler, space: Space, first_points: Sequence[Mapping[str, Any]], epochs: int
+        self,
+        sampler: BaseSampler,
+        space: Space,
+        first_points: Sequence[Mapping[str, Any]],
+        epochs: int,
+        values: Mapping[str, Any],
+        earlier: Sequence[FrozenTrial] = (),
     ) -> None:
+        """`values`, by configuration path, are those of paths that are not searched; `earlier` trials are known."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         super().__init__(
-            space=dict(space),
+            space=partial(suggest, space=space, values=values),
             metric=METRIC,
             mode="max",
             points_to_evaluate=[dict(point) for point in first_points],
             sampler=sampler,
         )
+        self._ot_study.add_trials(earlier)
         self.epochs = epochs
         self.reported: dict[str, int] = {}
 
@@ -155,7 +165,7 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
             synch=True,
             hyperparam_mutations={
                 path: list(one.choices) if isinstance(one, CategoricalDistribution) else tune_domain(one)
-                for path, one in space.items()
+                for path, one in ((path, distribution_of(one)) for path, one in space.items())
             },
             custom_explore_fn=partial(_within, space=space),
             log_config=False,
@@ -167,6 +177,18 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
         if result["epoch"] >= self.epochs:
             return str(self.CONTINUE)
         return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class TimeBudget(TimeoutStopper):  # type: ignore[misc]
+    """Ends all trials once their time is spent; what earlier starts of a study took is counted."""
+
+    spent = False
+    """Whether it has. Of the class, since Tune unpickles the object when a study goes on."""
+
+    def stop_all(self) -> bool:
+        """Whether the time is spent."""
+        TimeBudget.spent = bool(super().stop_all())
+        return TimeBudget.spent
 
 
 def perturbation_interval(epochs: int) -> int:

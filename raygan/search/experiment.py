@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, distribution_to_json
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from raygan.config import Config
 from raygan.presets import QUICK
-from raygan.search.space import check_searcher, check_space, point_of
-from raygan.section import ConfigError, with_values
+from raygan.search.space import Space, check_searcher, check_space, distribution_of, point_of, space_to_json
+from raygan.section import ConfigError, require, with_values
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
@@ -40,8 +40,8 @@ class _Experiment:
 class Search(_Experiment):
     """What is searched, from where, and for how long; the best trial is then trained at the full budget."""
 
-    space: Mapping[str, BaseDistribution]
-    """Optuna distributions by configuration path."""
+    space: Space
+    """Optuna distributions by configuration path, some of them perhaps `When` another path has some value."""
     first_points: Sequence[Config] = ()
     """Configurations whose values, at the space's paths, are tried first."""
     trials: int
@@ -57,6 +57,17 @@ class Search(_Experiment):
     lets the worst go on from the best with changed values, and draws its population at random, without Optuna."""
     seed: int = 0
     """Seed of the searcher."""
+    warm_start: str | None = None
+    """The folder or prefix of an earlier search that this one starts from: its best points come first, and its trials
+    are known to the searcher where their scores compare."""
+    time_budget: float | None = None
+    """Minutes after which the trials end, wherever they are; the best of them wins all the same. None: no limit."""
+
+    def __post_init__(self) -> None:
+        if self.scheduler == "pbt" or self.searcher not in ("tpe", "random"):
+            # What cannot leave a value out draws it for every trial; where it does not matter, it does nothing.
+            space = {path: distribution_of(one) for path, one in self.space.items()}
+            object.__setattr__(self, "space", space)
 
     def quick(self) -> Search:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
@@ -73,6 +84,8 @@ class Search(_Experiment):
         """Raise `ConfigError` unless every trial's configuration would be a valid one."""
         check_space(self.space, self.config)
         check_searcher(self.searcher, self.space)
+        if self.time_budget is not None:
+            require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
         if self.scheduler == "pbt":
             if self.searcher not in ("tpe", "random"):
                 raise ConfigError(
@@ -99,13 +112,15 @@ class Search(_Experiment):
         """All that decides the study's outcome: what must agree when it is run again to go on."""
         return {
             "config": self.config.to_json(),
-            "space": {path: json.loads(distribution_to_json(one)) for path, one in self.space.items()},
+            "space": space_to_json(self.space),
             "first_points": self.points(),
             "trials": self.trials,
             "trial_epochs": self.trial_epochs,
             "searcher": self.searcher,
             "scheduler": self.scheduler,
             "seed": self.seed,
+            "warm_start": self.warm_start,
+            "time_budget": self.time_budget,
         }
 
 
@@ -134,7 +149,7 @@ class Comparison(_Experiment):
         return self.config.training.seed
 
     @property
-    def space(self) -> Mapping[str, BaseDistribution]:
+    def space(self) -> Space:
         """All arms with all seeds; every point of it is a first point."""
         return {
             "arm": CategoricalDistribution(list(self.arms)),

@@ -38,6 +38,7 @@ class TrialRow:
     checkpoint: str
     """The newest, relative to the study's folder; its `denoiser/` is the best epoch's."""
     values: Mapping[str, Any]
+    """By the space's paths; none where the trial has no value of its own."""
 
 
 class Ledger:
@@ -80,9 +81,14 @@ class Ledger:
         """The row, as text, with the highest val PSNR of the good trials; raises `StudyError` if there are none."""
         good = self.good_trials()
         if not good:
+            ended = self.trials_ended()
+            if not any(row["state"] == "failed" for row in read_table(self.folder, "trials.csv")):
+                raise StudyError(
+                    f"none of {ended} trials came to the end of an epoch: give them a longer --time-budget"
+                )
             raise StudyError(
-                f"all {self.trials_ended()} trials failed, for the reasons shown above: narrow the search space (lower "
-                "learning rates, if training diverged), and start under another --name"
+                f"all {ended} trials failed, for the reasons shown above: narrow the search space (lower learning "
+                "rates, if training diverged), and start under another --name"
             )
         return max(good, key=lambda row: float(row["val_psnr"]))
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from raygan.search.ledger import Ledger, StudyError, TrialRow, read_table
+from raygan.search.space import value_of
 from raygan.storage import Folder
 
 JOURNAL = "optuna.log"
@@ -94,8 +95,8 @@ class OptunaRecord:
         self.study.add_trial(
             create_trial(
                 state=TrialState.RUNNING,
-                params={path: row.values[path] for path in self.space},
-                distributions=dict(self.space),
+                params={path: value for path, value in row.values.items() if value is not None},
+                distributions={path: one for path, one in self.space.items() if row.values[path] is not None},
                 user_attrs={"trial": row.trial},
             )
         )
@@ -137,15 +138,8 @@ def record_of_files(folder: Folder, place: str, study: Mapping[str, Any]) -> Non
             val_ssim=float(row["val_ssim"]),
             seconds=float(row["seconds"]),
             checkpoint=row["checkpoint"],
-            values={path: _value(one, row[path]) for path, one in space.items()},
+            values={path: value_of(one, row[path]) if row[path] else None for path, one in space.items()},
         )
         for row in (read_table(folder, "trials.csv") if folder.exists("trials.csv") else [])
     ]
     OptunaRecord(place, study["name"], space, folder).update(rows, Ledger(folder))
-
-
-def _value(distribution: BaseDistribution, text: str) -> Any:
-    """A value as the tables write it, as the distribution has it."""
-    if isinstance(distribution, CategoricalDistribution):
-        return next(choice for choice in distribution.choices if str(choice) == text)
-    return int(text) if isinstance(distribution, IntDistribution) else float(text)

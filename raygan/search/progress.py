@@ -16,6 +16,7 @@ from raygan.report.tables import short
 from raygan.search.experiment import Experiment
 from raygan.search.ledger import ENDED, Ledger, TrialRow
 from raygan.search.optuna_record import OptunaRecord
+from raygan.search.space import distribution_of
 from raygan.storage import Folder
 from raygan.train.driver import flattened
 
@@ -50,7 +51,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.ledger = Ledger(folder)
         self.optuna_record = None
         if self.optuna_place is not None:
-            self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, self.experiment.space, folder)
+            space = {path: distribution_of(one) for path, one in self.experiment.space.items()}
+            self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, space, folder)
         self.shown: dict[str, dict[str, Any]] = {}
         self.started = time.monotonic()
         self.epochs_here = 0
@@ -127,7 +129,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             val_ssim=best.get("val_ssim", math.nan),
             seconds=sum(row["seconds"] for row in epochs),
             checkpoint=trial.checkpoint.path.removeprefix(Folder(self.folder).path + "/") if trial.checkpoint else "",
-            values={path: best.get(path, value) for path, value in values.items()},
+            values={path: best.get(path, values.get(path)) for path in self.experiment.space},
         )
 
     def _overview(self, rows: list[TrialRow]) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import Trial
 
 from raygan.config import Config
 from raygan.section import ConfigError, flat_values, with_values
@@ -16,21 +25,45 @@ FIXED = (
 )
 """Beginnings of the paths that are the same for all trials of a study, so that their scores compare."""
 
-Space = Mapping[str, BaseDistribution]
+
+@dataclass(frozen=True)
+class When:
+    """A distribution that is searched only where another value makes it matter: where `path` has the value `value`.
+
+    `When("noise/policy", "normal", FloatDistribution(0.1, 0.5))` is for `noise/normal_deviation`.
+    """
+
+    path: str
+    value: Any
+    distribution: BaseDistribution
+
+
+Space = Mapping[str, BaseDistribution | When]
+"""What is searched, by configuration path; a path that others depend on stands before them."""
 
 
 def check_space(space: Space, config: Config) -> None:
     """Raise `ConfigError` unless every path of `config` may be searched, over values that it may have."""
     if not space:
         raise ConfigError("the search space is empty; name at least one path, such as 'loss/adversarial_weight'")
-    for path, distribution in space.items():
+    before: set[str] = set()
+    for path, one in space.items():
         if path.startswith(FIXED):
             raise ConfigError(f"{path} cannot be searched: it would give trials different tasks, or different machines")
-        for value in _extremes(path, distribution):
+        given = {}
+        if isinstance(one, When):
+            if one.path in space and one.path not in before:
+                raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must stand before it")
+            condition = space.get(one.path, CategoricalDistribution([one.value]))
+            if not holds(distribution_of(condition), one.value):
+                raise ConfigError(f"search space, {path}: {one.path} is never {one.value!r}, on which it depends")
+            given = {one.path: one.value}
+        for value in _extremes(path, distribution_of(one)):
             try:
-                with_values(config, {path: value})
+                with_values(config, given | {path: value})
             except ConfigError as error:
                 raise ConfigError(f"search space, {path}: {error}") from error
+        before.add(path)
 
 
 def check_searcher(searcher: str, space: Space) -> None:
@@ -50,10 +83,73 @@ def check_searcher(searcher: str, space: Space) -> None:
 def point_of(config: Config, space: Space) -> dict[str, Any]:
     """The point of the space where `config` lies; raises `ConfigError` if it lies outside."""
     values = flat_values(config)
-    for path, distribution in space.items():
-        if not distribution._contains(distribution.to_internal_repr(values[path])):
+    searched = {path: distribution_of(one) for path, one in space.items() if is_searched(one, values)}
+    for path, distribution in searched.items():
+        if not holds(distribution, values[path]):
             raise ConfigError(f"{path}={values[path]!r} lies outside the search space, {distribution}")
-    return {path: values[path] for path in space}
+    return {path: values[path] for path in searched}
+
+
+def suggest(trial: Trial, space: Space, values: Mapping[str, Any]) -> None:
+    """Let an Optuna trial draw a value for each path that is searched; `values` has those that are not."""
+    values = dict(values)
+    for path, one in space.items():
+        if not is_searched(one, values):
+            continue
+        match distribution_of(one):
+            case FloatDistribution(low=low, high=high, step=step, log=log):
+                values[path] = trial.suggest_float(path, low, high, step=step, log=log)
+            case IntDistribution(low=low, high=high, step=step, log=log):
+                values[path] = trial.suggest_int(path, low, high, step=step, log=log)
+            case CategoricalDistribution(choices=choices):
+                values[path] = trial.suggest_categorical(path, choices)
+
+
+def without(space: Space, values: Mapping[str, Any]) -> Space:
+    """The space that is left to search where some paths have fixed `values`."""
+    left: dict[str, BaseDistribution | When] = {}
+    for path, one in space.items():
+        if path in values:
+            continue
+        if isinstance(one, When) and one.path in values:
+            if one.value == values[one.path]:
+                left[path] = one.distribution
+        else:
+            left[path] = one
+    return left
+
+
+def is_searched(one: BaseDistribution | When, values: Mapping[str, Any]) -> bool:
+    """Whether a trial with these values, by configuration path, has one of its own here."""
+    return not isinstance(one, When) or values[one.path] == one.value
+
+
+def distribution_of(one: BaseDistribution | When) -> BaseDistribution:
+    """The distribution itself, of one that is always searched or only sometimes."""
+    return one.distribution if isinstance(one, When) else one
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """Optuna's own JSON of each distribution, by path, with what it depends on as `when` and `is`."""
+    return {
+        path: json.loads(distribution_to_json(distribution_of(one)))
+        | ({"when": one.path, "is": one.value} if isinstance(one, When) else {})
+        for path, one in space.items()
+    }
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value lies in a distribution."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def value_of(distribution: BaseDistribution, text: str) -> Any:
+    """A value of the distribution as `trials.csv` writes it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next(choice for choice in distribution.choices if str(choice) == text)
+    return int(text) if isinstance(distribution, IntDistribution) else float(text)
 
 
 def _extremes(path: str, distribution: BaseDistribution) -> list[Any]:

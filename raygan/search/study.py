@@ -23,6 +23,7 @@ from raygan.search.optuna_record import open_storage, optuna_storage
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line, time_left
 from raygan.search.trials import run_trials
+from raygan.search.warm_start import warm_start
 from raygan.section import parse_value, with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES
@@ -56,6 +57,8 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
         return folder
     if optuna_url is not None:
         open_storage(optuna_url)
+    if isinstance(experiment, Search) and experiment.warm_start is not None and not folder.exists("study.json"):
+        warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
     data = experiment.config.data
     sources = [source for source in (data.photos, data.evaluate_on) if source != "samples"]
     check_sources([source for source in sources if source not in ASSETS])
@@ -167,7 +170,7 @@ def _now() -> str:
 def _best_trial(search: Search, folder: Folder) -> dict[str, Any]:
     """The best trial's name, scores, and values at the space's paths."""
     row = Ledger(folder).best_trial()
-    values = {path: parse_value(search.config, path, row[path]) for path in search.space}
+    values = {path: parse_value(search.config, path, row[path]) for path in search.space if row[path]}
     scores = {name: float(row[name]) for name in ("val_psnr", "val_ssim", "seconds")}
     return {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores, "values": values}
 

@@ -17,6 +17,7 @@ from raygan.search.algorithms import (
     EpochMedian,
     EpochOptunaSearch,
     EpochPopulation,
+    TimeBudget,
     perturbation_interval,
     sampler,
     tune_domain,
@@ -25,7 +26,9 @@ from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
 from raygan.search.progress import SearchProgress, trial_name
 from raygan.search.snapshot import KeepState, put_back_state
-from raygan.section import with_values
+from raygan.search.space import distribution_of
+from raygan.search.warm_start import warm_start
+from raygan.section import flat_values, with_values
 from raygan.storage import Folder
 from raygan.train.cluster import HardwareError, resources
 from raygan.train.driver import KEPT_CHECKPOINTS, RETRIES, Job, run_trial
@@ -60,6 +63,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
         ),
         asked,
     )
+    budget = experiment.time_budget if isinstance(experiment, Search) else None
     # Without a searcher, Tune counts from 0.
     name = partial(trial_name, first=0 if population else 1)
     # Of a population, others go on from a trial's checkpoint while it trains up to the next exchange.
@@ -71,7 +75,9 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     else:
         tuner = tune.Tuner(
             trainable,
-            param_space={path: tune_domain(one) for path, one in experiment.space.items()} if population else {},
+            param_space={path: tune_domain(distribution_of(one)) for path, one in experiment.space.items()}
+            if population
+            else {},
             tune_config=tune.TuneConfig(
                 search_alg=_searcher(experiment),
                 scheduler=_scheduler(experiment, folder.location),
@@ -87,6 +93,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
                 name="tune",
                 storage_path=folder.location,
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                stop=TimeBudget(60 * budget) if budget is not None else None,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[
                     SearchProgress(folder.location, experiment, optuna_place, varying=population),
@@ -103,17 +110,25 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
         tuner.fit()
     folder.child("workers").clear()
     signal.signal(signal.SIGINT, on_interrupt)
-    if Ledger(folder).trials_ended() < experiment.trials:
-        raise Interrupted
+    if (ended := Ledger(folder).trials_ended()) < experiment.trials:
+        if not TimeBudget.spent:
+            raise Interrupted
+        print(f"The time budget of {budget:g} minutes is spent: {ended} of {experiment.trials} trials began")
 
 
 def _searcher(experiment: Experiment) -> Any:
     """Who proposes the trials: Optuna, but for a population, which Ray draws at once."""
+    points, earlier = experiment.points(), []
+    if isinstance(experiment, Search) and experiment.warm_start is not None:
+        known = warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
+        print(known.told)
+        points, earlier = known.points + [point for point in points if point not in known.points], known.trials
     if isinstance(experiment, Search) and experiment.scheduler == "pbt":
-        return BasicVariantGenerator(points_to_evaluate=experiment.points(), random_state=experiment.seed)
+        return BasicVariantGenerator(points_to_evaluate=points, random_state=experiment.seed)
+    values = flat_values(experiment.config)
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)
-    return EpochOptunaSearch(proposer, experiment.space, experiment.points(), experiment.trial_epochs)
+    return EpochOptunaSearch(proposer, experiment.space, points, experiment.trial_epochs, values, earlier)
 
 
 def _scheduler(experiment: Experiment, folder: str) -> Any:

@@ -1,18 +1,21 @@
 import math
+import pickle
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raygan.config import Config
-from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, sampler
+from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, TimeBudget, sampler
 from raygan.search.experiment import Search, Searcher
 from raygan.search.ledger import Ledger
+from raygan.search.space import Space, When
 from raygan.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}
@@ -20,18 +23,19 @@ FIRST = [{"a/x": 0.25, "a/kind": "q"}]
 
 
 def searching(
-    space: Mapping[str, BaseDistribution],
+    space: Space,
     first_points: Sequence[Mapping[str, Any]] = (),
     *,
     searcher: Searcher = "tpe",
     seed: int = 0,
     trials: int = 9,
     epochs: int = 3,
+    values: Mapping[str, Any] | None = None,
 ) -> EpochOptunaSearch:
     search = Search(
         name="s", config=Config(), space=space, trials=trials, trial_epochs=epochs, searcher=searcher, seed=seed
     )
-    return EpochOptunaSearch(sampler(search), space, first_points, epochs)
+    return EpochOptunaSearch(sampler(search), space, first_points, epochs, values or {})
 
 
 def result(epoch: int, score: float) -> dict[str, Any]:
@@ -44,6 +48,15 @@ def test_first_points_come_first_and_values_are_nested_paths() -> None:
     second = search.suggest("t2")
     assert second is not None
     assert 0 <= second["a"]["x"] <= 1
+
+
+def test_a_value_that_depends_on_another_is_drawn_only_where_it_matters() -> None:
+    space = SPACE | {"a/q": When("a/kind", "q", IntDistribution(1, 3)), "a/z": When("b", 1, IntDistribution(1, 3))}
+    search = searching(space, FIRST, values={"b": 2})
+    points = [search.suggest(f"t{index}") for index in range(20)]
+    kinds = {(point["a"]["kind"], "q" in point["a"]) for point in points if point is not None}
+    assert kinds == {("p", False), ("q", True)}
+    assert not any("z" in point["a"] for point in points if point is not None)
 
 
 def test_optuna_learns_how_each_trial_ended() -> None:
@@ -163,6 +176,21 @@ def test_a_trial_ends_its_last_epoch_by_itself(tmp_path: Path, scheduler: Any) -
     """Stopped there, as Ray's own schedulers do, it would be killed while it closes down."""
     last = scheduler(str(tmp_path), 9)
     assert set(decide(last, {"a": 30.0, "b": 20.0, "c": 10.0, "d": -1.0, "e": -2.0}, epoch=9).values()) == {GO}
+
+
+def test_a_time_budget_counts_all_starts_of_a_study() -> None:
+    budget = TimeBudget(0.5)
+    assert not budget.stop_all()
+    time.sleep(0.3)
+    assert not budget.stop_all()
+    later = pickle.loads(pickle.dumps(budget))
+    # The time in between is not counted.
+    time.sleep(0.3)
+    assert not later.stop_all()
+    assert not TimeBudget.spent
+    time.sleep(0.3)
+    assert later.stop_all()
+    assert TimeBudget.spent
 
 
 def test_a_population_changes_values_within_the_space() -> None:
