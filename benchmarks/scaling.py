@@ -45,7 +45,7 @@ def main() -> None:
     config = resolved_device(with_values(PAPER_V1, BASE))
     photos = Photos([str(index) for index in range(16)], [dead_leaves(320, 0, index) for index in range(16)])
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(config, share_photos(TrainingPhotos(photos, photos)), {}, folder, "scaling")
+        job = Job(config, share_photos(TrainingPhotos(photos, photos)), {}, folder)
         one = images_a_second(job, config, "one")
         with ThreadPoolExecutor(2) as pool:
             at_once = list(pool.map(lambda name: images_a_second(job, config, name), ("first", "second")))

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import logging
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -
     Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C or SIGTERM.
     """
     options = search_parser(experiment).parse_args(arguments)
+    # As Ctrl-C, from the start: before Ray runs, downloads may take minutes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         experiment = apply_options(experiment, options)

@@ -262,7 +262,12 @@ class HardwareConfig(Section):
     def _check(self) -> None:
         for name in ("workers", "cpus_per_worker", "reading_cpus_per_worker"):
             require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
-        require("gpus_per_worker > 0", self.gpus_per_worker > 0, gpus_per_worker=self.gpus_per_worker)
+        gpus = self.gpus_per_worker
+        # NCCL refuses two workers on one GPU, and Ray parts of more than one.
+        whole = gpus >= 1 and float(gpus).is_integer()
+        require("gpus_per_worker whole, or 0 < gpus_per_worker < 1", whole or 0 < gpus < 1, gpus_per_worker=gpus)
+        rule = "gpus_per_worker whole where workers > 1"
+        require(rule, whole or self.workers == 1, gpus_per_worker=gpus, workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,7 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
     """One fixed crop of each training and validation photo, as rows like those of `evaluation_photos`.
 
     Their `set` is "training" or "validation": the paper reports both besides the evaluation photos (tables 4 and 5).
-    Photos that stay where they are come after the first `EVALUATED_TRAINING_PHOTOS` no more.
+    Of photos that stay where they are, the first `EVALUATED_TRAINING_PHOTOS` are taken.
     """
     import ray.data
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.stopper import TimeoutStopper
 
@@ -56,6 +58,9 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
     scores of different budgets. Here it is told PRUNED, with its score at each epoch.
     """
 
+    concurrent: ClassVar[float] = math.inf
+    """How many trials run at once. Of the class, since a study may go on, unpickled by Tune, on another cluster."""
+
     def __init__(
         self,
         sampler: BaseSampler,
@@ -77,6 +82,13 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         self._ot_study.add_trials(earlier)
         self.epochs = epochs
         self.reported: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The values of a new trial; none while as many run as may."""
+        if len(self._ot_trials.keys() - self._completed_trials) >= self.concurrent:
+            return None
+        values: dict[str, Any] = super().suggest(trial_id)
+        return values
 
     def save(self, checkpoint_path: str) -> None:
         """Save the state, and remember where Tune keeps its own."""
@@ -149,6 +161,15 @@ class EpochMedian(MedianStoppingRule):  # type: ignore[misc]
         return str(super().on_trial_result(tune_controller, trial, result))
 
 
+class Population(BasicVariantGenerator):  # type: ignore[misc]
+    """Ray's generator, which draws a whole population at once, at random."""
+
+    def save_to_dir(self, dirpath: str, session_str: str) -> None:
+        """Save the state, and remember where Tune keeps its own."""
+        KeepState.staging = Path(dirpath)
+        super().save_to_dir(dirpath, session_str)
+
+
 class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
     """Population-based training (Jaderberg et al., 2017): ten times, the worst quarter goes on from the best one.
 
@@ -177,6 +198,16 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
         if result["epoch"] >= self.epochs:
             return str(self.CONTINUE)
         return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Let the others go on without a trial that failed: Ray's own waits for it for ever."""
+        tune_controller._live_trials.discard(trial)
+        # Nor does it take part in an exchange.
+        self._trial_state[trial].last_score = None
+        left = list(tune_controller.get_live_trials())
+        if left and all(self._trial_state[one].last_train_time >= self._next_perturbation_sync for one in left):
+            # It was the last one that the others waited for.
+            super().on_trial_result(tune_controller, left[0], left[0].last_result)
 
 
 class TimeBudget(TimeoutStopper):  # type: ignore[misc]

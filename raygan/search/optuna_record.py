@@ -51,6 +51,22 @@ def open_storage(place: str) -> BaseStorage:
             ) from error
 
 
+def open_study(place: str, name: str, folder: Folder) -> optuna.Study:
+    """The Optuna study that records the one in `folder`, perhaps new.
+
+    Raises `StudyError` where the storage cannot be opened, or holds another study of that name.
+    """
+    study = optuna.create_study(study_name=name, storage=open_storage(place), direction="maximize", load_if_exists=True)
+    recorded = study.user_attrs.get("folder", folder.location)
+    if recorded != folder.location:
+        raise StudyError(
+            f"the Optuna storage already has a study {name!r}, which is of {recorded}: give another --name, or another "
+            "--optuna-storage"
+        )
+    study.set_user_attr("folder", folder.location)
+    return study
+
+
 class OptunaRecord:
     """Keeps an Optuna study equal to the ledger: the same trials, states, values, and score at each epoch.
 
@@ -62,9 +78,7 @@ class OptunaRecord:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder
         self.space = space
-        self.study = optuna.create_study(
-            study_name=name, storage=open_storage(place), direction="maximize", load_if_exists=True
-        )
+        self.study = open_study(place, name, folder)
         trials = self.study.get_trials()
         self.known = {trial.user_attrs["trial"]: trial for trial in trials if "trial" in trial.user_attrs}
 

@@ -39,22 +39,26 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
     places = _places(config)
     if places >= wanted:
         return min(places, concurrent or places)
+    one_trial = config.hardware.workers == 1
     request_resources(bundles=[resources(config)] * (wanted * config.hardware.workers))
-    started = time.monotonic()
-    told = False
-    while (waited := time.monotonic() - started) < (wait if (coming := _machines_are_coming()) else min(wait, SOON)):
-        if (places := _places(config)) >= 1 and (coming or places >= wanted):
-            break
-        if coming and not told:
-            print(f"Waiting up to {wait:.0f} s for machines that are being added")
-            told = True
-        time.sleep(min(1.0, max(0.0, wait - waited)))
-    # From here on the trials themselves ask for machines; a standing request would keep idle ones.
-    request_resources(bundles=[])
-    if trials_at_once(config) < wanted and coming and config.hardware.workers == 1:
-        # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
-        return wanted
-    return min(trials_at_once(config), wanted)
+    try:
+        started = time.monotonic()
+        told = False
+        while (waited := time.monotonic() - started) < (
+            wait if (coming := _machines_are_coming()) else min(wait, SOON)
+        ):
+            # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
+            if (places := _places(config)) >= wanted or (places >= 1 and coming and one_trial):
+                break
+            if coming and not told:
+                print(f"Waiting up to {wait:.0f} s for machines that are being added")
+                told = True
+            time.sleep(min(1.0, max(0.0, wait - waited)))
+    finally:
+        # From here on the trials themselves ask for machines; a standing request would keep idle ones.
+        request_resources(bundles=[])
+    there = trials_at_once(config)
+    return wanted if coming and one_trial else min(there, wanted)
 
 
 def check_machines(folder: Folder) -> None:

@@ -25,7 +25,7 @@ class KeepState(tune.Callback):  # type: ignore[misc]
     """Writes `tune-state.zip` to the study's folder whenever Tune has saved its state."""
 
     staging: ClassVar[Path | None] = None
-    """Where this process's Tune writes its state first: known to the searcher alone, which saves itself there."""
+    """Where this process's Tune writes its state first: known only to what proposes trials, and saves itself there."""
 
     def __init__(self, folder: str, checkpoints: int) -> None:
         """`checkpoints` is how many of a trial's newest are kept."""

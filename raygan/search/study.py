@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import ray
+from pyarrow import ArrowException
 
 from raygan.config import Config, NoiseConfig
 from raygan.data.crops import Photos
@@ -19,7 +20,7 @@ from raygan.search.experiment import Comparison, Experiment, Search
 from raygan.search.inputs import check_sources, content_losses, fingerprint
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
 from raygan.search.lock import locked, refuse_if_held
-from raygan.search.optuna_record import open_storage, optuna_storage
+from raygan.search.optuna_record import open_study, optuna_storage
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line, time_left
 from raygan.search.trials import run_trials
@@ -48,15 +49,18 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     `Interrupted` on Ctrl-C.
     """
     experiment.check()
-    folder = Folder(storage).child(experiment.name)
-    refuse_if_held(folder)
-    study = _opened(experiment, folder)
+    try:
+        folder = Folder(storage).child(experiment.name)
+        refuse_if_held(folder)
+        study = _opened(experiment, folder)
+    except (OSError, ArrowException) as error:
+        raise StudyError(f"--storage {storage} cannot be read: {error}") from error
     if study["status"] == "finished":
         print(f"{folder} is finished; run under another --name for a new one\n")
         print(final_report(folder))
         return folder
     if optuna_url is not None:
-        open_storage(optuna_url)
+        open_study(optuna_url, experiment.name, folder)
     if isinstance(experiment, Search) and experiment.warm_start is not None and not folder.exists("study.json"):
         warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
     data = experiment.config.data
@@ -101,7 +105,7 @@ def _run(
         f"{kept}; evaluation on {config.data.evaluate_on}"
     )
     write_study(folder, study)
-    job = Job(config, share_photos(photos), vgg19_weights, folder.location, experiment.name)
+    job = Job(config, share_photos(photos), vgg19_weights, folder.location)
     del photos
 
     if study["status"] == "running trials":

@@ -10,13 +10,13 @@ from typing import Any
 
 from optuna.samplers import RandomSampler
 from ray import tune
-from ray.tune.search import BasicVariantGenerator
 
 from raygan.search.algorithms import (
     EpochAsha,
     EpochMedian,
     EpochOptunaSearch,
     EpochPopulation,
+    Population,
     TimeBudget,
     perturbation_interval,
     sampler,
@@ -70,6 +70,8 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     kept = max(KEPT_CHECKPOINTS, 1 + perturbation_interval(epochs)) if population else KEPT_CHECKPOINTS
     what = "trials of at most" if isinstance(experiment, Search) else f"trials, {experiment.seeds} an arm, of"
     print(f"{type(experiment).__name__}: {experiment.trials} {what} {epochs} epochs, {concurrent} at once\n")
+    # A population takes turns by itself.
+    EpochOptunaSearch.concurrent = concurrent
     if put_back_state(folder, "tune"):
         tuner = tune.Tuner.restore(folder.child("tune").location, trainable=trainable, resume_unfinished=True)
     else:
@@ -82,8 +84,6 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
                 search_alg=_searcher(experiment),
                 scheduler=_scheduler(experiment, folder.location),
                 num_samples=experiment.trials,
-                # A population takes turns by itself.
-                max_concurrent_trials=None if population else concurrent,
                 # An actor that still waits for its workers cannot take another trial.
                 reuse_actors=not nested,
                 trial_name_creator=name,
@@ -124,7 +124,7 @@ def _searcher(experiment: Experiment) -> Any:
         print(known.told)
         points, earlier = known.points + [point for point in points if point not in known.points], known.trials
     if isinstance(experiment, Search) and experiment.scheduler == "pbt":
-        return BasicVariantGenerator(points_to_evaluate=points, random_state=experiment.seed)
+        return Population(points_to_evaluate=points, random_state=experiment.seed)
     values = flat_values(experiment.config)
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)

@@ -21,6 +21,7 @@ from ray import tune
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from raygan.config import Config
@@ -38,6 +39,9 @@ KEPT_CHECKPOINTS = 2
 RETRIES = 8
 """How often a run may go on from its last checkpoint after losing a process: spot machines go away more than once."""
 
+CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
+"""Ray Train's name for its list of a run's checkpoints."""
+
 logger = logging.getLogger(__name__)
 
 Vgg19Weights = dict[str | None, dict[str, Tensor]]
@@ -54,8 +58,6 @@ class Job:
     vgg19_weights: Vgg19Weights
     folder: str
     """The study's folder."""
-    study: str
-    """The study's name."""
 
     def run_log(self, run: str, values: Mapping[str, object]) -> RunLog:
         """Where a run's own records go."""
@@ -123,11 +125,13 @@ def train_with_workers(
     """
     run = Run(job, config, job.run_log(name, values))
     folder = Folder(job.folder)
+    start_from = _mended(folder.child(name))
     for file in _epoch_files(folder.child(name)):
-        # An earlier start may have been killed before it told of its last epochs.
-        on_epoch(json.loads(folder.child(name).read(file)))
+        # An earlier start may have been killed before it told of its last epochs. (A damaged one is trained again.)
+        with contextlib.suppress(json.JSONDecodeError):
+            on_epoch(json.loads(folder.child(name).read(file)))
     try:
-        for metrics, _ in _epochs_of(run, name, folder, None):
+        for metrics, _ in _epochs_of(run, name, folder, start_from):
             on_epoch(metrics)
     except DivergedError:
         if not _epoch_files(folder.child(name)):
@@ -145,6 +149,22 @@ def _epoch_files(run: Folder) -> list[str]:
     return [file for file in run.files() if re.fullmatch(r"checkpoint_[^/]*/metrics\.json", file)]
 
 
+def _mended(run: Folder) -> ray_train.Checkpoint | None:
+    """Remove Ray's list of a run's checkpoints if it is torn, and give back the newest one, to go on from.
+
+    Ray Train writes that list in place, and cannot start where a kill has torn it.
+    """
+    try:
+        json.loads(run.read(CHECKPOINT_LIST))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError:
+        run.delete(CHECKPOINT_LIST)
+        names = [file.partition("/")[0] for file in _epoch_files(run)]
+        return ray_train.Checkpoint(f"{run.path}/{max(names)}", run.filesystem) if names else None
+    return None
+
+
 def _epochs_of(
     run: Run, name: str, storage: Folder, start_from: tune.Checkpoint | None
 ) -> Iterator[tuple[dict[str, Any], ray_train.Checkpoint]]:
@@ -152,9 +172,10 @@ def _epochs_of(
 
     Raises `DivergedError`, and what else made training fail.
     """
-    # Of one place, so that workers wait for whoever copies their checkpoints; and without a core of its own: the
-    # workers may ask for all.
-    reports = Queue(maxsize=1, actor_options={"num_cpus": 0})
+    # Of one place, so that workers wait for whoever copies their checkpoints; without a core of its own, since the
+    # workers may ask for all; and on this machine, so that no other takes it along when it goes.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = Queue(maxsize=1, actor_options={"num_cpus": 0, "scheduling_strategy": here})
     trainer = _trainer(run, name, storage.location, _QueueCallback(reports), start_from)
     errors: list[BaseException] = []
 

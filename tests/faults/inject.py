@@ -83,7 +83,6 @@ def inject(study: Study, faults: int, fault: Callable[[], bool]) -> tuple[int, i
     study.start()
     done, seen = 0, -1
     finished: dict[str, str] = {}
-    lost = 0
     deadline = time.monotonic() + 1500
     while done < faults and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -52,6 +52,13 @@ def test_the_best_trial_never_is_a_failed_one(tmp_path: Path) -> None:
         ledger.best_trial()
 
 
+def test_without_a_whole_epoch_there_is_no_best_trial(tmp_path: Path) -> None:
+    ledger = Ledger(Folder(tmp_path))
+    ledger.write_trials([row("a", "pruned", math.nan), row("b", "pruned", math.nan)])
+    with pytest.raises(StudyError, match=r"none of 2 trials came to the end of an epoch: .* longer --time-budget"):
+        ledger.best_trial()
+
+
 def test_study_record(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "new")
     assert read_study(folder) is None

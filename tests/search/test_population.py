@@ -1,10 +1,17 @@
 """Population-based training: trials go on from better ones with changed values, in both ways to run them."""
 
 import csv
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY_OPTIONS, ray_cluster, run_search
+from optuna.distributions import FloatDistribution
+from ray import tune
+
+from raygan.search.algorithms import EpochPopulation, Population
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -51,6 +58,45 @@ def test_trials_with_workers_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
         options = ["--trials", "2", "--trial-epochs", "2", "--epochs", "2", "--workers", "2"]
         trials, epochs = population(tmp_path, *options)
     check(trials, epochs, "2")
+
+
+def climb(config: dict[str, Any]) -> None:
+    """A trial whose score is its value times its epoch; with values above 0.9 it fails in its second epoch."""
+    epochs_behind = 0
+    if checkpoint := tune.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            epochs_behind = int((Path(folder) / "epoch").read_text())
+    for epoch in range(epochs_behind + 1, 5):
+        if config["x"] > 0.9 and epoch == 2:
+            time.sleep(config["wait"])
+            raise RuntimeError("it diverged")
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "epoch").write_text(str(epoch))
+            score = {"epoch": epoch, "val_psnr": config["x"] * epoch}
+            tune.report(score, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("wait", [0, 3])
+def test_a_trial_that_fails_does_not_hold_the_others_up(tmp_path: Path, wait: float) -> None:
+    """Neither where the others have still to come to the next exchange, nor where they wait for it already."""
+    points = [{"x": x} for x in (0.95, 0.3, 0.2, 0.1)]
+    tuner = tune.Tuner(
+        tune.with_resources(climb, {"CPU": 0.25}),
+        param_space={"x": tune.uniform(0, 1), "wait": wait},
+        tune_config=tune.TuneConfig(
+            search_alg=Population(points_to_evaluate=points),
+            scheduler=EpochPopulation({"x": FloatDistribution(0, 1)}, epochs=4),
+            num_samples=4,
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    results = tuner.fit()
+    failed = [result for result in results if result.error]
+    assert failed
+    assert {result.metrics["epoch"] for result in results if not result.error} == {4}
+    assert len(results) == 4
 
 
 def test_a_population_that_does_not_fit_is_refused(tmp_path: Path) -> None:

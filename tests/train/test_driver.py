@@ -83,7 +83,7 @@ def test_a_run_that_diverges_at_once_fails_with_the_loss_and_does_not_try_again(
     values = {"optimizers/generator/learning_rate": 1e30, "hardware/device": "cpu"}
     config = with_values(tiny_config, values)
     photos = Photos([str(index) for index in range(4)], [dead_leaves(96, 0, index) for index in range(4)])
-    job = Job(config, share_photos(TrainingPhotos(photos, photos)), {}, str(tmp_path), "study")
+    job = Job(config, share_photos(TrainingPhotos(photos, photos)), {}, str(tmp_path))
     epochs: list[dict[str, float]] = []
     for _ in range(2):
         with pytest.raises(DivergedError, match=r"training diverged in epoch 1, by step 3: content_loss is nan"):
