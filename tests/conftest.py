@@ -4,10 +4,13 @@ import contextlib
 import csv
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +104,33 @@ def run_search(*options: str | Path, file: str = "v1", timeout: float = 280) -> 
     """Run a search file to its end as a user would."""
     command, environment = search_command(*options, file=file), {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
+    """Start a search, signal its main process once `when` holds, and give back how it ended and what it said."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        search_command(*options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        # It may be ignored here, as in what a shell starts in the background.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        deadline = time.monotonic() + 300
+        while not when():
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        if how == signal.SIGINT:
+            # As a terminal does: to all processes that it started.
+            os.killpg(process.pid, how)
+        else:
+            process.send_signal(how)
+        output, _ = process.communicate(timeout=60)
+    return process.returncode, output
 
 
 class RayCluster:

@@ -114,12 +114,20 @@ def test_unknown_path_lists_the_valid_ones() -> None:
         ("training/batch_size", 2.5, r"batch_size must be int, but got 2.5"),
         ("training/batch_size", True, r"batch_size must be int, but got True"),
         ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1 or none"),
+        ("hardware/gpus_per_worker", 1.5, r"gpus_per_worker whole, or 0 < gpus_per_worker < 1 must hold, but got"),
+        ("hardware/gpus_per_worker", 0.0, r"but got gpus_per_worker=0.0"),
         ("hardware/workers", 3, r"multiple of hardware/workers must hold, but got batch_size=8, workers=3"),
     ],
 )
 def test_wrong_values_name_the_rule_and_the_value(path: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         with_values(PAPER_V1, {path: value})
+
+
+def test_workers_of_one_run_do_not_share_a_gpu() -> None:
+    assert with_values(Config(), {"hardware/gpus_per_worker": 0.25}).hardware.gpus_per_worker == 0.25
+    with pytest.raises(ConfigError, match=r"whole where workers > 1 must hold, but got gpus_per_worker=0.5, workers=2"):
+        with_values(Config(), {"hardware/gpus_per_worker": 0.5, "hardware/workers": 2})
 
 
 def test_construction_checks_types_too() -> None:

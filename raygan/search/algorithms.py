@@ -199,8 +199,29 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
             return str(self.CONTINUE)
         return str(super().on_trial_result(tune_controller, trial, result))
 
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Take in a trial, perhaps one that goes on: Ray's own takes all for new, and so would not let them wait."""
+        from_earlier_start = trial.has_reported_at_least_once and trial not in self._trial_state
+        super().on_trial_add(tune_controller, trial)
+        if from_earlier_start and not trial.is_finished():
+            # Tune starts what is pending in any order, but asks when to start what waits.
+            trial.set_status(Trial.PAUSED)
+        if trial.has_reported_at_least_once:
+            self._save_trial_state(self._trial_state[trial], trial.last_result["epoch"], trial.last_result, trial)
+        epochs = [state.last_train_time for one, state in self._trial_state.items() if not one.is_finished()]
+        # All wait for each other at the next exchange: where some are there already, it is still to come.
+        interval = self._perturbation_interval
+        exchanges, rest = divmod(max(epochs, default=0), interval)
+        some_wait = rest == 0 and min(epochs, default=0) < exchanges * interval
+        self._next_perturbation_sync = (exchanges if some_wait else exchanges + 1) * interval
+        for state in self._trial_state.values():
+            state.last_perturbation_time = self._next_perturbation_sync - interval
+
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Let the others go on without a trial that failed: Ray's own waits for it for ever."""
+        if trial.status == Trial.ERROR:
+            # It lost its process, and is started again.
+            return
         tune_controller._live_trials.discard(trial)
         # Nor does it take part in an exchange.
         self._trial_state[trial].last_score = None

@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 from raygan.storage import Folder
 
 ARCHIVE = "tune-state.zip"
-STATE_FILES = ("experiment_state-", "search_gen_state-", "searcher-state-")
+STATE_FILES = ("experiment_state-", "search_gen_state-", "searcher-state-", "basic-variant-state-")
 
 
 class KeepState(tune.Callback):  # type: ignore[misc]

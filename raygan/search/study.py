@@ -23,7 +23,7 @@ from raygan.search.lock import locked, refuse_if_held
 from raygan.search.optuna_record import open_study, optuna_storage
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line, time_left
-from raygan.search.trials import run_trials
+from raygan.search.trials import check_room, run_trials
 from raygan.search.warm_start import warm_start
 from raygan.section import parse_value, with_values
 from raygan.storage import Folder
@@ -75,6 +75,7 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     start_ray()
     config = resolved_device(experiment.config)
     concurrent = min(wait_for_room(config, experiment.concurrent, wait), max(1, experiment.trials))
+    check_room(experiment, concurrent)
     with locked(folder):
         check_machines(folder)
         optuna_place = optuna_storage(folder, optuna_url)
@@ -98,6 +99,7 @@ def _run(
     if isinstance(photos.train, StoredPhotos):
         config = with_values(config, {"data/cache": "stream"})
         concurrent = min(concurrent, trials_at_once(config))
+        check_room(experiment, concurrent)
     _record(study, "photos", fingerprint(photos))
     kept = "in memory" if isinstance(photos.train, Photos) else "streamed"
     print(

@@ -38,6 +38,17 @@ class Interrupted(Exception):  # noqa: N818
     """The user stopped the study; running it again goes on where it stopped."""
 
 
+def check_room(experiment: Experiment, concurrent: int) -> None:
+    """Raise `HardwareError` where the trials need each other, but cannot all run at once."""
+    workers = experiment.config.hardware.workers
+    population = isinstance(experiment, Search) and experiment.scheduler == "pbt"
+    if population and workers > 1 and experiment.trials > concurrent:
+        raise HardwareError(
+            f"population-based training with {workers} workers a trial needs room for all {experiment.trials} trials "
+            f"at once, but the cluster holds {concurrent}: lower --trials or --workers"
+        )
+
+
 def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int, optuna_place: str | None) -> None:
     """Run the trials that have not ended yet; raises `Interrupted` on Ctrl-C.
 
@@ -49,11 +60,6 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     nested = job.config.hardware.workers > 1
     asked = {"CPU": 0, "memory": 1} if nested else resources(job.config)
     population = isinstance(experiment, Search) and experiment.scheduler == "pbt"
-    if population and nested and experiment.trials > concurrent:
-        raise HardwareError(
-            f"population-based training with {job.config.hardware.workers} workers a trial needs room for all "
-            f"{experiment.trials} trials at once, but the cluster holds {concurrent}: lower --trials or --workers"
-        )
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,

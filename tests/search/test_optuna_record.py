@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from raygan.search.ledger import Ledger, StudyError, TrialRow
-from raygan.search.optuna_record import OptunaRecord, open_storage
+from raygan.search.optuna_record import OptunaRecord, open_storage, open_study
 from raygan.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}
@@ -66,6 +66,13 @@ def test_the_storage_follows_the_ledger_across_interruptions(place: str, tmp_pat
 def test_a_storage_that_cannot_be_opened_is_refused(url: str) -> None:
     with pytest.raises(StudyError, match=r"(?s)cannot open the Optuna storage .*give a database URL"):
         open_storage(url)
+
+
+def test_another_study_of_the_same_name_is_not_mixed_in(place: str, tmp_path: Path) -> None:
+    open_study(place, "study", Folder(tmp_path / "study"))
+    open_study(place, "study", Folder(tmp_path / "study"))
+    with pytest.raises(StudyError, match=r"already has a study 'study', which is of .*/study: give another --name"):
+        open_study(place, "study", Folder(tmp_path / "elsewhere"))
 
 
 def test_a_studys_journal_agrees_with_its_tables(study: Study) -> None:

@@ -164,8 +164,10 @@ def test_another_configuration_under_the_same_name_is_refused(study: Study) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quick_search_denoises(tmp_path: Path) -> None:
-    """`make search`, with two trials of an epoch, ends 6 dB above Gaussian noise, and 4 above the others."""
-    run = run_search("--quick", "--trials", "2", "--trial-epochs", "1", "--storage", tmp_path, timeout=880)
+    """`make search`, with fewer trials and epochs, ends 6 dB above Gaussian noise, and 4 above the others."""
+    run = run_search(
+        "--quick", "--trials", "2", "--trial-epochs", "1", "--epochs", "6", "--storage", tmp_path, timeout=880
+    )
     assert run.returncode == 0, run.stderr
     with (tmp_path / "v1-quick" / "evaluation" / "summary.csv").open() as file:
         means = {
