@@ -68,7 +68,6 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     check_sources([source for source in sources if source not in ASSETS])
     vgg19_weights, content_loss = content_losses(config.loss for config in _configs(experiment).values())
     _record(study, "content_loss", content_loss)
-    check_sources([source for source in sources if source in ASSETS])
     print(f"Study {experiment.name} in {folder}")
     print(f"Content loss: {content_loss}")
 
@@ -76,6 +75,8 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     config = resolved_device(experiment.config)
     concurrent = min(wait_for_room(config, experiment.concurrent, wait), max(1, experiment.trials))
     check_room(experiment, concurrent)
+    # These are downloaded, gigabytes perhaps: not for a search that does not fit.
+    check_sources([source for source in sources if source in ASSETS])
     with locked(folder):
         check_machines(folder)
         optuna_place = optuna_storage(folder, optuna_url)

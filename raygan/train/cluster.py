@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 from types import FrameType
-from typing import Any
 
 import ray
 import ray.data
@@ -32,13 +31,7 @@ def start_ray() -> None:
     if not ray.is_initialized():
         # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
         variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            ray.init("auto", runtime_env={"env_vars": variables}, **quiet)
-        except ConnectionError:
-            # A cluster of our own inherits them, and starts each process a second sooner than by a runtime environment.
-            os.environ.update(variables)
-            ray.init("local", **quiet)
+        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
     signal.signal(signal.SIGTERM, _stop)
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
