@@ -174,6 +174,10 @@ def main() -> None:
     if folder:
         record(folder)
         return
+    if not CURVES.exists():
+        parser.error(
+            f"{CURVES} has not been recorded yet: run the search that the script's first lines name, then --record"
+        )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves = Curves()
     scored = curves.scores[~np.isnan(curves.scores[:, 0])]

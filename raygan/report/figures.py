@@ -138,6 +138,8 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        # Of a value that few trials have, since it depends on another: its importance is shown as far as it goes.
+        warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
         searched = _optuna_study(study)
         score = "best val PSNR (dB)"
         figures = {
