@@ -161,7 +161,7 @@ def test_another_configuration_under_the_same_name_is_refused(study: Study) -> N
     assert "holds a study that differs in config, trials" in other.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_the_quick_search_denoises(tmp_path: Path) -> None:
     """`make search`, with fewer trials and epochs, ends 6 dB above Gaussian noise, and 4 above the others."""

@@ -207,7 +207,7 @@ def test_dividing_validation_among_workers_changes_nothing(photos: Photos, tiny_
         assert sum(part[name].item() for part in parts) == pytest.approx(total.item(), rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_the_papers_full_size(tmp_path: Path) -> None:
     """Unscaled networks, batches of 8 crops of 256x256: the content loss falls within a few steps."""
