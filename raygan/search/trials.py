@@ -76,8 +76,9 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     kept = max(KEPT_CHECKPOINTS, 1 + perturbation_interval(epochs)) if population else KEPT_CHECKPOINTS
     what = "trials of at most" if isinstance(experiment, Search) else f"trials, {experiment.seeds} an arm, of"
     print(f"{type(experiment).__name__}: {experiment.trials} {what} {epochs} epochs, {concurrent} at once\n")
-    # A population takes turns by itself.
+    # Of this start: what Tune restores is of the first.
     EpochOptunaSearch.concurrent = concurrent
+    TimeBudget.spent = False
     if put_back_state(folder, "tune"):
         tuner = tune.Tuner.restore(folder.child("tune").location, trainable=trainable, resume_unfinished=True)
     else:

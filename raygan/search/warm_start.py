@@ -54,7 +54,10 @@ def warm_start(location: str, space: Space, config: Config, epochs: int) -> Warm
     }
     points = [point for point in found.values() if _lies_in(point, space)][:FIRST]
     if not points:
-        raise StudyError(f"--warm-start {location} has no good trial whose values lie in the search space")
+        raise StudyError(
+            f"--warm-start {location} has no good trial whose values lie in the search space: widen "
+            "it, or leave --warm-start out"
+        )
     told = f"Warm start from {location}: its {len(points)} best points first"
     differing = _differing(record, space, config)
     if differing:
