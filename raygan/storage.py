@@ -68,6 +68,14 @@ class Folder:
         partial.write_bytes(data)
         partial.replace(target)
 
+    def append(self, name: str, content: str) -> None:
+        """Add to the end of a file that is there; only where the folder `is_local`: objects in a bucket cannot grow.
+
+        A process killed meanwhile may leave a part of the content.
+        """
+        with open(self._full(name), "ab") as file:
+            file.write(content.encode())
+
     def delete(self, name: str) -> None:
         """Remove a file."""
         self.filesystem.delete_file(self._full(name))

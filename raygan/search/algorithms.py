@@ -121,13 +121,13 @@ class EpochAsha(ASHAScheduler):  # type: ignore[misc]
 
     def __init__(self, folder: str, epochs: int) -> None:
         super().__init__(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=1, reduction_factor=3)
-        self.folder = folder
+        self.behind = _EpochsBehind(folder)
         self.epochs = epochs
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take in a trial, with the epochs that it may have behind it."""
         super().on_trial_add(tune_controller, trial)
-        for epoch in _epochs_behind(self.folder, trial):
+        for epoch in self.behind.of(trial):
             super().on_trial_result(tune_controller, trial, epoch)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -145,13 +145,13 @@ class EpochMedian(MedianStoppingRule):  # type: ignore[misc]
 
     def __init__(self, folder: str, epochs: int) -> None:
         super().__init__(time_attr="epoch", metric=METRIC, mode="max", grace_period=1, min_samples_required=3)
-        self.folder = folder
+        self.behind = _EpochsBehind(folder)
         self.epochs = epochs
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take in a trial, with the epochs that it may have behind it."""
         super().on_trial_add(tune_controller, trial)
-        self._results[trial].extend(_epochs_behind(self.folder, trial))
+        self._results[trial].extend(self.behind.of(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
@@ -270,8 +270,16 @@ def _within(values: dict[str, Any], space: Space) -> dict[str, Any]:
     return moved
 
 
-def _epochs_behind(folder: str, trial: Trial) -> list[dict[str, Any]]:
-    """The epochs of a trial that an earlier start of the study began."""
-    if not trial.has_reported_at_least_once:
-        return []
-    return Ledger(Folder(folder)).epochs_of(str(trial))
+class _EpochsBehind:
+    """The epochs of the trials that an earlier start of the study began, read once."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.ledger: Ledger | None = None
+
+    def of(self, trial: Trial) -> list[dict[str, Any]]:
+        """One trial's, in order; none of a new one."""
+        if not trial.has_reported_at_least_once:
+            return []
+        self.ledger = self.ledger or Ledger(Folder(self.folder))
+        return self.ledger.epochs_of(str(trial))

@@ -46,27 +46,48 @@ class Ledger:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        rows = read_table(folder, "metrics.csv") if folder.exists("metrics.csv") else []
-        self.epochs: dict[tuple[str, int], dict[str, Any]] = {
-            (row["trial"], int(row["epoch"])): {"trial": row.pop("trial"), **{k: _parsed(v) for k, v in row.items()}}
-            for row in rows
-        }
+        self.columns: list[str] = []
+        self.epochs: dict[str, dict[int, dict[str, Any]]] = {}
+        """Each trial's epochs, by trial and epoch."""
+        self.torn = False
+        """Whether a kill has torn the last line of `metrics.csv`."""
+        if folder.exists("metrics.csv"):
+            text = folder.read("metrics.csv").decode()
+            whole = text[: text.rfind("\n") + 1]
+            for row in csv.DictReader(io.StringIO(whole)):
+                self._keep(row.pop("trial"), {name: _parsed(value) for name, value in row.items()})
+            self.torn = whole != text
 
     def add_epoch(self, trial: str, metrics: Mapping[str, float]) -> None:
         """Add, or replace, one trial's epoch in `metrics.csv`."""
-        self.epochs[trial, int(metrics["epoch"])] = {"trial": trial, **metrics}
-        _write_table(self.folder, "metrics.csv", list(self.epochs.values()))
+        known = int(metrics["epoch"]) in self.epochs.get(trial, {})
+        columns = self.columns
+        row = self._keep(trial, metrics)
+        if known or columns != self.columns or self.torn or not self.folder.is_local:
+            rows = [row for of_trial in self.epochs.values() for row in of_trial.values()]
+            self.folder.write("metrics.csv", _as_csv(rows, self.columns, header=True))
+            self.torn = False
+        else:
+            # The whole table would make each epoch of a long study cost more than the one before.
+            self.folder.append("metrics.csv", _as_csv([row], self.columns, header=False))
+
+    def _keep(self, trial: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        row = {"trial": trial, **metrics}
+        self.epochs.setdefault(trial, {})[int(metrics["epoch"])] = row
+        if not row.keys() <= set(self.columns):
+            self.columns = list(dict.fromkeys([*self.columns, *row]))
+        return row
 
     def epochs_of(self, trial: str) -> list[dict[str, Any]]:
         """One trial's epochs, in order."""
-        return [row for (name, _), row in sorted(self.epochs.items()) if name == trial]
+        return [row for _, row in sorted(self.epochs.get(trial, {}).items())]
 
     def write_trials(self, rows: list[TrialRow]) -> None:
         """Replace `trials.csv`."""
         named = [one.name for one in fields(TrialRow) if one.name != "values"]
-        _write_table(
-            self.folder, "trials.csv", [{name: getattr(row, name) for name in named} | dict(row.values) for row in rows]
-        )
+        table = [{name: getattr(row, name) for name in named} | dict(row.values) for row in rows]
+        columns = list(dict.fromkeys(column for row in table for column in row))
+        self.folder.write("trials.csv", _as_csv(table, columns, header=True))
 
     def trials_ended(self) -> int:
         """How many trials are complete, pruned or failed."""
@@ -98,12 +119,13 @@ def read_table(folder: Folder, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(folder.read(name).decode())))
 
 
-def _write_table(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
+def _as_csv(rows: list[dict[str, Any]], columns: list[str], *, header: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)), lineterminator="\n")
-    writer.writeheader()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
-    folder.write(name, text.getvalue())
+    return text.getvalue()
 
 
 def _parsed(text: str) -> float | str:

@@ -54,6 +54,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             space = {path: distribution_of(one) for path, one in self.experiment.space.items()}
             self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, space, folder)
         self.shown: dict[str, dict[str, Any]] = {}
+        self.ended: dict[str, TrialRow] = {}
         self.started = time.monotonic()
         self.epochs_here = 0
 
@@ -104,10 +105,13 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         return "complete" if epochs and epochs[-1]["epoch"] >= self.trial_epochs else "pruned"
 
     def _record(self, trials: list[Trial], known: Mapping[str, str] | None = None) -> list[TrialRow]:
-        rows = [self._row(trial, (known or {}).get(str(trial))) for trial in sorted(trials, key=str)]
+        # What has ended stays as it is: a long study's epochs cost no more than a short one's.
+        named = {str(trial): trial for trial in trials}
+        rows = [self.ended.get(name) or self._row(named[name], (known or {}).get(name)) for name in sorted(named)]
         self.ledger.write_trials(rows)
         if self.optuna_record is not None:
-            self.optuna_record.update(rows, self.ledger)
+            self.optuna_record.update([row for row in rows if row.trial not in self.ended], self.ledger)
+        self.ended |= {row.trial: row for row in rows if row.state in ENDED}
         return rows
 
     def _row(self, trial: Trial, state: str | None) -> TrialRow:

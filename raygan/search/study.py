@@ -194,7 +194,7 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
 
     def show(metrics: dict[str, float]) -> None:
         done = int(metrics["epoch"])
-        if record.epochs.get(("winner", done)) == {"trial": "winner", **metrics}:
+        if record.epochs.get("winner", {}).get(done) == {"trial": "winner", **metrics}:
             return
         record.add_epoch("winner", metrics)
         left = (epochs - done) * metrics["seconds"]
@@ -202,8 +202,8 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
 
     for name, content in train_with_workers(job, config, "winner", values, show).items():
         folder.write(f"best/{name}", content)
-    if len(record.epochs) < epochs:
-        print(f"winner diverged after epoch {len(record.epochs)}; its best epoch is kept")
+    if (trained := len(record.epochs_of("winner"))) < epochs:
+        print(f"winner diverged after epoch {trained}; its best epoch is kept")
     print(f"winner trained in {time.monotonic() - started:.0f} s")
 
 

@@ -41,6 +41,29 @@ def test_epochs_are_kept_once_each_and_survive_reopening(tmp_path: Path) -> None
     ]
 
 
+def test_an_epoch_is_added_to_the_table_without_writing_the_others_again(tmp_path: Path) -> None:
+    ledger = Ledger(Folder(tmp_path))
+    ledger.add_epoch("a", {"epoch": 1, "val_psnr": 1.0})
+    before = (tmp_path / "metrics.csv").stat().st_ino
+    ledger.add_epoch("a", {"epoch": 2, "val_psnr": 2.0})
+    assert (tmp_path / "metrics.csv").stat().st_ino == before
+    assert (tmp_path / "metrics.csv").read_text() == "trial,epoch,val_psnr\na,1,1.0\na,2,2.0\n"
+    # A value that the epochs before did not have is a new column, of all.
+    ledger.add_epoch("b", {"epoch": 1, "val_psnr": 3.0, "extra": 0.5})
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        *("trial,epoch,val_psnr,extra", "a,1,1.0,", "a,2,2.0,", "b,1,3.0,0.5"),
+    ]
+
+
+def test_a_torn_line_is_left_out_and_mended_with_the_next_epoch(tmp_path: Path) -> None:
+    table = tmp_path / "metrics.csv"
+    table.write_text("trial,epoch,val_psnr\na,1,20.5\na,2,21")
+    ledger = Ledger(Folder(tmp_path))
+    assert [epoch["epoch"] for epoch in ledger.epochs_of("a")] == [1]
+    ledger.add_epoch("a", {"epoch": 2, "val_psnr": 21.25})
+    assert table.read_text() == "trial,epoch,val_psnr\na,1,20.5\na,2,21.25\n"
+
+
 def test_the_best_trial_never_is_a_failed_one(tmp_path: Path) -> None:
     ledger = Ledger(Folder(tmp_path))
     ledger.write_trials(
