@@ -1,7 +1,7 @@
 """Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py`, about an hour on two cores.
 
-Every point of a grid of learning rates, β1 and adversarial weight is trained once, by RayGAN itself, with the networks of
-`--quick` on its generated photos, and goes on where it was stopped. `curves.csv` is a tabular benchmark, of use to
+Every point of a grid of learning rates, β1 and adversarial weight is trained once, by RayGAN itself, with the networks
+of `--quick` on its generated photos, and goes on where it was stopped. `curves.csv` is a tabular benchmark, of use to
 others too: a row a configuration, its values, and the val PSNR (dB, mean over three noise kinds at three intensities)
 after each of 27 epochs of 8 steps; empty from where a training diverged.
 """
@@ -50,6 +50,7 @@ SEARCH = Search(
     trial_epochs=EPOCHS,
     searcher="random",
     scheduler="none",
+    grace_epochs=0,
 )
 
 

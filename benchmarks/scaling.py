@@ -36,7 +36,8 @@ def images_a_second(job: Job, config: Config, name: str) -> float:
     epochs: list[dict[str, float]] = []
     train_with_workers(job, config, name, {}, epochs.append)
     images = config.training.batch_size * BASE["training/steps_per_epoch"]
-    return images / min(epoch["train_seconds"] for epoch in epochs[1:])
+    fastest: float = min(epoch["train_seconds"] for epoch in epochs[1:])
+    return float(images / fastest)
 
 
 def main() -> None:

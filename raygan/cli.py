@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from raygan.config import Config
 from raygan.errors import InputError
-from raygan.search.experiment import NAME, SCHEDULERS, SEARCHERS, Comparison, Experiment, Search
+from raygan.search.experiment import NAME, OBJECTIVES, SCHEDULERS, SEARCHERS, Comparison, Experiment, Search
 from raygan.search.space import without
 from raygan.section import ConfigError, parse_value, with_values
 
@@ -124,9 +124,14 @@ def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experi
     changes |= _given(
         {
             name: getattr(options, name)
-            for name in ("trials", "trial_epochs", "seed", "searcher", "scheduler", "warm_start", "time_budget")
+            for name in (
+                *("trials", "trial_epochs", "seed", "searcher", "scheduler", "warm_start", "time_budget"),
+                *("objectives", "grace_epochs", "stop_collapsed"),
+            )
         }
     )
+    if len(options.objectives or ()) > 1 and options.scheduler is None:
+        changes["scheduler"] = "none"
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
     changes["space"] = without(experiment.space, assigned)
@@ -203,7 +208,7 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             "trial-epochs": "most epochs of a trial"
             f" (default: {experiment.trial_epochs}, quick {quick.trial_epochs}, never more than --epochs)",
         }
-    add("--trials", type=_count if comparison else _whole, metavar="N", help=help_of["trials"])
+    add("--trials", "--max-trials", type=_count if comparison else _whole, metavar="N", help=help_of["trials"])
     add("--epochs", type=_count, metavar="N", help=help_of["epochs"])
     add("--trial-epochs", type=_count, metavar="N", help=help_of["trial-epochs"])
     add(
@@ -224,6 +229,26 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             choices=SCHEDULERS,
             help="who ends trials early, or changes them on the way (pbt: population-based training)"
             f" (default: {experiment.scheduler})",
+        )
+        add(
+            "--objectives",
+            type=_objectives,
+            metavar="NAME[,NAME]",
+            help=f"what is searched for: {', '.join(OBJECTIVES)}, or several at once, whose trials get the full budget"
+            f" (default: {','.join(experiment.objectives)})",
+        )
+        add(
+            "--grace-epochs",
+            type=_whole,
+            metavar="N",
+            help="end trials that after so many epochs are still worse than the noisy input; 0: never"
+            " (default: a tenth of a trial's epochs, at least 2)",
+        )
+        add(
+            "--stop-collapsed",
+            action="store_true",
+            default=None,
+            help="end trials whose discriminator's accuracies have been pinned at 0 or 1 for three epochs",
         )
         add(
             "--time-budget",
@@ -285,6 +310,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but is {text!r}")
     return int(text)
+
+
+def _objectives(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(OBJECTIVES):
+        raise argparse.ArgumentTypeError(f"must be some of {', '.join(OBJECTIVES)}, parted by commas, but is {text!r}")
+    return names
 
 
 def _name(text: str) -> str:

@@ -228,6 +228,8 @@ class TrainingConfig(Section):
     """Steps an epoch, by default the paper's (1,000 photos in batches of 8); none: one pass over the photos."""
     epochs: int = 30
     """Epochs of a full training; the best by validation is kept."""
+    best_by: Literal["val_psnr", "val_ssim"] = "val_psnr"
+    """What tells the best epoch."""
     batch_statistics: Literal["worker", "all"] = "worker"
     """What batch norm normalises by while several workers train: each worker's own part of the batch, or all of it,
     which gives what one worker would, and costs messages between the workers at every layer."""

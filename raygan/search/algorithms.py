@@ -19,16 +19,24 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
-from ray.tune.stopper import TimeoutStopper
 
-from raygan.search.experiment import Search
+from raygan.report.pareto import LESS_IS_BETTER
+from raygan.search.economy import halving_factor
+from raygan.search.experiment import Objective, Search
 from raygan.search.ledger import Ledger
 from raygan.search.snapshot import KeepState
 from raygan.search.space import Space, distribution_of, suggest
 from raygan.storage import Folder
 
-METRIC = "best_val_psnr"
-"""What a search maximises: a trial's highest validation PSNR so far, since its best epoch is what it would ship."""
+
+def score(objective: Objective) -> str:
+    """The metric of that objective: at a trial's best epoch so far, since that epoch is what it would ship."""
+    return f"best_{objective}"
+
+
+def mode(objective: Objective) -> str:
+    """Ray Tune's word for which is better, more or less."""
+    return "min" if objective in LESS_IS_BETTER else "max"
 
 
 def sampler(search: Search) -> BaseSampler:
@@ -69,13 +77,16 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         epochs: int,
         values: Mapping[str, Any],
         earlier: Sequence[FrozenTrial] = (),
+        objectives: Sequence[Objective] = ("val_psnr",),
     ) -> None:
         """`values`, by configuration path, are those of paths that are not searched; `earlier` trials are known."""
+        scores, modes = [score(one) for one in objectives], [mode(one) for one in objectives]
+        several = len(objectives) > 1
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         super().__init__(
             space=partial(suggest, space=space, values=values),
-            metric=METRIC,
-            mode="max",
+            metric=scores if several else scores[0],
+            mode=modes if several else modes[0],
             points_to_evaluate=[dict(point) for point in first_points],
             sampler=sampler,
         )
@@ -97,9 +108,12 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the score at the trial's epoch, which, unlike Tune's iteration, survives restarts."""
+        if isinstance(self.metric, list):
+            # Optuna takes the scores of several objectives at a trial's end only.
+            return
         epoch = int(result["epoch"])
         if epoch > self.reported.get(trial_id, 0):
-            self._ot_trials[trial_id].report(result[METRIC], epoch)
+            self._ot_trials[trial_id].report(result[self.metric], epoch)
             self.reported[trial_id] = epoch
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -112,15 +126,23 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
 
 
 class EpochAsha(ASHAScheduler):  # type: ignore[misc]
-    """Asynchronous successive halving (Li et al., 2020): every third trial goes on from epochs 1, 3, 9, …
+    """Asynchronous successive halving (Li et al., 2020): of about three trials, one goes on from epochs 1, 3, 9, …
 
-    Ray's own also stops a trial at its last epoch. Here it ends by itself: killed while a TorchTrainer inside it is
-    closing down, it can leave that trainer's resources reserved for ever. And Ray's own forgets all scores when a
-    search goes on after a stop: here they are taken from the study's `folder`.
+    The rungs follow from the budget (see `halving_factor`). Ray's own also stops a trial at its last epoch. Here it
+    ends by itself: killed while a TorchTrainer inside it is closing down, it can leave that trainer's resources
+    reserved for ever. And Ray's own forgets all scores when a search goes on after a stop: here they are taken from the
+    study's `folder`.
     """
 
-    def __init__(self, folder: str, epochs: int) -> None:
-        super().__init__(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs, grace_period=1, reduction_factor=3)
+    def __init__(self, folder: str, epochs: int, objective: Objective = "val_psnr") -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric=score(objective),
+            mode=mode(objective),
+            max_t=epochs,
+            grace_period=1,
+            reduction_factor=halving_factor(epochs),
+        )
         self.behind = _EpochsBehind(folder)
         self.epochs = epochs
 
@@ -143,8 +165,14 @@ class EpochMedian(MedianStoppingRule):  # type: ignore[misc]
     It differs from Ray's own as `EpochAsha` does.
     """
 
-    def __init__(self, folder: str, epochs: int) -> None:
-        super().__init__(time_attr="epoch", metric=METRIC, mode="max", grace_period=1, min_samples_required=3)
+    def __init__(self, folder: str, epochs: int, objective: Objective = "val_psnr") -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric=score(objective),
+            mode=mode(objective),
+            grace_period=1,
+            min_samples_required=3,
+        )
         self.behind = _EpochsBehind(folder)
         self.epochs = epochs
 
@@ -177,11 +205,11 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
     each other before: else a checkpoint could be gone when the trial that is to go on from it gets its turn.
     """
 
-    def __init__(self, space: Space, epochs: int) -> None:
+    def __init__(self, space: Space, epochs: int, objective: Objective = "val_psnr") -> None:
         super().__init__(
             time_attr="epoch",
-            metric="val_psnr",
-            mode="max",
+            metric=objective,
+            mode=mode(objective),
             perturbation_interval=perturbation_interval(epochs),
             synch=True,
             hyperparam_mutations={
@@ -229,18 +257,6 @@ class EpochPopulation(PopulationBasedTraining):  # type: ignore[misc]
         if left and all(self._trial_state[one].last_train_time >= self._next_perturbation_sync for one in left):
             # It was the last one that the others waited for.
             super().on_trial_result(tune_controller, left[0], left[0].last_result)
-
-
-class TimeBudget(TimeoutStopper):  # type: ignore[misc]
-    """Ends all trials once their time is spent; what earlier starts of a study took is counted."""
-
-    spent = False
-    """Whether it has. Of the class, since Tune unpickles the object when a study goes on."""
-
-    def stop_all(self) -> bool:
-        """Whether the time is spent."""
-        TimeBudget.spent = bool(super().stop_all())
-        return TimeBudget.spent
 
 
 def perturbation_interval(epochs: int) -> int:

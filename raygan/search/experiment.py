@@ -24,6 +24,8 @@ Searcher = Literal["tpe", "gp", "cmaes", "nsga2", "random"]
 SEARCHERS: tuple[Searcher, ...] = get_args(Searcher)
 Scheduler = Literal["asha", "pbt", "median", "none"]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
+Objective = Literal["val_psnr", "val_ssim", "val_milliseconds"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,15 @@ class Search(_Experiment):
     scheduler: Scheduler = "asha"
     """Who ends trials early: "asha" (successive halving), "median" (those below the median), or "none"; or "pbt", which
     lets the worst go on from the best with changed values, and draws its population at random, without Optuna."""
+    objectives: tuple[Objective, ...] = ("val_psnr",)
+    """What is searched for, at each trial's best epoch: val PSNR, val SSIM, milliseconds that the generator takes a
+    validation crop, or several at once. Of several, no trial is best: the winner is the compromise that
+    `raygan.report.pareto` defines, and every trial gets its full budget, since Optuna prunes by one score only."""
+    grace_epochs: int | None = None
+    """Epochs after which a trial that has not been better than the noisy input yet ends; 0: never. None: a tenth of
+    the trial's epochs, and at least 2."""
+    stop_collapsed: bool = False
+    """Whether a trial ends once its discriminator's accuracies have been pinned at 0 or 1 for three epochs."""
     seed: int = 0
     """Seed of the searcher."""
     warm_start: str | None = None
@@ -68,6 +79,13 @@ class Search(_Experiment):
             # What cannot leave a value out draws it for every trial; where it does not matter, it does nothing.
             space = {path: distribution_of(one) for path, one in self.space.items()}
             object.__setattr__(self, "space", space)
+        best_by = "val_ssim" if self.objectives[:1] == ("val_ssim",) else "val_psnr"
+        object.__setattr__(self, "config", with_values(self.config, {"training/best_by": best_by}))
+
+    @property
+    def grace(self) -> int:
+        """Epochs that a trial has to become better than the noisy input; 0: as many as it wants."""
+        return max(2, self.trial_epochs // 10) if self.grace_epochs is None else self.grace_epochs
 
     def quick(self) -> Search:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
@@ -86,6 +104,17 @@ class Search(_Experiment):
         check_searcher(self.searcher, self.space)
         if self.time_budget is not None:
             require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(
+                f"objectives must be some of {', '.join(OBJECTIVES)}, each once, but are {self.objectives}"
+            )
+        if len(self.objectives) > 1:
+            if self.scheduler != "none":
+                raise ConfigError(
+                    f"{' and '.join(self.objectives)} at once need trials of full length: give --scheduler none"
+                )
+            if self.searcher == "cmaes":
+                raise ConfigError("CMA-ES searches for one objective: use another --searcher")
         if self.scheduler == "pbt":
             if self.searcher not in ("tpe", "random"):
                 raise ConfigError(
@@ -118,6 +147,9 @@ class Search(_Experiment):
             "trial_epochs": self.trial_epochs,
             "searcher": self.searcher,
             "scheduler": self.scheduler,
+            "objectives": list(self.objectives),
+            "grace_epochs": self.grace,
+            "stop_collapsed": self.stop_collapsed,
             "seed": self.seed,
             "warm_start": self.warm_start,
             "time_budget": self.time_budget,

@@ -7,12 +7,13 @@ import io
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
 from raygan.errors import InputError
+from raygan.report.pareto import compromise
 from raygan.storage import Folder
 
 ENDED = ("complete", "pruned", "failed")
@@ -32,9 +33,13 @@ class TrialRow:
     """`pending`, `running`, `complete` (the full budget), `pruned` (stopped early) or `failed`."""
     epochs: int
     val_psnr: float
-    """dB, at the best epoch; so is `val_ssim`."""
+    """dB, at the best epoch; so are `val_ssim` and `val_milliseconds`."""
     val_ssim: float
+    val_milliseconds: float
+    """That the generator takes a validation crop."""
     seconds: float
+    collapsed: int | None
+    """The first epoch of three in which the discriminator's accuracies were pinned at 0 or 1; none if it was not."""
     checkpoint: str
     """The newest, relative to the study's folder; its `denoiser/` is the best epoch's."""
     values: Mapping[str, Any]
@@ -98,8 +103,11 @@ class Ledger:
         trials = read_table(self.folder, "trials.csv")
         return [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
 
-    def best_trial(self) -> dict[str, str]:
-        """The row, as text, with the highest val PSNR of the good trials; raises `StudyError` if there are none."""
+    def best_trial(self, objectives: Sequence[str]) -> dict[str, str]:
+        """The best good trial's row, as text, or of several objectives the compromise's (see `raygan.report.pareto`).
+
+        Raises `StudyError` if there are no good trials.
+        """
         good = self.good_trials()
         if not good:
             ended = self.trials_ended()
@@ -111,7 +119,7 @@ class Ledger:
                 f"all {ended} trials failed, for the reasons shown above: narrow the search space (lower learning "
                 "rates, if training diverged), and start under another --name"
             )
-        return max(good, key=lambda row: float(row["val_psnr"]))
+        return good[compromise([[float(row[objective]) for objective in objectives] for row in good], objectives)]
 
 
 def read_table(folder: Folder, name: str) -> list[dict[str, str]]:

@@ -150,7 +150,9 @@ def record_of_files(folder: Folder, place: str, study: Mapping[str, Any]) -> Non
             epochs=int(row["epochs"]),
             val_psnr=float(row["val_psnr"]),
             val_ssim=float(row["val_ssim"]),
+            val_milliseconds=float(row["val_milliseconds"]),
             seconds=float(row["seconds"]),
+            collapsed=int(row["collapsed"]) if row["collapsed"] else None,
             checkpoint=row["checkpoint"],
             values={path: value_of(one, row[path]) if row[path] else None for path, one in space.items()},
         )

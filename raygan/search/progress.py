@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 import time
@@ -10,17 +11,15 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.result import AUTO_RESULT_KEYS, SHOULD_CHECKPOINT
 
 from raygan.report.tables import short
+from raygan.search.economy import collapsed_from
 from raygan.search.experiment import Experiment
 from raygan.search.ledger import ENDED, Ledger, TrialRow
 from raygan.search.optuna_record import OptunaRecord
 from raygan.search.space import distribution_of
 from raygan.storage import Folder
 from raygan.train.driver import flattened
-
-_TUNES_OWN = {*AUTO_RESULT_KEYS, "done", "trial_id", "experiment_tag", "config", SHOULD_CHECKPOINT}
 
 
 def trial_name(trial: Trial, first: int = 1) -> str:
@@ -76,7 +75,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         **info: Any,  # noqa: ARG002
     ) -> None:
         """Show and record an epoch."""
-        metrics = {name: value for name, value in result.items() if name not in _TUNES_OWN}
+        metrics = json.loads(result["metrics"])
         # The trial's own values may already be those that it goes on with.
         self.ledger.add_epoch(str(trial), metrics | (flattened(result["config"]) if self.varying else {}))
         self.epochs_here += 1
@@ -123,7 +122,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             }
             state = states.get(trial.status, "pending")
         epochs = self.ledger.epochs_of(str(trial))
-        best = max(epochs, key=lambda row: float(row["val_psnr"]), default={})
+        best_by = self.experiment.config.training.best_by
+        best = max(epochs, key=lambda row: float(row[best_by]), default={})
         values = flattened(trial.config)
         return TrialRow(
             trial=str(trial),
@@ -131,7 +131,9 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             epochs=len(epochs),
             val_psnr=best.get("val_psnr", math.nan),
             val_ssim=best.get("val_ssim", math.nan),
+            val_milliseconds=best.get("val_milliseconds", math.nan),
             seconds=sum(row["seconds"] for row in epochs),
+            collapsed=collapsed_from(epochs),
             checkpoint=trial.checkpoint.path.removeprefix(Folder(self.folder).path + "/") if trial.checkpoint else "",
             values={path: best.get(path, values.get(path)) for path in self.experiment.space},
         )

@@ -50,7 +50,7 @@ class KeepState(tune.Callback):  # type: ignore[misc]
         if saved_ns <= self.kept_ns:
             return
         content = io.BytesIO()
-        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for path in files:
                 archive.write(path, path.name)
         Folder(self.folder).write(ARCHIVE, content.getvalue())

@@ -176,7 +176,7 @@ def _now() -> str:
 
 def _best_trial(search: Search, folder: Folder) -> dict[str, Any]:
     """The best trial's name, scores, and values at the space's paths."""
-    row = Ledger(folder).best_trial()
+    row = Ledger(folder).best_trial(search.objectives)
     values = {path: parse_value(search.config, path, row[path]) for path in search.space if row[path]}
     scores = {name: float(row[name]) for name in ("val_psnr", "val_ssim", "seconds")}
     return {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores, "values": values}

@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna.samplers import RandomSampler
 from ray import tune
+from ray.tune.stopper import CombinedStopper, Stopper
 
 from raygan.search.algorithms import (
     EpochAsha,
@@ -17,11 +18,11 @@ from raygan.search.algorithms import (
     EpochOptunaSearch,
     EpochPopulation,
     Population,
-    TimeBudget,
     perturbation_interval,
     sampler,
     tune_domain,
 )
+from raygan.search.economy import Hopeless, TimeBudget
 from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
 from raygan.search.progress import SearchProgress, trial_name
@@ -100,7 +101,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
                 name="tune",
                 storage_path=folder.location,
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                stop=TimeBudget(60 * budget) if budget is not None else None,
+                stop=_stopper(experiment),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[
                     SearchProgress(folder.location, experiment, optuna_place, varying=population),
@@ -135,20 +136,33 @@ def _searcher(experiment: Experiment) -> Any:
     values = flat_values(experiment.config)
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)
-    return EpochOptunaSearch(proposer, experiment.space, points, experiment.trial_epochs, values, earlier)
+    objectives = experiment.objectives if isinstance(experiment, Search) else ("val_psnr",)
+    return EpochOptunaSearch(proposer, experiment.space, points, experiment.trial_epochs, values, earlier, objectives)
+
+
+def _stopper(experiment: Experiment) -> CombinedStopper | None:
+    """Who ends trials besides the scheduler; of a population, the worst go on from the best instead."""
+    if not isinstance(experiment, Search):
+        return None
+    stoppers: list[Stopper] = []
+    if experiment.scheduler != "pbt":
+        stoppers.append(Hopeless(experiment.grace, stop_collapsed=experiment.stop_collapsed))
+    if experiment.time_budget is not None:
+        stoppers.append(TimeBudget(60 * experiment.time_budget))
+    return CombinedStopper(*stoppers)
 
 
 def _scheduler(experiment: Experiment, folder: str) -> Any:
     """Who ends trials early, or changes them on the way; none: Tune lets each run to its end."""
     if not isinstance(experiment, Search):
         return None
-    epochs = experiment.trial_epochs
+    epochs, objective = experiment.trial_epochs, experiment.objectives[0]
     match experiment.scheduler:
         case "asha":
-            return EpochAsha(folder, epochs)
+            return EpochAsha(folder, epochs, objective)
         case "median":
-            return EpochMedian(folder, epochs)
+            return EpochMedian(folder, epochs, objective)
         case "pbt":
-            return EpochPopulation(experiment.space, epochs)
+            return EpochPopulation(experiment.space, epochs, objective)
         case "none":
             return None

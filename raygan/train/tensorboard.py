@@ -45,3 +45,7 @@ class TensorBoardLog:
         if self.scratch is not None:
             for path in Path(self.scratch.name).iterdir():
                 self.folder.write(path.name, path.read_bytes())
+
+    def close(self) -> None:
+        """End the writer's thread, which else would stay as long as the process, which may run many trials."""
+        self.writer.close()

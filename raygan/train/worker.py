@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
@@ -121,57 +122,60 @@ def train(
         # The state holds the rates that it was saved with.
         _set_adam(players.generator_optimizer, config.optimizers.generator)
         _set_adam(players.discriminator_optimizer, config.optimizers.discriminator)
-    board = steps = None
-    if run_log is not None and place.rank == 0:
-        study = Folder(run_log.folder)
-        board = TensorBoardLog(study.child(f"tensorboard/{run_log.run}"), run_log.values, done + 1)
-        steps = StepLog(study, run_log.run, done)
-
-    for epoch in range(done + 1, config.training.epochs + 1):
-        started = time.perf_counter()
-        step_metrics: list[dict[str, Tensor]] = []
-        try:
-            _train_epoch(config, players, crops, epoch, place, step_metrics)
-        except DivergedError:
-            # The steps that led to it are worth seeing. All workers come here, or none.
-            _log_steps(steps, epoch, *_over_workers(step_metrics, place))
-            raise
-        names, values = _over_workers(step_metrics, place)
-        _log_steps(steps, epoch, names, values)
-        metrics = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
-        trained = time.perf_counter()
-        metrics |= _validation_metrics(config, generator, val_crops, place)
-        now = time.perf_counter()
-        if math.isnan(metrics["val_psnr"]):
-            raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is {metrics['val_psnr']}")
-        metrics = {
-            "epoch": epoch,
-            **metrics,
-            "generator_learning_rate": players.generator_optimizer.param_groups[0]["lr"],
-            "discriminator_learning_rate": players.discriminator_optimizer.param_groups[0]["lr"],
-            "train_seconds": trained - started,
-            "val_seconds": now - trained,
-            "seconds": now - started,
-        }
-        if best is None or metrics["val_psnr"] > best.metrics["val_psnr"]:
-            best = Best.of(generator, metrics)
-        metrics |= {"best_epoch": best.metrics["epoch"], "best_val_psnr": best.metrics["val_psnr"]}
-        if board is not None:
-            board.scalars(metrics, epoch)
-            pictures = before_and_after(generator, val_crops, config, place.device)
-            board.images(pictures, epoch)
-            board.flush()
-            if run_log is not None and best.metrics["epoch"] == epoch:
-                png = first_crop_png(pictures, config.data.crop_size)
-                Folder(run_log.folder).write(f"pictures/{run_log.run}.png", png)
-        if place.rank == 0:
-            with tempfile.TemporaryDirectory() as scratch:
-                folder = Path(scratch) / "checkpoint"
-                training = {name: owner.state_dict() for name, owner in states.items()}
-                save_checkpoint(folder, config, metrics, best, training)
-                report(metrics, folder)
-        else:
-            report(metrics, None)
+    with contextlib.ExitStack() as logs:
+        board = steps = None
+        if run_log is not None and place.rank == 0:
+            study = Folder(run_log.folder)
+            board = TensorBoardLog(study.child(f"tensorboard/{run_log.run}"), run_log.values, done + 1)
+            logs.callback(board.close)
+            steps = StepLog(study, run_log.run, done)
+        for epoch in range(done + 1, config.training.epochs + 1):
+            started = time.perf_counter()
+            step_metrics: list[dict[str, Tensor]] = []
+            try:
+                _train_epoch(config, players, crops, epoch, place, step_metrics)
+            except DivergedError:
+                # The steps that led to it are worth seeing. All workers come here, or none.
+                _log_steps(steps, epoch, *_over_workers(step_metrics, place))
+                raise
+            names, values = _over_workers(step_metrics, place)
+            _log_steps(steps, epoch, names, values)
+            metrics = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
+            trained = time.perf_counter()
+            metrics |= _validation_metrics(config, generator, val_crops, place)
+            now = time.perf_counter()
+            if math.isnan(metrics["val_psnr"]):
+                raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is {metrics['val_psnr']}")
+            metrics = {
+                "epoch": epoch,
+                **metrics,
+                "generator_learning_rate": players.generator_optimizer.param_groups[0]["lr"],
+                "discriminator_learning_rate": players.discriminator_optimizer.param_groups[0]["lr"],
+                "train_seconds": trained - started,
+                "val_seconds": now - trained,
+                "seconds": now - started,
+            }
+            measure = config.training.best_by
+            if best is None or metrics[measure] > best.metrics[measure]:
+                best = Best.of(generator, metrics)
+            metrics["best_epoch"] = best.metrics["epoch"]
+            metrics |= {f"best_{name}": best.metrics[name] for name in ("val_psnr", "val_ssim", "val_milliseconds")}
+            if board is not None:
+                board.scalars(metrics, epoch)
+                pictures = before_and_after(generator, val_crops, config, place.device)
+                board.images(pictures, epoch)
+                board.flush()
+                if run_log is not None and best.metrics["epoch"] == epoch:
+                    png = first_crop_png(pictures, config.data.crop_size)
+                    Folder(run_log.folder).write(f"pictures/{run_log.run}.png", png)
+            if place.rank == 0:
+                with tempfile.TemporaryDirectory() as scratch:
+                    folder = Path(scratch) / "checkpoint"
+                    training = {name: owner.state_dict() for name, owner in states.items()}
+                    save_checkpoint(folder, config, metrics, best, training)
+                    report(metrics, folder)
+            else:
+                report(metrics, None)
 
 
 def _build_players(
@@ -289,17 +293,17 @@ def _require_finite(step_metrics: list[dict[str, Tensor]], epoch: int, step: int
 
 
 def _validation_metrics(config: Config, generator: nn.Module, val_crops: Tensor, place: Place) -> dict[str, float]:
-    """Means over all crops: `val_psnr_<kind>_<level>`, `val_ssim_<kind>_<level>`, and `val_psnr`, `val_ssim` of all."""
+    """Means over all crops of what `validate` adds up, and `val_psnr` and `val_ssim` over all kinds and levels."""
     rows = range(place.rank, len(val_crops), place.workers)
     sums = validate(generator, val_crops, config, place.device, rows)
     totals = _summed_over_workers(torch.stack(list(sums.values())), place)
-    means = {name: total / len(val_crops) for name, total in zip(sums, totals, strict=True)}
-    count = len(config.noise.kinds) * len(LEVELS)
+    means = {f"val_{name}": total / len(val_crops) for name, total in zip(sums, totals, strict=True)}
+    tasks = [f"{kind}_{level}" for kind in config.noise.kinds for level in LEVELS]
     overall = {
-        f"val_{measure}": sum(value for name, value in means.items() if name.startswith(measure)) / count
+        f"val_{measure}": sum(means[f"val_{measure}_{task}"] for task in tasks) / len(tasks)
         for measure in ("psnr", "ssim")
     }
-    return overall | {f"val_{name}": value for name, value in means.items()}
+    return overall | means
 
 
 def _summed_over_workers(values: Tensor, place: Place) -> list[float]:

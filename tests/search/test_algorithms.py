@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raygan.config import Config
-from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, TimeBudget, sampler
+from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, sampler
+from raygan.search.economy import TimeBudget
 from raygan.search.experiment import Search, Searcher
 from raygan.search.ledger import Ledger
 from raygan.search.space import Space, When

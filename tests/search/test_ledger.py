@@ -11,14 +11,14 @@ from raygan.storage import Folder
 
 def row(trial: str, state: str, val_psnr: float) -> TrialRow:
     values = {"loss/adversarial_weight": 0.1 + 0.2, "noise/policy": "normal"}
-    return TrialRow(trial, state, 2, val_psnr, 0.5, 1.5, f"tune/{trial}/checkpoint_000001", values)
+    return TrialRow(trial, state, 2, val_psnr, 0.5, 4.0, 1.5, None, f"tune/{trial}/checkpoint_000001", values)
 
 
 def test_trials_table_has_the_documented_columns(tmp_path: Path) -> None:
     Ledger(Folder(tmp_path)).write_trials([row("trial-0001", "complete", 21.25), row("trial-0002", "failed", math.nan)])
     rows = list(csv.DictReader(io.StringIO((tmp_path / "trials.csv").read_text())))
     assert list(rows[0]) == [
-        *("trial", "state", "epochs", "val_psnr", "val_ssim", "seconds", "checkpoint"),
+        *("trial", "state", "epochs", "val_psnr", "val_ssim", "val_milliseconds", "seconds", "collapsed", "checkpoint"),
         *("loss/adversarial_weight", "noise/policy"),
     ]
     assert rows[0]["val_psnr"] == "21.25"
@@ -69,17 +69,17 @@ def test_the_best_trial_never_is_a_failed_one(tmp_path: Path) -> None:
     ledger.write_trials(
         [row("a", "complete", 20.0), row("b", "failed", 30.0), row("c", "pruned", math.nan), row("d", "complete", 25.0)]
     )
-    assert ledger.best_trial()["trial"] == "d"
+    assert ledger.best_trial(["val_psnr"])["trial"] == "d"
     ledger.write_trials([row("a", "failed", 20.0), row("b", "failed", math.nan)])
     with pytest.raises(StudyError, match="all 2 trials failed"):
-        ledger.best_trial()
+        ledger.best_trial(["val_psnr"])
 
 
 def test_without_a_whole_epoch_there_is_no_best_trial(tmp_path: Path) -> None:
     ledger = Ledger(Folder(tmp_path))
     ledger.write_trials([row("a", "pruned", math.nan), row("b", "pruned", math.nan)])
     with pytest.raises(StudyError, match=r"none of 2 trials came to the end of an epoch: .* longer --time-budget"):
-        ledger.best_trial()
+        ledger.best_trial(["val_psnr"])
 
 
 def test_study_record(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p",
 
 
 def row(trial: str, state: str, val_psnr: float = math.nan) -> TrialRow:
-    return TrialRow(trial, state, 1, val_psnr, 0.5, 1.0, "", {"a/x": 0.5, "a/kind": "q"})
+    return TrialRow(trial, state, 1, val_psnr, 0.5, 4.0, 1.0, None, "", {"a/x": 0.5, "a/kind": "q"})
 
 
 @pytest.fixture(params=["journal", "sqlite"])

@@ -54,7 +54,7 @@ def earlier(tmp_path: Path) -> str:
             ledger.add_epoch(name, {"epoch": epoch, "val_psnr": score - 0.1, "best_val_psnr": score})
     ledger.write_trials(
         [
-            TrialRow(name, state, len(scores), max(scores, default=math.nan), math.nan, 1.0, "", values)
+            TrialRow(name, state, len(scores), max(scores, default=math.nan), math.nan, 4.0, 1.0, None, "", values)
             for name, state, scores, values in TRIALS
         ]
     )

@@ -1,0 +1,53 @@
+import math
+from typing import Any
+
+import pytest
+
+from raygan.search.economy import Hopeless, collapsed_from, halving_factor
+
+
+def epoch(number: int, clean: float, denoised: float, best: float = 20.0) -> dict[str, Any]:
+    return {
+        "epoch": number,
+        "discriminator_accuracy_clean": clean,
+        "discriminator_accuracy_denoised": denoised,
+        "best_val_psnr": best,
+        "val_psnr_noisy": 17.0,
+    }
+
+
+@pytest.mark.parametrize(("epochs", "rungs"), [(3, 1), (4, 1), (9, 2), (12, 2), (27, 3), (30, 3), (100, 4)])
+def test_the_rungs_end_at_the_last_epoch(epochs: int, rungs: int) -> None:
+    factor = halving_factor(epochs)
+    assert math.isclose(factor**rungs, epochs)
+    assert 2 <= factor <= 4
+
+
+def test_a_budget_of_one_epoch_has_a_factor_too() -> None:
+    assert halving_factor(1) == 2
+
+
+def test_a_collapse_is_three_epochs_in_a_row_with_both_accuracies_pinned() -> None:
+    always_right, always_clean, fair = (1.0, 0.995), (1.0, 0.0), (0.6, 0.5)
+    assert collapsed_from([epoch(n, *always_right) for n in (1, 2, 3)]) == 1
+    assert collapsed_from([epoch(n, *always_clean) for n in (1, 2, 3)]) == 1
+    mixed = [always_right, always_right, fair, always_right, always_clean, always_right]
+    assert collapsed_from([epoch(n, *one) for n, one in enumerate(mixed, start=1)]) == 4
+    assert collapsed_from([epoch(n, *one) for n, one in enumerate(mixed[:5], start=1)]) is None
+    # One of the two at an end is a lead, not a collapse.
+    assert collapsed_from([epoch(n, 1.0, 0.5) for n in (1, 2, 3)]) is None
+
+
+def test_a_trial_below_the_noisy_input_ends_once_its_grace_is_over() -> None:
+    hopeless = Hopeless(2, stop_collapsed=False)
+    assert [hopeless("a", epoch(n, 0.5, 0.5, best=16.9)) for n in (1, 2)] == [False, True]
+    assert not hopeless("b", epoch(2, 0.5, 0.5, best=17.1))
+    assert not Hopeless(0, stop_collapsed=False)("a", epoch(9, 0.5, 0.5, best=1.0))
+
+
+def test_a_collapsed_trial_ends_only_if_asked_to() -> None:
+    stop, keep = Hopeless(0, stop_collapsed=True), Hopeless(0, stop_collapsed=False)
+    # Trials are counted apart.
+    stop("b", epoch(1, 1.0, 1.0))
+    assert [stop("a", epoch(n, 1.0, 1.0)) for n in (1, 2, 3)] == [False, False, True]
+    assert not any(keep("a", epoch(n, 1.0, 1.0)) for n in (1, 2, 3))
