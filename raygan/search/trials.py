@@ -22,6 +22,7 @@ from raygan.search.algorithms import (
     sampler,
     tune_domain,
 )
+from raygan.search.constraint import constraint_of
 from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
 from raygan.search.progress import SearchProgress, trial_name
@@ -135,7 +136,9 @@ def _searcher(experiment: Experiment) -> Any:
     values = flat_values(experiment.config)
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)
-    return EpochOptunaSearch(proposer, experiment.space, points, experiment.trial_epochs, values, earlier)
+    return EpochOptunaSearch(
+        proposer, experiment.space, points, experiment.trial_epochs, values, earlier, constraint_of(experiment)
+    )
 
 
 def _scheduler(experiment: Experiment, folder: str) -> Any:
