@@ -126,7 +126,7 @@ def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experi
             name: getattr(options, name)
             for name in (
                 *("trials", "trial_epochs", "seed", "searcher", "scheduler", "warm_start", "time_budget"),
-                *("objectives", "grace_epochs", "stop_collapsed"),
+                *("objectives", "grace_epochs", "stop_collapsed", "max_parameters", "max_milliseconds"),
             )
         }
     )
@@ -262,6 +262,18 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             metavar="STUDY",
             help="folder or s3:// gs:// prefix of an earlier search: its best points are tried first, and its trials"
             " are known to the searcher where it searched the same",
+        )
+        add(
+            "--max-parameters",
+            type=_count,
+            metavar="N",
+            help="most trainable parameters that a trial's generator may have (default: no limit)",
+        )
+        add(
+            "--max-milliseconds",
+            type=float,
+            metavar="MS",
+            help="most milliseconds that it may take on one crop, here, beside whatever runs (default: no limit)",
         )
     add(
         "--optuna-storage",

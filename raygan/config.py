@@ -49,7 +49,7 @@ class DataConfig(Section):
     val_crops: int = 100
     """Fixed crops cut from the validation photos."""
     crop_size: int = 256
-    """Side of the square crops in pixels: a multiple of 64, the networks' total stride."""
+    """Side of the square crops in pixels: a multiple of 64, which every `generator/depth` divides."""
     cache: Literal["auto", "memory", "stream"] = "auto"
     """Where training photos are kept: decoded, in the cluster's shared memory; or nowhere, read and decoded again in
     every epoch; auto: in memory if they fit. Crops are the same either way."""
@@ -133,6 +133,13 @@ class GeneratorConfig(_NetworkConfig):
 
     architecture: Literal["unet"] = "unet"
     """Key of `raygan.models.generator.GENERATORS`."""
+    depth: int = 6
+    """How often height and width are halved, 2 to 6: the paper's five encoder levels and the bottleneck, or fewer."""
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    """How they are doubled again: "transposed", 4x4 transposed convolutions (the paper's), or "resize", to the nearest
+    neighbour, and 3x3 convolutions, which leave no checkerboards (Odena et al., 2016)."""
+    residual: bool = False
+    """Whether the output is added to the input, so that the network predicts the noise (Zhang et al., 2017)."""
     inference_statistics: Literal["moving", "image"] = "moving"
     """Batch norm's statistics when it denoises: "moving", gathered in training, or "image", each image's own (a batch
     of one, as the pix2pix code that the paper built on uses it)."""
@@ -141,6 +148,7 @@ class GeneratorConfig(_NetworkConfig):
 
     def _check(self) -> None:
         super()._check()
+        require("2 <= depth <= 6", 2 <= self.depth <= 6, depth=self.depth)
         require("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
 
 
@@ -150,9 +158,16 @@ class DiscriminatorConfig(_NetworkConfig):
 
     architecture: Literal["single_score", "patch"] = "single_score"
     """Key of `raygan.models.discriminator.DISCRIMINATORS`."""
+    patch_layers: int = 3
+    """Of the architecture "patch", how many layers halve height and width: 1 to 4, for patches of 16, 34, 70 (pix2pix)
+    or 142 pixels."""
     frozen_statistics: Literal["batch", "moving"] = "batch"
     """Batch norm's statistics while the generator trains against the frozen discriminator: "batch", the batch's own,
     or "moving", which Keras uses for layers that are not trainable."""
+
+    def _check(self) -> None:
+        super()._check()
+        require("1 <= patch_layers <= 4", 1 <= self.patch_layers <= 4, patch_layers=self.patch_layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ def denoise(generator: nn.Module, noisy: Tensor) -> Tensor:
     with torch.inference_mode():
         padded = noisy.index_select(2, rows).index_select(3, columns)
         denoised: Tensor = generator(padded)
-    return denoised[..., :height, :width]
+        return denoised[..., :height, :width].clamp(0, 1)
 
 
 def _reflected(size: int, stride: int, device: torch.device) -> Tensor:

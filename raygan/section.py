@@ -102,7 +102,8 @@ def parse_value(config: Section, path: str, text: str) -> object:
     if typing.get_origin(kind) is Literal or str in (kind, *choices):
         return _converted(path, text, kind)
     try:
-        return _converted(path, json.loads(text), kind)
+        # "true" as in JSON, or "True" as tables hold it.
+        return _converted(path, json.loads(text.lower() if kind is bool else text), kind)
     except json.JSONDecodeError:
         raise ConfigError(f"{path} must be {_type_name(kind)}, but got {text!r}") from None
 

@@ -27,6 +27,9 @@ PAPER = {
     "generator/batch_norm_momentum": 0.01,
     "generator/batch_norm_epsilon": 1e-3,
     "generator/dropout": 0.0,
+    "generator/depth": 6,
+    "generator/upsampling": "transposed",
+    "generator/residual": False,
     "generator/normalization": "batch",
     "discriminator/architecture": "single_score",
     "discriminator/base_width": 64,
@@ -57,7 +60,7 @@ DIFFERING = {
 # Where photos come from, how a run is seeded, what it runs on, and what the paper leaves open.
 OURS = {
     *("data/photos", "data/evaluate_on", "data/val_crops", "data/seed", "training/seed", "loss/vgg19_weights"),
-    *("generator/inference_statistics", "discriminator/frozen_statistics"),
+    *("generator/inference_statistics", "discriminator/frozen_statistics", "discriminator/patch_layers"),
     *("hardware/device", "hardware/workers", "hardware/cpus_per_worker", "hardware/gpus_per_worker"),
     *("data/cache", "hardware/reading_cpus_per_worker", "training/batch_statistics"),
 }
@@ -111,6 +114,12 @@ def test_unknown_path_lists_the_valid_ones() -> None:
         ("optimizers/generator/beta1", 1.0, r"0 <= beta1 < 1 must hold, but got beta1=1.0"),
         ("optimizers/generator/learning_rate", float("nan"), r"learning_rate must be float, but got nan"),
         ("loss/content_weight", -1.0, r"content_weight >= 0"),
+        ("generator/depth", 1, r"2 <= depth <= 6 must hold, but got depth=1"),
+        ("generator/depth", 7, r"2 <= depth <= 6 must hold, but got depth=7"),
+        ("generator/upsampling", "bilinear", r"upsampling must be one of 'transposed', 'resize', but got 'bilinear'"),
+        ("generator/residual", 1, r"residual must be bool, but got 1"),
+        ("discriminator/patch_layers", 0, r"1 <= patch_layers <= 4 must hold, but got patch_layers=0"),
+        ("discriminator/patch_layers", 5, r"1 <= patch_layers <= 4 must hold, but got patch_layers=5"),
         ("training/batch_size", 2.5, r"batch_size must be int, but got 2.5"),
         ("training/batch_size", True, r"batch_size must be int, but got True"),
         ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1 or none"),
@@ -145,6 +154,8 @@ def test_construction_checks_types_too() -> None:
         ("noise/kinds", "gaussian,speckle", ("gaussian", "speckle")),
         ("noise/policy", "normal", "normal"),
         ("data/photos", "123", "123"),
+        ("generator/residual", "true", True),
+        ("generator/residual", "False", False),
     ],
 )
 def test_command_line_text_becomes_a_typed_value(path: str, text: str, value: object) -> None:
@@ -152,7 +163,8 @@ def test_command_line_text_becomes_a_typed_value(path: str, text: str, value: ob
 
 
 @pytest.mark.parametrize(
-    ("path", "text"), [("training/epochs", "many"), ("training/epochs", "1.5"), ("loss/content", "l1")]
+    ("path", "text"),
+    [("training/epochs", "many"), ("training/epochs", "1.5"), ("loss/content", "l1"), ("generator/residual", "yes")],
 )
 def test_command_line_text_of_the_wrong_type_is_refused(path: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):

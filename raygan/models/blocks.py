@@ -86,12 +86,19 @@ class Down(nn.Sequential):
         super().__init__(*layers)
 
 
-class UpConcat(nn.Module):
-    """Doubles height and width: 4x4 transposed convolution of stride 2, normalisation, dropout, concatenation, ReLU."""
+def build_upsampling(inputs: int, outputs: int, config: GeneratorConfig) -> nn.Module:
+    """The configured convolution that doubles height and width (see `GeneratorConfig.upsampling`)."""
+    if config.upsampling == "transposed":
+        return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1))
 
-    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, dropout: float) -> None:
+
+class UpConcat(nn.Module):
+    """Doubles height and width: upsampling convolution, normalisation, dropout, concatenation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, config: GeneratorConfig, dropout: float) -> None:
         super().__init__()
-        self.convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        self.convolution = build_upsampling(inputs, outputs, config)
         self.norm = build_norm(outputs, config)
         self.dropout = nn.Dropout(dropout)
 

@@ -32,22 +32,26 @@ class SingleScore(nn.Module):
 
 
 class PatchScores(nn.Module):
-    """PatchGAN (Isola et al., 2017), one score a patch of 70x70 pixels: 2,768,705 parameters at base width 64."""
+    """PatchGAN (Isola et al., 2017), one score a patch.
+
+    With three layers that halve, patches are of 70x70 pixels, and it has 2,768,705 parameters at base width 64.
+    """
 
     def __init__(self, config: DiscriminatorConfig, crop_size: int) -> None:  # noqa: ARG002
-        width = config.base_width
+        halving = config.patch_layers
+        widths = [config.base_width * min(2**level, 8) for level in range(halving + 1)]
         super().__init__()
         self.layers = nn.Sequential(
-            Down(3, width, config, norm=False),
-            Down(width, 2 * width, config),
-            Down(2 * width, 4 * width, config),
-            Down(4 * width, 8 * width, config, stride=1),
-            nn.Conv2d(8 * width, 1, 4, padding=1),
+            *(
+                Down(inputs, outputs, config, norm=index > 0, stride=2 if index < halving else 1)
+                for index, (inputs, outputs) in enumerate(zip([3, *widths[:-1]], widths, strict=True))
+            ),
+            nn.Conv2d(widths[-1], 1, 4, padding=1),
         )
         initialise(self, config.initial_deviation)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, shape (B, 1, S / 8 - 2, S / 8 - 2): above 0 means that the patch is clean."""
+        """Logits, shape (B, 1, P, P), P = S / 2**patch_layers - 2: above 0 means that the patch is clean."""
         scores: Tensor = self.layers(2 * images - 1)
         return scores.float()
 

@@ -161,7 +161,8 @@ def _optuna_study(study: StudyFiles) -> optuna.Study:
         path: json_to_distribution(json.dumps(one)) for path, one in study.record["space"].items()
     }
     searched = optuna.create_study(study_name=study.name, direction="maximize")
-    for row in study.trials.to_dict("records"):
+    # A whole number that only some trials have would be read as a fraction.
+    for row in study.trials.convert_dtypes().to_dict("records"):
         if row["state"] == "failed" or pd.isna(row["val_psnr"]):
             continue
         epochs = study.metrics[study.metrics["trial"] == row["trial"]]

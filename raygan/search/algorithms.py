@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
@@ -21,12 +21,17 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from raygan.report.pareto import LESS_IS_BETTER
+from raygan.search.constraint import Constraint
 from raygan.search.economy import halving_factor
 from raygan.search.experiment import Objective, Search
 from raygan.search.ledger import Ledger
 from raygan.search.snapshot import KeepState
 from raygan.search.space import Space, distribution_of, suggest
+from raygan.section import ConfigError
 from raygan.storage import Folder
+
+INFEASIBLE_DRAWS = 1000
+"""How many points in a row may exceed a search's limits."""
 
 
 def score(objective: Objective) -> str:
@@ -78,8 +83,12 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         values: Mapping[str, Any],
         earlier: Sequence[FrozenTrial] = (),
         objectives: Sequence[Objective] = ("val_psnr",),
+        constraint: Constraint | None = None,
     ) -> None:
-        """`values`, by configuration path, are those of paths that are not searched; `earlier` trials are known."""
+        """`values`, by configuration path, are those of paths that are not searched; `earlier` trials are known.
+
+        Points that do not meet the `constraint` are not proposed.
+        """
         scores, modes = [score(one) for one in objectives], [mode(one) for one in objectives]
         several = len(objectives) > 1
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -92,14 +101,44 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         )
         self._ot_study.add_trials(earlier)
         self.epochs = epochs
+        self.constraint = constraint
         self.reported: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The values of a new trial; none while as many run as may."""
+        """The values of a new trial; none while as many run as may.
+
+        Raises `ConfigError` where no point is found that meets the constraint.
+        """
         if len(self._ot_trials.keys() - self._completed_trials) >= self.concurrent:
             return None
         values: dict[str, Any] = super().suggest(trial_id)
-        return values
+        if self.constraint is None:
+            return values
+        cheapest = None
+        for _ in range(INFEASIBLE_DRAWS):
+            cost = self.constraint.cost(self._ot_trials[trial_id].params)
+            if cost.excess <= 0:
+                return values
+            if cheapest is None or cost.excess < cheapest.excess:
+                cheapest = cost
+            self._refuse(self._ot_trials.pop(trial_id), cost.excess)
+            values = super().suggest(trial_id)
+        assert cheapest is not None
+        raise ConfigError(
+            f"of {INFEASIBLE_DRAWS:,} proposals in a row none met {self.constraint}: the cheapest generator among them "
+            f"has {cheapest.told}; raise the limit, or widen the search space towards smaller ones"
+        )
+
+    def _refuse(self, trial: optuna.Trial, excess: float) -> None:
+        """Tell Optuna that a point will not be trained, and by how much it exceeds a limit."""
+        with warnings.catch_warnings():
+            # CMA-ES, which warns of it, makes no use of the excess: of what it draws the feasible is taken.
+            warnings.filterwarnings("ignore", message="Constraints have been set", category=UserWarning)
+            # PRUNED without a value, TPE ranks it below whatever ran. But while little has run, it counts the best
+            # tenth of all points as good, these too: by the excess it knows which of them are nearest to the limit.
+            # Without it, all look alike, and it keeps proposing the like of the first ones.
+            trial.set_constraint("cost", excess)
+            self._ot_study.tell(trial, state=TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
         """Save the state, and remember where Tune keeps its own."""

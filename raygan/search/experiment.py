@@ -73,6 +73,13 @@ class Search(_Experiment):
     are known to the searcher where their scores compare."""
     time_budget: float | None = None
     """Minutes after which the trials end, wherever they are; the best of them wins all the same. None: no limit."""
+    max_parameters: int | None = None
+    """Most trainable parameters that a generator may have. What exceeds a limit is neither trained nor counted as a
+    trial, be it proposed or of an earlier study's best. None: no limit."""
+    max_milliseconds: float | None = None
+    """Most milliseconds that a generator may take on one crop of `data/crop_size`, in a batch of one: the median of a
+    few runs in the search's main process, on its GPU if it has one and `hardware/device` is not "cpu". What the machine
+    does besides slows it down, trials too. None: no limit."""
 
     def __post_init__(self) -> None:
         if self.scheduler == "pbt" or self.searcher not in ("tpe", "random"):
@@ -104,17 +111,8 @@ class Search(_Experiment):
         check_searcher(self.searcher, self.space)
         if self.time_budget is not None:
             require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
-        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ConfigError(
-                f"objectives must be some of {', '.join(OBJECTIVES)}, each once, but are {self.objectives}"
-            )
-        if len(self.objectives) > 1:
-            if self.scheduler != "none":
-                raise ConfigError(
-                    f"{' and '.join(self.objectives)} at once need trials of full length: give --scheduler none"
-                )
-            if self.searcher == "cmaes":
-                raise ConfigError("CMA-ES searches for one objective: use another --searcher")
+        self._check_objectives()
+        self._check_limits()
         if self.scheduler == "pbt":
             if self.searcher not in ("tpe", "random"):
                 raise ConfigError(
@@ -128,6 +126,33 @@ class Search(_Experiment):
                 )
             if self.concurrent is not None:
                 raise ConfigError("population-based training runs all trials in turn: leave --concurrent out")
+
+    def _check_objectives(self) -> None:
+        objectives = self.objectives
+        if not objectives or len(set(objectives)) < len(objectives):
+            raise ConfigError(f"objectives must be some of {', '.join(OBJECTIVES)}, each once, but are {objectives}")
+        if len(objectives) == 1:
+            return
+        if self.scheduler != "none":
+            raise ConfigError(f"{' and '.join(objectives)} at once need trials of full length: give --scheduler none")
+        if self.searcher == "cmaes":
+            raise ConfigError("CMA-ES searches for one objective: use another --searcher")
+
+    def _check_limits(self) -> None:
+        parameters, milliseconds = self.max_parameters, self.max_milliseconds
+        if parameters is None and milliseconds is None:
+            return
+        require("max_parameters >= 1", parameters is None or parameters >= 1, max_parameters=parameters)
+        require("max_milliseconds > 0", milliseconds is None or milliseconds > 0, max_milliseconds=milliseconds)
+        limits = "--max-parameters and --max-milliseconds"
+        if self.scheduler == "pbt":
+            raise ConfigError(f"population-based training cannot search networks' shapes: leave {limits} out")
+        if self.searcher == "gp":
+            # It knows complete trials only.
+            raise ConfigError(
+                f"a Gaussian process would propose what exceeds a limit again and again: leave {limits} out, or use "
+                "another --searcher"
+            )
 
     def points(self) -> list[dict[str, Any]]:
         """The points of the space that are tried first."""
@@ -153,6 +178,8 @@ class Search(_Experiment):
             "seed": self.seed,
             "warm_start": self.warm_start,
             "time_budget": self.time_budget,
+            "max_parameters": self.max_parameters,
+            "max_milliseconds": self.max_milliseconds,
         }
 
 

@@ -16,6 +16,7 @@ from raygan.data.download import ASSETS
 from raygan.data.photos import StoredPhotos, evaluation_photos, fixed_crops, training_photos
 from raygan.evaluate import evaluate, summarise, tabulate
 from raygan.report.terminal import final_report
+from raygan.search.constraint import constraint_of
 from raygan.search.experiment import Comparison, Experiment, Search
 from raygan.search.inputs import check_sources, content_losses, fingerprint
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
@@ -61,8 +62,11 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
         return folder
     if optuna_url is not None:
         open_study(optuna_url, experiment.name, folder)
-    if isinstance(experiment, Search) and experiment.warm_start is not None and not folder.exists("study.json"):
-        warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
+    if isinstance(experiment, Search) and not folder.exists("study.json"):
+        if experiment.warm_start is not None:
+            warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
+        if (constraint := constraint_of(experiment)) is not None:
+            constraint.check(experiment.points())
     data = experiment.config.data
     sources = [source for source in (data.photos, data.evaluate_on) if source != "samples"]
     check_sources([source for source in sources if source not in ASSETS])

@@ -22,6 +22,7 @@ from raygan.search.algorithms import (
     sampler,
     tune_domain,
 )
+from raygan.search.constraint import constraint_of
 from raygan.search.economy import Hopeless, TimeBudget
 from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
@@ -137,19 +138,27 @@ def _searcher(experiment: Experiment) -> Any:
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)
     objectives = experiment.objectives if isinstance(experiment, Search) else ("val_psnr",)
-    return EpochOptunaSearch(proposer, experiment.space, points, experiment.trial_epochs, values, earlier, objectives)
+    return EpochOptunaSearch(
+        proposer,
+        experiment.space,
+        points,
+        experiment.trial_epochs,
+        values,
+        earlier,
+        objectives,
+        constraint_of(experiment),
+    )
 
 
 def _stopper(experiment: Experiment) -> CombinedStopper | None:
     """Who ends trials besides the scheduler; of a population, the worst go on from the best instead."""
-    if not isinstance(experiment, Search):
-        return None
     stoppers: list[Stopper] = []
-    if experiment.scheduler != "pbt":
-        stoppers.append(Hopeless(experiment.grace, stop_collapsed=experiment.stop_collapsed))
-    if experiment.time_budget is not None:
-        stoppers.append(TimeBudget(60 * experiment.time_budget))
-    return CombinedStopper(*stoppers)
+    if isinstance(experiment, Search):
+        if experiment.scheduler != "pbt":
+            stoppers.append(Hopeless(experiment.grace, stop_collapsed=experiment.stop_collapsed))
+        if experiment.time_budget is not None:
+            stoppers.append(TimeBudget(60 * experiment.time_budget))
+    return CombinedStopper(*stoppers) if stoppers else None
 
 
 def _scheduler(experiment: Experiment, folder: str) -> Any:

@@ -24,7 +24,7 @@ def before_and_after(generator: nn.Module, crops: Tensor, config: Config, device
     for kind in config.noise.kinds:
         clean, noisy = noisy_validation_crops(crops, config, kind, "mean", rows)
         with torch.inference_mode():
-            denoised = generator(noisy.to(device)).cpu()
+            denoised = generator(noisy.to(device)).cpu().clamp(0, 1)
         pictures[kind] = torch.cat(list(torch.cat([noisy, denoised, clean], dim=3)), dim=1)
     return pictures
 

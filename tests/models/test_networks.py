@@ -1,8 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from raygan.config import DiscriminatorConfig, GeneratorConfig
+from raygan.denoise import denoise
+from raygan.models.cost import milliseconds, parameters
 from raygan.models.discriminator import DISCRIMINATORS, build_discriminator
 from raygan.models.generator import GENERATORS, build_generator
 
@@ -51,6 +55,98 @@ def test_patchgan_is_isolas() -> None:
     assert images.grad is not None
     touched = images.grad[0].abs().sum(dim=0).nonzero()
     assert (touched.max(dim=0).values - touched.min(dim=0).values + 1).tolist() == [70, 70]
+
+
+@pytest.mark.parametrize(("layers", "patch"), [(1, 16), (2, 34), (3, 70), (4, 142)])
+def test_patchs_size_follows_from_the_layers(layers: int, patch: int) -> None:
+    config = DiscriminatorConfig(architecture="patch", patch_layers=layers, base_width=2)
+    discriminator = build_discriminator(config, crop_size=256).eval()
+    images = torch.rand(1, 3, 256, 256, requires_grad=True)
+    scores = discriminator(images)
+    side = 256 // 2**layers - 2
+    assert scores.shape == (1, 1, side, side)
+    scores[0, 0, side // 2, side // 2].backward()
+    assert images.grad is not None
+    touched = images.grad[0].abs().sum(dim=0).nonzero()
+    assert (touched.max(dim=0).values - touched.min(dim=0).values + 1).tolist() == [patch, patch]
+
+
+def test_patchgan_widens_up_to_eight_times() -> None:
+    config = DiscriminatorConfig(architecture="patch", patch_layers=4, base_width=2)
+    layers = [m for m in build_discriminator(config, 64).modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.out_channels, m.stride[0]) for m in layers] == [(2, 2), (4, 2), (8, 2), (16, 2), (16, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        # By layers: 3 to 4, 4 to 8, 8 to 16 channels; 16 to 8, 8 + 8 to 4, 4 + 4 to 3, with biases and batch norm.
+        ({}, 196 + (520 + 16) + 2064 + (2056 + 16) + (1028 + 8) + 387),
+        ({"normalization": "none"}, 196 + 520 + 2064 + 2056 + 1028 + 387),
+        ({"upsampling": "resize"}, 196 + (520 + 16) + 2064 + (1160 + 16) + (580 + 8) + 219),
+    ],
+)
+def test_a_shallow_generators_parameters_counted_by_hand(options: dict[str, Any], count: int) -> None:
+    config = GeneratorConfig(base_width=4, depth=3, **options)
+    assert trainable(build_generator(config)) == parameters(config) == count
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
+@pytest.mark.parametrize("depth", range(2, 7))
+def test_every_depth_keeps_shapes(depth: int, upsampling: Any, residual: bool) -> None:
+    generator = build_generator(
+        GeneratorConfig(base_width=2, depth=depth, upsampling=upsampling, residual=residual)
+    ).eval()
+    assert generator.stride == 2**depth
+    noisy = torch.rand(2, 3, generator.stride, 3 * generator.stride)
+    assert generator(noisy).shape == noisy.shape
+    with torch.no_grad():
+        # Photos of any size are padded to its stride.
+        assert denoise(generator, torch.rand(1, 3, 13, 70)).shape == (1, 3, 13, 70)
+
+
+def test_resizing_needs_no_transposed_convolution() -> None:
+    generator = build_generator(GeneratorConfig(base_width=4, upsampling="resize"))
+    assert not any(isinstance(module, nn.ConvTranspose2d) for module in generator.modules())
+    resized = [m for m in generator.modules() if isinstance(m, nn.Upsample)]
+    assert [(m.scale_factor, m.mode) for m in resized] == [(2.0, "nearest")] * 6
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
+def test_a_residual_generator_starts_as_the_identity_and_learns(upsampling: Any) -> None:
+    torch.manual_seed(0)
+    generator = build_generator(GeneratorConfig(base_width=4, depth=3, upsampling=upsampling, residual=True))
+    noisy, clean = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
+    torch.testing.assert_close(generator(noisy), noisy, rtol=0, atol=0)
+    torch.testing.assert_close(generator.eval()(noisy), noisy, rtol=0, atol=0)
+    generator.train()
+    optimizer = torch.optim.Adam(generator.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = (generator(noisy) - clean).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_residual_may_leave_the_unit_range_but_no_denoised_image_does() -> None:
+    generator = build_generator(GeneratorConfig(base_width=4, depth=2, residual=True)).eval()
+    bias = generator.output.bias
+    assert isinstance(bias, nn.Parameter)
+    # The network's own range is twice as wide: 0.5 is 0.25 here.
+    nn.init.constant_(bias, 0.5)
+    noisy = torch.tensor([0.0, 0.5, 0.9]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(generator(noisy)[0, :, 0, 0], torch.tensor([0.25, 0.75, 1.15]))
+        torch.testing.assert_close(denoise(generator, noisy)[0, :, 0, 0], torch.tensor([0.25, 0.75, 1.0]))
+
+
+def test_a_generators_time_grows_with_its_width() -> None:
+    narrow, wide = (milliseconds(GeneratorConfig(base_width=width), 64, "cpu") for width in (2, 64))
+    assert 0 < narrow < wide
 
 
 def test_image_statistics_are_those_of_a_batch_of_one() -> None:
