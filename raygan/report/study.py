@@ -30,7 +30,7 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
 
     Raises `ReportError` where a folder holds no finished study, or two hold studies of the same name.
     """
-    read = [StudyFiles(folder) for folder in studies]
+    read = [StudyFiles.finished(folder) for folder in studies]
     names = [study.name for study in read]
     if len(set(names)) < len(names):
         raise ReportError(f"studies that share a report need different names, but these are {', '.join(names)}")

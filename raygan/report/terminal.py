@@ -18,7 +18,7 @@ def final_report(folder: Folder) -> str:
 
     Raises `ReportError` where there is no finished study.
     """
-    study = StudyFiles(folder)
+    study = StudyFiles.finished(folder)
     if study.arms is None:
         values = study.record["best_trial"]["values"]
         lines = [result_table(study), *_search_in_short(study), ""]
