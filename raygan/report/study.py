@@ -13,6 +13,7 @@ from raygan.report.figures import (
     steps_figure,
 )
 from raygan.report.files import ReportError, StudyFiles, System
+from raygan.report.interaction import MEANING, interactions_table
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table
 from raygan.report.tables import arms_table, methods_table, scores_beside_the_papers
@@ -113,8 +114,18 @@ def _of_study(study: StudyFiles) -> list[Part]:
                 plots=search_figures(study),
             )
         )
+        parts.append(_interactions(study))
     parts.append(Part(f"{study.name}: before and after", depth=3, pictures=denoised_pictures(study)))
     return parts
+
+
+def _interactions(study: StudyFiles) -> Part:
+    table = interactions_table(study)
+    title = f"{study.name}: how parameters interact"
+    if table.empty:
+        needed = "Too few trials to tell: a pair needs two for each term of its model, which for two numbers makes 12."
+        return Part(title, depth=3, text=[needed])
+    return Part(title, depth=3, text=[MEANING], tables={f"{study.name}-interactions": table})
 
 
 def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
