@@ -10,7 +10,7 @@ import pandas as pd
 
 from raygan.config import NOISE_KINDS, Config
 from raygan.report.files import StudyFiles
-from raygan.report.tables import KIND_NAMES, MEASURES, short
+from raygan.report.tables import KIND_NAMES, MEASURES, measures_of, short
 from raygan.section import flat_values
 from raygan.storage import Folder
 
@@ -106,7 +106,7 @@ def _row(row: Compared) -> dict[str, Any]:
     evaluated = row.evaluated()
     if len(evaluated):
         for kind, group in evaluated.groupby("kind", sort=False):
-            found |= {f"{measure}_{kind}": group[f"{measure}_mean"].mean() for measure in MEASURES}
+            found |= {f"{measure}_{kind}": group[f"{measure}_mean"].mean() for measure in measures_of(row.study)}
     return found
 
 
@@ -126,11 +126,15 @@ def side_by_side(rows: Sequence[Compared]) -> str:
     lines = _aligned([head, *cells])
     kinds = [kind for kind in NOISE_KINDS if any(f"psnr_{kind}" in one for one in table)]
     if kinds:
+        # Of studies without VGG19's weights beside one that had them, the distance is missing.
+        distance = any(f"vgg_distance_{kind}" in one for kind in kinds for one in table)
+        measures = (*MEASURES, "vgg_distance") if distance else MEASURES
         cells = [
-            [title, *(_scores(*(one.get(f"{measure}_{kind}") for measure in MEASURES)) for kind in kinds)]
+            [title, *(_scores(*(one.get(f"{measure}_{kind}") for measure in measures)) for kind in kinds)]
             for title, one in zip(titles, table, strict=True)
         ]
-        lines += ["", "Evaluation photos, mean intensity: PSNR (dB) / SSIM"]
+        measured = "PSNR (dB) / SSIM" + (" / vgg_distance (lower is better)" if distance else "")
+        lines += ["", f"Evaluation photos, mean intensity: {measured}"]
         lines += _aligned([["study", *(KIND_NAMES[kind] for kind in kinds)], *cells])
     lines += ["", *(f"Warning: {warning}" for warning in _warnings(rows))]
     differing = _differing([row.values() for row in rows])

@@ -16,7 +16,14 @@ from raygan.report.files import ReportError, StudyFiles, System
 from raygan.report.interaction import MEANING, interactions_table
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table
-from raygan.report.tables import arms_table, methods_table, scores_beside_the_papers
+from raygan.report.tables import (
+    MEASURES,
+    VGG_DISTANCE,
+    arms_table,
+    measures_of,
+    methods_table,
+    scores_beside_the_papers,
+)
 from raygan.storage import Folder
 
 SET_NAMES = {
@@ -83,7 +90,11 @@ def _of_study(study: StudyFiles) -> list[Part]:
         Part(
             f"{study.name}: all methods on the {_words(photo_set)}",
             depth=3,
-            text=["Averages at mean intensity, PSNR / SSIM."],
+            text=[
+                "Averages at mean intensity, PSNR / SSIM."
+                if measures_of(study) == MEASURES
+                else f"Averages at mean intensity, PSNR / SSIM / vgg_distance. {VGG_DISTANCE}"
+            ],
             tables={f"{study.name}-methods-{photo_set}".replace("/", "-"): methods_table(study, photo_set)},
         )
         for photo_set in photo_sets

@@ -180,6 +180,18 @@ def test_evaluations_on_other_photos_are_told(tmp_path: Path, finished: Folder) 
     )
 
 
+def test_distances_stand_beside_studies_that_have_none(tmp_path: Path, finished: Folder) -> None:
+    other = write_study(tmp_path / "other", {}, [], scores={"raygan": 20.0})
+    summary = pd.read_csv(tmp_path / "other" / "evaluation" / "summary.csv")
+    other.write("evaluation/summary.csv", summary.assign(vgg_distance_mean=0.25).to_csv(index=False))
+    rows = read_studies([finished, other])
+    assert studies_table(rows)["vgg_distance_speckle"].isna().tolist() == [True, False]
+    text = side_by_side(rows)
+    assert "PSNR (dB) / SSIM / vgg_distance (lower is better)" in text
+    assert "25.00 / 0.500 / -" in text
+    assert "20.00 / 0.500 / 0.250" in text
+
+
 def test_the_command_line_writes_the_same_as_csv(
     finished: Folder, comparison: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
