@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -56,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "studies", metavar="STUDY", nargs="+", help="a study's folder, or its s3:// gs:// prefix; several share a page"
     )
     reported.add_argument("--output", metavar="PATH", help="where to write (default: the first STUDY's report/)")
+    compared = commands.add_parser("compare", help="tabulate studies, running or finished, side by side")
+    compared.add_argument(
+        "studies", metavar="STUDY", nargs="+", help="a study's folder, or its s3:// gs:// prefix; a row each"
+    )
+    compared.add_argument("--csv", metavar="FILE", help="write the table, its values in full, as CSV too")
     watched = commands.add_parser(
         "dashboard", help="watch a study, running or finished, in optuna-dashboard and TensorBoard"
     )
@@ -78,6 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from raygan.data.download import ASSETS, cache_folder, fetch
 
             print(fetch(ASSETS[options.asset], cache_folder()))
+        elif options.command == "compare":
+            from raygan.report.compare import read_studies, side_by_side, studies_table
+            from raygan.storage import Folder
+
+            rows = read_studies(Folder(study) for study in options.studies)
+            print(side_by_side(rows))
+            if options.csv:
+                place, name = os.path.split(options.csv)
+                Folder(place or ".").write(name, studies_table(rows).to_csv(index=False))
+                print(f"\nWritten: {options.csv}")
         else:
             from raygan.report.study import report
             from raygan.report.terminal import final_report

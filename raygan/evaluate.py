@@ -1,6 +1,7 @@
 """Evaluation: a denoiser on a set of photos, beside the noisy input and classical filters.
 
-PSNR and SSIM are computed in double precision on the images as they are; nothing is rounded to 8 bits.
+PSNR and SSIM are computed in double precision on the images as they are; nothing is rounded to 8 bits. Where VGG19's
+weights are at hand, so is `raygan.metrics.vgg_distance`, in theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from raygan.config import NoiseConfig
 from raygan.data.crops import to_unit_range
 from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
 from raygan.denoise import denoise
-from raygan.metrics import psnr, ssim
+from raygan.losses import Vgg19
+from raygan.metrics import psnr, ssim, vgg_distance
 from raygan.seeds import torch_generator
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser
@@ -42,19 +44,27 @@ def median(noisy: Tensor) -> Tensor:
 
 CLASSICAL: dict[str, Callable[[Tensor], Tensor]] = {"median": median}
 SETS = ("training", "validation", "evaluation")
-COLUMNS = ("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "picture")
+COLUMNS = ("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "vgg_distance", "picture")
+BEST = {"psnr": "max", "ssim": "max", "vgg_distance": "min"}
+"""Which of several images' scores is the best, by measure."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 
 
 def evaluate(
-    photos: Dataset, denoisers: Mapping[str, Folder], noise: NoiseConfig, asked: dict[str, float], actors: int
+    photos: Dataset,
+    denoisers: Mapping[str, Folder],
+    noise: NoiseConfig,
+    asked: dict[str, float],
+    actors: int,
+    vgg19_weights: dict[str, Tensor] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Evaluate denoisers on photos by a Ray Data job; yields each photo's rows as they are done.
 
     `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`), `denoisers` are
     folders of checkpoints by name, and `noise` says which kinds to add: at their low, mean and high intensity to the
     set "evaluation", at the mean to others. `actors` actors of `asked` resources each hold the generators. A photo's
-    noise depends on its name, the kind and the level alone. `tabulate` makes a table of the rows.
+    noise depends on its name, the kind and the level alone. With `vgg19_weights` (see
+    `raygan.losses.read_vgg19_weights`), rows have a `vgg_distance` too. `tabulate` makes a table of the rows.
     """
     import ray.data
 
@@ -63,7 +73,13 @@ def evaluate(
     names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
     results = photos.map_batches(
         _Evaluator,
-        fn_constructor_args=(denoisers, noise, set(names[:PICTURES]), "cuda" if "GPU" in asked else "cpu"),
+        fn_constructor_args=(
+            denoisers,
+            noise,
+            set(names[:PICTURES]),
+            torch.device("cuda" if "GPU" in asked else "cpu"),
+            vgg19_weights,
+        ),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=asked["CPU"],
@@ -79,12 +95,13 @@ def tabulate(
     """What `evaluate` yields as a table, sorted, and the pictures by file name.
 
     The table has a row per image, kind, level and method (`noisy`, the classical filters, and each denoiser's name),
-    and the columns `image, set, kind, level, intensity, method, psnr, ssim, picture`. Pictures are PNG files: clean,
+    and the columns `image, set, kind, level, intensity, method, psnr, ssim, vgg_distance, picture`, without
+    `vgg_distance` where the rows have none. Pictures are PNG files: clean,
     noisy, and each method's result side by side, at the mean intensity; `picture` names the file that shows a row.
     """
     rows = [row for part in photos for row in part]
     pictures = {row["picture"]: row["png"] for row in rows if row["png"]}
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column in rows[0]])
     methods = ["noisy", *CLASSICAL, *denoisers]
     for column, order in (("set", SETS), ("kind", noise.kinds), ("level", LEVELS), ("method", methods)):
         table[column] = pd.Categorical(table[column], order)
@@ -93,11 +110,12 @@ def tabulate(
 
 
 def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Averages and maxima over each set's images.
+    """Each measure's average and best value over each set's images.
 
     `per_image` has the rows of `tabulate`, and in `task` the number of the noise that was to be removed. The result has
-    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`. Where the
-    evaluation photos lie in several folders, each of them is a set too, "evaluation/<folder>".
+    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`, and
+    `vgg_distance_mean, vgg_distance_min` where there is a distance. Where the evaluation photos lie in several folders,
+    each of them is a set too, "evaluation/<folder>".
     """
     parts = [per_image]
     evaluated = per_image[per_image["set"] == "evaluation"]
@@ -105,20 +123,28 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
     if folders.nunique() > 1:
         parts.append(evaluated.assign(set="evaluation/" + folders))
     groups = pd.concat(parts).groupby(["task", "set", "kind", "level", "intensity", "method"], sort=False)
-    return groups.agg(
-        images=("image", "size"),
-        psnr_mean=("psnr", "mean"),
-        psnr_max=("psnr", "max"),
-        ssim_mean=("ssim", "mean"),
-        ssim_max=("ssim", "max"),
-    ).reset_index()
+    measured = {
+        f"{measure}_{statistic}": (measure, statistic)
+        for measure, best in BEST.items()
+        if measure in per_image
+        for statistic in ("mean", best)
+    }
+    return groups.agg(**{"images": ("image", "size"), **measured}).reset_index()
 
 
 class _Evaluator:
     """Evaluates one photo at a time; Ray Data keeps it in an actor, with the generators loaded once."""
 
-    def __init__(self, denoisers: Mapping[str, Folder], noise: NoiseConfig, pictured: set[str], device: str) -> None:
-        self.device = torch.device(device)
+    def __init__(
+        self,
+        denoisers: Mapping[str, Folder],
+        noise: NoiseConfig,
+        pictured: set[str],
+        device: torch.device,
+        vgg19_weights: dict[str, Tensor] | None,
+    ) -> None:
+        self.device = device
+        self.vgg19 = Vgg19(vgg19_weights).to(device) if vgg19_weights is not None else None
         self.generators = {
             name: load_denoiser(folder)[0].to(self.device).to(memory_format=torch.channels_last)
             for name, folder in denoisers.items()
@@ -138,9 +164,10 @@ class _Evaluator:
                 results = {"noisy": noisy, **{method: run(noisy) for method, run in CLASSICAL.items()}}
                 for method, generator in self.generators.items():
                     results[method] = denoise(generator, noisy.to(self.device)).cpu()
+                distances = self._vgg_distances(clean, list(results.values()))
                 picture = part == "evaluation" and level == "mean" and name in self.pictured
                 file = f"{name.replace('/', '-').rpartition('.')[0]}-{kind}-{intensity:g}.png"
-                for method, denoised in results.items():
+                for index, (method, denoised) in enumerate(results.items()):
                     first = picture and method == "noisy"
                     row = {
                         "image": name,
@@ -151,12 +178,22 @@ class _Evaluator:
                         "method": method,
                         "psnr": psnr(clean.double(), denoised.double()).item(),
                         "ssim": ssim(clean.double(), denoised.double()).item(),
+                        **({"vgg_distance": distances[index]} if distances else {}),
                         "picture": file if picture else "",
                         "png": _side_by_side([clean, *results.values()]) if first else b"",
                     }
                     for column, value in row.items():
                         rows.setdefault(column, []).append(value)
         return rows
+
+    def _vgg_distances(self, clean: Tensor, results: list[Tensor]) -> list[float]:
+        """Of each result to the clean photo; none without weights."""
+        if self.vgg19 is None:
+            return []
+        with torch.inference_mode():
+            images = torch.cat(results).to(self.device)
+            distances: list[float] = vgg_distance(clean.to(self.device), images, self.vgg19).tolist()
+        return distances
 
 
 def _side_by_side(images: list[Tensor]) -> bytes:

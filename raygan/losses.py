@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -28,19 +29,40 @@ class ContentLoss(Protocol):
         ...
 
 
-class Vgg19ContentLoss(nn.Module):
-    """Mean squared distance between VGG19 features after conv2_2 and its ReLU (paper, one step).
+class Vgg19(nn.Module):
+    """The first four convolutions of an ImageNet VGG19.
 
     Takes weights of either convention, and prepares images as those weights expect (see `read_vgg19_weights`).
     """
 
     LAYERS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
 
-    def __init__(self, weights: dict[str, Tensor], feature_scale: str) -> None:
+    def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        self.feature_scale = feature_scale
         for name, tensor in weights.items():
             self.register_buffer(name, tensor)
+
+    def features_by_layer(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each layer's name and its features after the ReLU, of images (B, 3, H, W) in [0, 1].
+
+        (B, 64, H, W) for conv1_1 and conv1_2, (B, 128, H / 2, W / 2) for conv2_1 and conv2_2.
+        """
+        features = functional.conv2d(images, self.get_buffer("colour_matrix"))
+        features = (features - self.get_buffer("mean")) / self.get_buffer("deviation")
+        for name in self.LAYERS:
+            if name == "conv2_1":
+                features = functional.max_pool2d(features, 2)
+            weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+            features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
+            yield name, features
+
+
+class Vgg19ContentLoss(Vgg19):
+    """Mean squared distance between VGG19 features after conv2_2 and its ReLU (paper, one step)."""
+
+    def __init__(self, weights: dict[str, Tensor], feature_scale: str) -> None:
+        super().__init__(weights)
+        self.feature_scale = feature_scale
 
     def forward(self, clean: Tensor, denoised: Tensor) -> Tensor:
         """The content loss, a scalar; no gradient reaches `clean`."""
@@ -53,14 +75,10 @@ class Vgg19ContentLoss(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """conv2_2's features, (B, 128, H / 2, W / 2), of images (B, 3, H, W) in [0, 1]."""
-        features = functional.conv2d(images, self.get_buffer("colour_matrix"))
-        features = (features - self.get_buffer("mean")) / self.get_buffer("deviation")
-        for name in self.LAYERS:
-            weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
-            features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
-            if name == "conv1_2":
-                features = functional.max_pool2d(features, 2)
-        return features.float()
+        # Layer by layer, so that none is kept longer than the next needs it.
+        for _, features in self.features_by_layer(images):
+            last = features
+        return last.float()
 
 
 def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
@@ -74,16 +92,14 @@ def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"VGG19 weights {str(path)!r} is not a file; give Keras's .npz or torchvision's .pth")
     stored = _stored_tensors(path)
     if path.suffix == ".npz":
-        names = {layer: layer for layer in Vgg19ContentLoss.LAYERS}
+        names = {layer: layer for layer in Vgg19.LAYERS}
         preparation = {
             "colour_matrix": 255 * torch.eye(3).flip(0),
             "mean": torch.tensor([103.939, 116.779, 123.68]),
             "deviation": torch.ones(3),
         }
     else:
-        names = dict(
-            zip(Vgg19ContentLoss.LAYERS, ("features.0", "features.2", "features.5", "features.7"), strict=True)
-        )
+        names = dict(zip(Vgg19.LAYERS, ("features.0", "features.2", "features.5", "features.7"), strict=True))
         preparation = {
             "colour_matrix": torch.eye(3),
             "mean": torch.tensor([0.485, 0.456, 0.406]),
@@ -94,9 +110,7 @@ def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
         "mean": preparation["mean"].reshape(1, 3, 1, 1),
         "deviation": preparation["deviation"].reshape(1, 3, 1, 1),
     }
-    for layer, (outputs, inputs) in zip(
-        Vgg19ContentLoss.LAYERS, [(64, 3), (64, 64), (128, 64), (128, 128)], strict=True
-    ):
+    for layer, (outputs, inputs) in zip(Vgg19.LAYERS, [(64, 3), (64, 64), (128, 64), (128, 128)], strict=True):
         for part, shape in (("weight", (outputs, inputs, 3, 3)), ("bias", (outputs,))):
             tensor = stored.get(f"{names[layer]}.{part}")
             if tensor is None or tuple(tensor.shape) != shape:

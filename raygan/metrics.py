@@ -1,11 +1,22 @@
-"""PSNR and SSIM, one value an image, equal to scikit-image's on images in [0, 1]."""
+"""PSNR and SSIM, equal to scikit-image's on images in [0, 1], and a perceptual distance: one value an image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from raygan.losses import Vgg19
 
 SSIM_WINDOW = 7
+VGG_LAYERS = {"conv1_2": 1, "conv2_2": 2}
+"""The layers whose features `vgg_distance` compares, and how many pixels each of their positions advances by."""
+BAND = 128
+"""Rows that `vgg_distance` computes at a time, so that large photos fit into memory; even, as is `MARGIN`."""
+MARGIN = 6
+"""Rows above and below on which a feature of conv2_2 still depends."""
 
 
 def psnr(clean: Tensor, denoised: Tensor) -> Tensor:
@@ -41,6 +52,38 @@ def ssim(clean: Tensor, denoised: Tensor) -> Tensor:
         (mean_clean.square() + mean_denoised.square() + c1) * (variance_clean + variance_denoised + c2)
     )
     return similarity.mean(dim=(1, 2, 3))
+
+
+def vgg_distance(clean: Tensor, denoised: Tensor, vgg19: Vgg19) -> Tensor:
+    """Perceptual distance, shape (B,), of images (B, 3, H, W) to `clean`, (1, 3, H, W): 0 for equal ones, at most 2.
+
+    The idea of LPIPS (Zhang et al., 2018), without its learned weights and its deeper layers: features after conv1_2
+    and conv2_2 and their ReLUs, scaled to unit length over the channels at each position; the squared differences
+    summed over channels, averaged over positions, and over the two layers. Computed in the precision of `vgg19`'s
+    weights, whose two conventions give different values. `denoised` is clamped to [0, 1].
+    """
+    height, width = clean.shape[-2:]
+    dtype = vgg19.get_buffer("mean").dtype
+    total = torch.zeros(len(denoised), dtype=torch.float64, device=denoised.device)
+    for top in range(0, height, BAND):
+        start, stop = max(0, top - MARGIN), min(height, top + BAND)
+        band = slice(start, stop + MARGIN)
+        clean_features = list(_unit_features(vgg19, clean[:, :, band].to(dtype)))
+        for index, image in enumerate(denoised):
+            features = _unit_features(vgg19, image[None, :, band].clamp(0, 1).to(dtype))
+            for (stride, ours), (_, theirs) in zip(features, clean_features, strict=True):
+                rows = slice((top - start) // stride, stop // stride - start // stride)
+                positions = (height // stride) * (width // stride)
+                total[index] += (ours[..., rows, :] - theirs[..., rows, :]).square().sum().double() / positions
+    return total / len(VGG_LAYERS)
+
+
+def _unit_features(vgg19: Vgg19, images: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The strides of `VGG_LAYERS`, and their features as unit vectors; 0 where no feature is active."""
+    # In one layout, since another rounds differently, and equal images are to have a distance of 0.
+    for name, features in vgg19.features_by_layer(images.contiguous()):
+        if name in VGG_LAYERS:
+            yield VGG_LAYERS[name], functional.normalize(features, dim=1, eps=1e-10)
 
 
 def _window_means(maps: Tensor) -> Tensor:

@@ -36,6 +36,17 @@ def shared(name: str) -> Path:
     return path
 
 
+def write_vgg19(file: Path) -> Path:
+    """Write random weights in Keras's convention (.npz) of VGG19's first four convolutions."""
+    random = np.random.default_rng(0)
+    arrays = {}
+    for layer, shape in {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}.items():
+        arrays[f"{layer}.weight"] = random.normal(0, 0.05, (*shape, 3, 3)).astype(np.float32)
+        arrays[f"{layer}.bias"] = random.normal(0, 1, shape[0]).astype(np.float32)
+    np.savez(file, **arrays)
+    return file
+
+
 @pytest.fixture
 def tiny_config() -> Config:
     """The smallest networks and shortest epochs that still are the real thing."""

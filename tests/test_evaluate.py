@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import write_vgg19
 from PIL import Image
 from skimage.filters import median as skimage_median
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -13,6 +14,8 @@ from skimage.util import random_noise
 from raygan.config import Config, IntensityRange, NoiseConfig
 from raygan.data.photos import evaluation_photos
 from raygan.evaluate import evaluate, median, summarise, tabulate
+from raygan.losses import Vgg19, read_vgg19_weights
+from raygan.metrics import vgg_distance
 from raygan.models.generator import build_generator
 from raygan.section import with_values
 from raygan.storage import Folder
@@ -91,6 +94,26 @@ def test_dividing_the_work_changes_nothing(write_photos: Write, denoiser: Folder
     folder = write_photos(4)
     noise = NoiseConfig(kinds=("speckle",))
     pd.testing.assert_frame_equal(run(folder, denoiser, noise)[0], run(folder, denoiser, noise, actors=2)[0])
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_with_vgg19_weights_every_row_has_its_distance(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    weights = read_vgg19_weights(write_vgg19(tmp_path / "vgg19.npz"))
+    folder, noise = write_photos(2), NoiseConfig(kinds=("gaussian",), gaussian=IntensityRange(low=0.0, high=0.08))
+    rows = evaluate(evaluation_photos(str(folder)), {"raygan": denoiser}, noise, {"CPU": 1}, 1, weights)
+    table, _ = tabulate(rows, noise, ["raygan"])
+    assert list(table.columns[-4:]) == ["psnr", "ssim", "vgg_distance", "picture"]
+    noisy = table[table["method"] == "noisy"].set_index(["image", "level"])["vgg_distance"]
+    for name, clean in clean_images(folder).items():
+        assert noisy[name, "low"] == 0 < noisy[name, "mean"] < noisy[name, "high"]
+        image = torch.from_numpy(clean[None]).float()
+        row = table[(table["image"] == name) & (table["method"] == "median") & (table["level"] == "low")]
+        expected = vgg_distance(image, median(image), Vgg19(weights)).item()
+        assert row["vgg_distance"].item() == pytest.approx(expected, rel=1e-4)
+    summary = summarise(table.assign(task=0)).set_index(["level", "method"])
+    assert summary.loc[("mean", "noisy"), "vgg_distance_mean"] == pytest.approx(noisy[:, "mean"].mean())
+    # The best image's is the least.
+    assert summary.loc[("mean", "noisy"), "vgg_distance_min"] == noisy[:, "mean"].min()
 
 
 def test_summary_averages_and_maximises_over_images() -> None:

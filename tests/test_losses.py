@@ -4,25 +4,19 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import shared
+from conftest import shared, write_vgg19
 from PIL import Image
 from torch.nn import functional
 
 from raygan.config import LossConfig
 from raygan.losses import WeightsError, adversarial_loss, build_content_loss, read_vgg19_weights
 
-LAYERS = {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}
+LAYERS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
 
 
 @pytest.fixture
 def keras_file(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    arrays = {}
-    for layer, (outputs, inputs) in LAYERS.items():
-        arrays[f"{layer}.weight"] = random.normal(0, 0.05, (outputs, inputs, 3, 3)).astype(np.float32)
-        arrays[f"{layer}.bias"] = random.normal(0, 1, outputs).astype(np.float32)
-    np.savez(tmp_path / "vgg19.npz", **arrays)
-    return tmp_path / "vgg19.npz"
+    return write_vgg19(tmp_path / "vgg19.npz")
 
 
 def keras_features(file: Path, images: torch.Tensor) -> torch.Tensor:

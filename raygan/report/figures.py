@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import warnings
 
@@ -134,7 +135,7 @@ def arms_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
-    """Optuna's own figures of a search: history, learning curves, importances, parallel coordinates."""
+    """Optuna's own figures of a search: history, learning curves, parallel coordinates, importances, ranks."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -149,10 +150,24 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
         }
         scores = {trial.value for trial in searched.get_trials(states=[TrialState.COMPLETE])}
         if len(scores) > 1:
+            evaluator = PedAnovaImportanceEvaluator()
             figures["Parameter importances"] = optuna.visualization.plot_param_importances(
-                searched, evaluator=PedAnovaImportanceEvaluator(), target_name=score
+                searched, evaluator=evaluator, target_name=score
             )
+            pair = _most_important_pair(searched, evaluator)
+            if pair is not None:
+                figures["The two most important parameters"] = optuna.visualization.plot_rank(
+                    searched, params=pair, target_name=score
+                )
     return figures
+
+
+def _most_important_pair(searched: optuna.Study, evaluator: PedAnovaImportanceEvaluator) -> list[str] | None:
+    """The two most important parameters that at least two trials have both; none if there are none."""
+    trials = [set(trial.params) for trial in searched.get_trials(deepcopy=False)]
+    ranked = optuna.importance.get_param_importances(searched, evaluator=evaluator)
+    pairs = (list(pair) for pair in itertools.combinations(ranked, 2))
+    return next((pair for pair in pairs if sum(params.issuperset(pair) for params in trials) > 1), None)
 
 
 def _optuna_study(study: StudyFiles) -> optuna.Study:

@@ -6,7 +6,8 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ from raygan.storage import Folder
 
 
 class ReportError(InputError):
-    """A folder holds no study, or one that has not finished."""
+    """A folder holds no study, or one that has not finished where only a finished one will do."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,37 @@ class System:
 
 
 class StudyFiles:
-    """A finished study, read from its folder."""
+    """A study, finished or not, read from its folder; tables that it has not come to are empty."""
 
     def __init__(self, folder: Folder) -> None:
-        """Raises `ReportError` where there is no finished study."""
+        """Raises `ReportError` where there is no study."""
+        if not folder.exists("study.json"):
+            raise ReportError(f"{folder} holds no study (no study.json): give the folder STORAGE/NAME of one")
+        self.folder = folder
+        self.record: dict[str, Any] = json.loads(folder.read("study.json"))
+        self.config = Config.from_json(self.record["config"])
+        self.trials = self._table("trials.csv")
+        self.metrics = self._table("metrics.csv")
+
+    @classmethod
+    def finished(cls, folder: Folder) -> Self:
+        """A study that has evaluated; raises `ReportError` where there is none."""
         if not folder.exists("evaluation/summary.csv"):
             raise ReportError(
                 f"{folder} holds no finished study (no evaluation/summary.csv): give the folder "
                 "STORAGE/NAME of one, or run its search to the end"
             )
-        self.folder = folder
-        self.record: dict[str, Any] = json.loads(folder.read("study.json"))
-        self.config = Config.from_json(self.record["config"])
-        self.per_image = self._table("evaluation/per_image.csv")
-        self.summary = self._table("evaluation/summary.csv")
-        self.trials = self._table("trials.csv")
-        self.metrics = self._table("metrics.csv")
+        return cls(folder)
+
+    @cached_property
+    def per_image(self) -> pd.DataFrame:
+        """The evaluation's scores, a row an image, noise and method."""
+        return self._table("evaluation/per_image.csv")
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """The evaluation's scores over the images of each set."""
+        return self._table("evaluation/summary.csv")
 
     @property
     def name(self) -> str:

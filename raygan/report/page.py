@@ -108,7 +108,7 @@ def _formatted(table: pd.DataFrame) -> list[list[str]]:
 def _cell(column: str, value: object) -> str:
     if isinstance(value, float) and pd.isna(value):
         return ""
-    if isinstance(value, float) and column.lower().startswith(("psnr", "ssim", "val_psnr", "val_ssim")):
+    if isinstance(value, float) and column.lower().startswith(("psnr", "ssim", "vgg_distance", "val_psnr", "val_ssim")):
         return f"{value:+.3f}" if "difference" in column else f"{value:.3f}"
     return short(value)
 

@@ -13,9 +13,17 @@ from raygan.report.figures import (
     steps_figure,
 )
 from raygan.report.files import ReportError, StudyFiles, System
+from raygan.report.interaction import MEANING, interactions_table
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table
-from raygan.report.tables import arms_table, methods_table, scores_beside_the_papers
+from raygan.report.tables import (
+    MEASURES,
+    VGG_DISTANCE,
+    arms_table,
+    measures_of,
+    methods_table,
+    scores_beside_the_papers,
+)
 from raygan.storage import Folder
 
 SET_NAMES = {
@@ -30,7 +38,7 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
 
     Raises `ReportError` where a folder holds no finished study, or two hold studies of the same name.
     """
-    read = [StudyFiles(folder) for folder in studies]
+    read = [StudyFiles.finished(folder) for folder in studies]
     names = [study.name for study in read]
     if len(set(names)) < len(names):
         raise ReportError(f"studies that share a report need different names, but these are {', '.join(names)}")
@@ -82,7 +90,11 @@ def _of_study(study: StudyFiles) -> list[Part]:
         Part(
             f"{study.name}: all methods on the {_words(photo_set)}",
             depth=3,
-            text=["Averages at mean intensity, PSNR / SSIM."],
+            text=[
+                "Averages at mean intensity, PSNR / SSIM."
+                if measures_of(study) == MEASURES
+                else f"Averages at mean intensity, PSNR / SSIM / vgg_distance. {VGG_DISTANCE}"
+            ],
             tables={f"{study.name}-methods-{photo_set}".replace("/", "-"): methods_table(study, photo_set)},
         )
         for photo_set in photo_sets
@@ -113,8 +125,18 @@ def _of_study(study: StudyFiles) -> list[Part]:
                 plots=search_figures(study),
             )
         )
+        parts.append(_interactions(study))
     parts.append(Part(f"{study.name}: before and after", depth=3, pictures=denoised_pictures(study)))
     return parts
+
+
+def _interactions(study: StudyFiles) -> Part:
+    table = interactions_table(study)
+    title = f"{study.name}: how parameters interact"
+    if table.empty:
+        needed = "Too few trials to tell: a pair needs two for each term of its model, which for two numbers makes 12."
+        return Part(title, depth=3, text=[needed])
+    return Part(title, depth=3, text=[MEANING], tables={f"{study.name}-interactions": table})
 
 
 def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:

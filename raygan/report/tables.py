@@ -16,35 +16,43 @@ from raygan.report.paper import paper_table
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
 METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN"}
 MEASURES = ("psnr", "ssim")
-
-
-ARM_COLUMNS = (
-    *("arm", "kind", "level", "intensity", "seeds", "failed"),
-    *(
-        f"{measure}_{statistic}"
-        for measure in MEASURES
-        for statistic in ("mean", "deviation", "difference", "difference_low", "difference_high")
-    ),
+"""What every evaluation measures, and the paper did."""
+VGG_DISTANCE = (
+    "vgg_distance (lower is better, 0 for equal images) is the idea of LPIPS without its learned weights and its "
+    "deeper layers: squared differences of VGG19's conv1_2 and conv2_2 features, scaled to unit length at each "
+    "position, averaged over positions and both layers; it compares only where the weights are the same."
 )
-"""What `arms_table` says of an arm at a noise kind and level."""
+ARM_STATISTICS = ("mean", "deviation", "difference", "difference_low", "difference_high")
+
+
+def measures_of(study: StudyFiles) -> tuple[str, ...]:
+    """What the study's evaluation measured; `vgg_distance` only where it had VGG19's weights."""
+    return (*MEASURES, "vgg_distance") if "vgg_distance_mean" in study.summary else MEASURES
 
 
 def result_table(study: StudyFiles) -> str:
-    """PSNR (dB) and SSIM per noise kind at its mean intensity, a row a method, the paper's v1 below."""
+    """Every measure's mean (PSNR in dB) per noise kind at its mean intensity, a row a method, the paper's v1 below."""
     at_mean = study.summary[(study.summary["level"] == "mean") & (study.summary["set"] == "evaluation")]
     kinds = list(at_mean["kind"].unique())
     images = int(at_mean["images"].iloc[0])
-    lines = [f"{f'mean of {images} photos, mean intensity':<36}" + "".join(f"{kind:>20}" for kind in kinds)]
+    others = measures_of(study)[1:]
+    width = 20 if others == ("ssim",) else 28
+    lines = [f"{f'mean of {images} photos, mean intensity':<36}" + "".join(f"{kind:>{width}}" for kind in kinds)]
     for method in at_mean["method"].unique():
         rows = at_mean[at_mean["method"] == method].set_index("kind")
-        scores = (f"{rows['psnr_mean'][kind]:.2f} dB / {rows['ssim_mean'][kind]:.3f}" for kind in kinds)
-        lines.append(f"{METHOD_NAMES.get(method, method):<36}" + "".join(f"{score:>20}" for score in scores))
+        scores = (
+            " / ".join([f"{rows['psnr_mean'][kind]:.2f} dB", *(f"{rows[f'{one}_mean'][kind]:.3f}" for one in others)])
+            for kind in kinds
+        )
+        lines.append(f"{METHOD_NAMES.get(method, method):<36}" + "".join(f"{score:>{width}}" for score in scores))
     paper = paper_table(study.config, "evaluation")
     if paper is not None:
         scores = (f"{paper.scores[kind].psnr_mean:.2f} dB / {paper.scores[kind].ssim_mean:.3f}" for kind in kinds)
         lines.append(
-            f"{f'the paper: {paper.system} on {paper.photos}':<36}" + "".join(f"{score:>20}" for score in scores)
+            f"{f'the paper: {paper.system} on {paper.photos}':<36}" + "".join(f"{score:>{width}}" for score in scores)
         )
+    if "vgg_distance" in others:
+        lines.append("PSNR / SSIM / vgg_distance (lower is better)")
     return "\n".join(lines)
 
 
@@ -87,8 +95,8 @@ def methods_table(study: StudyFiles, photo_set: str) -> pd.DataFrame:
             "intensities": ", ".join(f"{intensity:.4g}" for intensity in kinds["intensity"]),
         }
         row |= {
-            KIND_NAMES[str(kind)]: f"{psnr:.2f} / {ssim:.3f}"
-            for kind, psnr, ssim in zip(kinds.index, kinds["psnr_mean"], kinds["ssim_mean"], strict=True)
+            KIND_NAMES[str(kind)]: " / ".join([f"{psnr:.2f}", *(f"{score:.3f}" for score in others)])
+            for kind, psnr, *others in kinds[[f"{measure}_mean" for measure in measures_of(study)]].itertuples()
         }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -110,7 +118,7 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
         for (kind, level, intensity), group in of_task.groupby(["kind", "level", "intensity"], sort=False):
             row = {"arm": system.arm, "kind": kind, "level": level, "intensity": intensity}
             row |= {"seeds": len(system.denoisers), "failed": system.failed}
-            for measure in MEASURES:
+            for measure in measures_of(study):
                 ours, theirs = (
                     group[group["method"].isin(one.denoisers)][f"{measure}_mean"].to_numpy()
                     for one in (system, reference)
@@ -124,7 +132,8 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
                         f"{measure}_difference_high": high,
                     }
             rows.append(row)
-    return pd.DataFrame(rows, columns=ARM_COLUMNS)
+    columns = [f"{measure}_{statistic}" for measure in measures_of(study) for statistic in ARM_STATISTICS]
+    return pd.DataFrame(rows, columns=["arm", "kind", "level", "intensity", "seeds", "failed", *columns])
 
 
 def short(value: object) -> str:

@@ -18,7 +18,7 @@ def final_report(folder: Folder) -> str:
 
     Raises `ReportError` where there is no finished study.
     """
-    study = StudyFiles(folder)
+    study = StudyFiles.finished(folder)
     if study.arms is None:
         values = study.record["best_trial"]["values"]
         lines = [result_table(study), *_search_in_short(study), ""]
@@ -74,20 +74,23 @@ def comparison(study: StudyFiles) -> str:
     images = study.summary.loc[study.summary["set"] == "evaluation", "images"].iloc[0]
     seeds = study.record["seeds"]
     width = max(24, *(len(arm) + 4 for arm in table["arm"].unique()))
+    distance = "vgg_distance_mean" in table
+    cell = 32 if distance else 28
     title = f"{study.name}: mean ± deviation over {seeds} seeds" if seeds > 1 else f"{study.name}: one seed"
     lines = [f"{title}, {images} photos", ""]
     for level in table["level"].unique():
         rows = table[table["level"] == level]
         names = (KIND_NAMES[kind] for kind in rows["kind"].unique())
-        lines.append(f"{f'{level} intensity':<{width}}" + "".join(f"{name:>28}" for name in names))
+        lines.append(f"{f'{level} intensity':<{width}}" + "".join(f"{name:>{cell}}" for name in names))
         for arm, of_arm in rows.groupby("arm", sort=False):
-            lines.append(f"  {arm:<{width - 2}}" + "".join(f"{_score(row):>28}" for _, row in of_arm.iterrows()))
+            lines.append(f"  {arm:<{width - 2}}" + "".join(f"{_score(row):>{cell}}" for _, row in of_arm.iterrows()))
             if of_arm["psnr_difference"].notna().any():
-                cells = (f"{_difference(row):>28}" for _, row in of_arm.iterrows())
+                cells = (f"{_difference(row):>{cell}}" for _, row in of_arm.iterrows())
                 lines.append(f"{'    difference':<{width}}" + "".join(cells))
     failed = table.groupby("arm", sort=False)["failed"].first()
     lines += [f"{arm}: {count} of {seeds} seeds failed and are left out" for arm, count in failed.items() if count]
-    lines += ["", "PSNR in dB, and SSIM. Differences are to the first arm with the same noise."]
+    measured = "PSNR in dB, SSIM, and vgg_distance (lower is better)" if distance else "PSNR in dB, and SSIM"
+    lines += ["", f"{measured}. Differences are to the first arm with the same noise."]
     if table["psnr_difference_low"].notna().any():
         lines += [
             "In brackets their 95 % interval (Welch). * marks those whose interval leaves out 0: of differences that",
@@ -100,7 +103,8 @@ def _score(row: pd.Series) -> str:
     if math.isnan(row["psnr_mean"]):
         return "failed"
     deviation = "" if math.isnan(row["psnr_deviation"]) else f" ± {row['psnr_deviation']:.2f}"
-    return f"{row['psnr_mean']:.2f}{deviation} / {row['ssim_mean']:.3f}"
+    distance = f" / {row['vgg_distance_mean']:.3f}" if "vgg_distance_mean" in row else ""
+    return f"{row['psnr_mean']:.2f}{deviation} / {row['ssim_mean']:.3f}{distance}"
 
 
 def _difference(row: pd.Series) -> str:

@@ -235,13 +235,15 @@ def _evaluate(job: Job, tasks: list[tuple[NoiseConfig, dict[str, Folder]]], fold
     count = photos.count()
     one_worker = with_values(job.config, {"hardware/workers": 1})
     actors = min(trials_at_once(one_worker), count)
+    # One measure for all denoisers: where arms have several weights, by the first.
+    vgg19_weights = next(iter(job.vgg19_weights.values()), None)
     tables = []
     for index, (noise, denoisers) in enumerate(tasks):
         what = "the denoiser" if list(denoisers) == ["raygan"] else f"{len(denoisers)} denoisers"
         print(f"\nEvaluation of {what}: {count} photos, each noise kind, at three levels on {data.evaluate_on}")
         # As a Ray task, so that the job runs, and writes its logs, on the cluster.
         run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
-        done = run.remote(photos, denoisers, noise, resources(job.config), actors)
+        done = run.remote(photos, denoisers, noise, resources(job.config), actors, vgg19_weights)
         table, pictures = tabulate(_shown(done, count), noise, list(denoisers))
         table.insert(0, "task", index)
         table["picture"] = table["picture"].map(lambda name, index=index: f"{index}-{name}" if name else "")

@@ -46,6 +46,7 @@ def test_every_plot_has_drawn(page: Page) -> None:
     titles = [plots.nth(index).get_attribute("id") for index in range(plots.count())]
     for name in (
         *("optimisation-history", "learning-curves", "parallel-coordinates", "parameter-importances"),
+        "the-two-most-important-parameters",
         *("psnr-mean-and-deviation-over-seeds", "losses-and-accuracies", "val-psnr-over-the-epochs"),
     ):
         assert any(title and title.endswith(name) for title in titles), name

@@ -13,7 +13,7 @@ from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1
 from raygan.report.files import StudyFiles
 from raygan.report.paper import ABLATION_TABLE, TABLES, paper_system, paper_table
 from raygan.report.study import report
-from raygan.report.tables import arms_table, scores_beside_the_papers
+from raygan.report.tables import arms_table, methods_table, result_table, scores_beside_the_papers
 from raygan.report.terminal import comparison
 from raygan.section import with_values
 from raygan.storage import Folder
@@ -108,6 +108,25 @@ def test_a_comparison_without_one_good_epoch_leaves_a_report(study: StudyFiles) 
     study.folder.delete("metrics.csv")
     markdown = report([study.folder]).read("report.md").decode()
     assert markdown.count("failed in its first epoch.") == len(SCORES)
+
+
+def test_distances_are_shown_where_the_evaluation_has_them(study: StudyFiles) -> None:
+    assert "vgg" not in comparison(study) + methods_table(study, "evaluation").to_string()
+    table = study.per_image
+    table.assign(vgg_distance=(30 - table["psnr"]) / 100).pipe(summarise).to_csv(
+        Path(study.folder.path) / "evaluation" / "summary.csv", index=False
+    )
+    measured = StudyFiles(study.folder)
+    arms = arms_table(measured).set_index(["arm", "kind"])
+    assert arms.loc[("0.01", "speckle"), "vgg_distance_mean"] == pytest.approx(0.09)
+    assert arms.loc[("0.001", "speckle"), "vgg_distance_difference"] == pytest.approx(0.0275)
+    assert "21.00 ± 1.00 / 0.500 / 0.090" in comparison(measured)
+    assert "PSNR in dB, SSIM, and vgg_distance (lower is better)" in comparison(measured)
+    methods = methods_table(measured, "evaluation").set_index("method")
+    assert methods.loc["0.01-seed-1", "speckle"] == "21.00 / 0.500 / 0.090"
+    lines = result_table(measured).splitlines()
+    assert next(line for line in lines if line.startswith("0.01-seed-1")).count("21.00 dB / 0.500 / 0.090") == 3
+    assert "LPIPS" in report([study.folder]).read("report.md").decode()
 
 
 def test_maxima_and_averages_stand_beside_the_right_table(study: StudyFiles) -> None:
