@@ -121,12 +121,11 @@ def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experi
             raise ConfigError(f"--set {', '.join(sorted(fixed))}: the arms differ in it; edit the search file instead")
         changes |= _given({"seeds": options.trials})
         return dataclasses.replace(experiment, **changes)
-    changes |= _given(
-        {
-            name: getattr(options, name)
-            for name in ("trials", "trial_epochs", "seed", "searcher", "scheduler", "warm_start", "time_budget")
-        }
+    same_names = (
+        *("trials", "trial_epochs", "seed", "searcher", "scheduler", "warm_start", "time_budget"),
+        *("together", "trials_only"),
     )
+    changes |= _given({name: getattr(options, name) for name in same_names})
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
     changes["space"] = without(experiment.space, assigned)
@@ -237,6 +236,20 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             metavar="STUDY",
             help="folder or s3:// gs:// prefix of an earlier search: its best points are tried first, and its trials"
             " are known to the searcher where it searched the same",
+        )
+        add(
+            "--together",
+            type=_name,
+            metavar="NAME",
+            help="share the trials with the other drivers that are given the same, in the Optuna study NAME of"
+            " --optuna-storage: what one learns, all know; each driver has its own --name, and runs its own --trials",
+        )
+        add(
+            "--trials-only",
+            action="store_true",
+            default=None,
+            help="end after the trials; without it, the same command goes on to the winner: the best trial of this"
+            " search, or, with --together, the best by then of all drivers",
         )
     add(
         "--optuna-storage",

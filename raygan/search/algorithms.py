@@ -21,6 +21,7 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.stopper import TimeoutStopper
 
+from raygan.search.drivers import Drivers
 from raygan.search.experiment import Search
 from raygan.search.ledger import Ledger
 from raygan.search.snapshot import KeepState
@@ -61,6 +62,9 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
     concurrent: ClassVar[float] = math.inf
     """How many trials run at once. Of the class, since a study may go on, unpickled by Tune, on another cluster."""
 
+    drivers: ClassVar[Drivers | None] = None
+    """The others that work on the same search, if any; of the class for the same reason."""
+
     def __init__(
         self,
         sampler: BaseSampler,
@@ -87,6 +91,8 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         """The values of a new trial; none while as many run as may."""
         if len(self._ot_trials.keys() - self._completed_trials) >= self.concurrent:
             return None
+        if self.drivers is not None:
+            self.drivers.exchange(self._ot_study)
         values: dict[str, Any] = super().suggest(trial_id)
         return values
 

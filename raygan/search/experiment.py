@@ -62,6 +62,10 @@ class Search(_Experiment):
     are known to the searcher where their scores compare."""
     time_budget: float | None = None
     """Minutes after which the trials end, wherever they are; the best of them wins all the same. None: no limit."""
+    together: str | None = None
+    """The study of an Optuna database that several drivers record their trials into: what one learns, all know."""
+    trials_only: bool = False
+    """End after the trials, without a winner; without this, the same study goes on to it."""
 
     def __post_init__(self) -> None:
         if self.scheduler == "pbt" or self.searcher not in ("tpe", "random"):
@@ -86,6 +90,13 @@ class Search(_Experiment):
         check_searcher(self.searcher, self.space)
         if self.time_budget is not None:
             require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
+        if self.trials_only or self.together is not None:
+            require("trials >= 1, with --trials-only or --together,", self.trials >= 1, trials=self.trials)
+        if self.together is not None and (self.scheduler == "pbt" or self.searcher in ("cmaes", "nsga2")):
+            raise ConfigError(
+                "CMA-ES, NSGA-II and population-based training learn nothing of trials that others proposed: with "
+                "--together, use --searcher tpe, gp or random, and another --scheduler than pbt"
+            )
         if self.scheduler == "pbt":
             if self.searcher not in ("tpe", "random"):
                 raise ConfigError(
@@ -121,6 +132,7 @@ class Search(_Experiment):
             "seed": self.seed,
             "warm_start": self.warm_start,
             "time_budget": self.time_budget,
+            "together": self.together,
         }
 
 
