@@ -43,6 +43,7 @@ def test_every_option_reaches_its_value() -> None:
     search = applied(
         *("--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--trials", "5"),
         *("--epochs", "7", "--trial-epochs", "2", "--concurrent", "3", "--workers", "2", "--seed", "9"),
+        *("--together", "all", "--trials-only"),
         *("--set", "loss/feature_scale=relative", "--set", "noise/kinds=gaussian,speckle"),
     )
     config = search.config
@@ -51,6 +52,7 @@ def test_every_option_reaches_its_value() -> None:
     assert (config.loss.feature_scale, config.noise.kinds) == ("relative", ("gaussian", "speckle"))
     assert (config.training.epochs, config.training.seed, config.hardware.workers) == (7, 9, 2)
     assert (search.name, search.trials, search.trial_epochs, search.concurrent, search.seed) == ("n", 5, 2, 3, 9)
+    assert (search.together, search.trials_only) == ("all", True)
 
 
 def test_a_value_that_is_set_is_not_searched() -> None:

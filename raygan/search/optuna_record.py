@@ -15,7 +15,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, json_to_distribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -43,13 +43,16 @@ def open_storage(place: str) -> BaseStorage:
         warnings.simplefilter("ignore", ExperimentalWarning)
         if "://" not in place:
             return JournalStorage(JournalFileBackend(place))
+        # So that a database which was away for a moment is found again.
+        options = {"pool_pre_ping": True}
         try:
             try:
-                return optuna.storages.get_storage(place)
+                database = RDBStorage(place, options)
             except DBAPIError:
                 # Perhaps another driver makes the tables of a new database in this moment.
                 time.sleep(1)
-                return optuna.storages.get_storage(place)
+                database = RDBStorage(place, options)
+            return optuna.storages.get_storage(database)
         except (SQLAlchemyError, ImportError) as error:
             raise StudyError(
                 f"cannot open the Optuna storage of --optuna-storage: {error}; give a database URL such as "

@@ -378,7 +378,7 @@ def test_two_drivers_search_together(tiny_photos: Path, tmp_path: Path) -> None:
     assert f"best trial ({trial} of {folder})" in run.stdout
     best = json.loads((tmp_path / name / "study.json").read_text())["best_trial"]
     assert (best["folder"], best["trial"]) == (folder, trial)
-    assert verify_checkpoint(Path(folder) / best["checkpoint"]) is None
+    verify_checkpoint(Path(folder) / best["checkpoint"])
     _, config = load_denoiser(Folder(tmp_path / name / "best"))
     assert config.optimizers.generator.learning_rate == float(rows[folder, trial][RATE])
     again = run_search(*options, "--name", name, "--trials-only")
