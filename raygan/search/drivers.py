@@ -59,9 +59,8 @@ class Drivers:
         deadline = time.monotonic() + PATIENCE
         while "search" not in (found := self.study.user_attrs):
             if "folder" in found or time.monotonic() > deadline:
-                whose = (
-                    f"is the record of the search in {found['folder']}" if "folder" in found else "was not made by it"
-                )
+                own = "folder" in found
+                whose = f"is the record of the search in {found['folder']}" if own else "was made by something else"
                 raise StudyError(
                     f"--together {self.study.study_name}: the Optuna study of that name {whose}, so its trials cannot "
                     "be shared: give another name, or another --optuna-storage"
