@@ -71,7 +71,7 @@ def search(storage: str) -> None:
     """The main process of the search."""
     import ray
 
-    trials.run_trial = without_training  # type: ignore[assignment]
+    trials.run_trial = without_training  # type: ignore[attr-defined]
     start_ray()
     print("started", flush=True)
     folder = Folder(storage)

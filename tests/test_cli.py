@@ -5,8 +5,8 @@ import sys
 import pytest
 from conftest import ROOT, search_command
 
-from raygan.cli import apply_options, search_parser
 from raygan.search.experiment import Comparison, Search
+from raygan.search.options import apply_options, search_parser
 from raygan.section import ConfigError
 
 sys.path.insert(0, str(ROOT))
@@ -43,6 +43,7 @@ def test_every_option_reaches_its_value() -> None:
     search = applied(
         *("--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--trials", "5"),
         *("--epochs", "7", "--trial-epochs", "2", "--concurrent", "3", "--workers", "2", "--seed", "9"),
+        *("--together", "all", "--trials-only"),
         *("--set", "loss/feature_scale=relative", "--set", "noise/kinds=gaussian,speckle"),
         *("--max-parameters", "3000000", "--max-milliseconds", "2.5"),
     )
@@ -53,6 +54,7 @@ def test_every_option_reaches_its_value() -> None:
     assert (config.training.epochs, config.training.seed, config.hardware.workers) == (7, 9, 2)
     assert (search.name, search.trials, search.trial_epochs, search.concurrent, search.seed) == ("n", 5, 2, 3, 9)
     assert (search.max_parameters, search.max_milliseconds) == (3_000_000, 2.5)
+    assert (search.together, search.trials_only) == ("all", True)
 
 
 def test_a_value_that_is_set_is_not_searched() -> None:

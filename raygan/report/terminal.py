@@ -49,8 +49,11 @@ def _search_in_short(study: StudyFiles) -> list[str]:
     if study.trials.empty:
         return []
     rows = {str(row["trial"]): row for row in study.trials.to_dict("records")}
-    best = study.record["best_trial"]["trial"]
-    shown = {f"best trial ({best})": rows[best]}
+    best = study.record["best_trial"]
+    if "folder" in best:
+        shown = {f"best trial ({best['trial']} of {best['folder']})": best}
+    else:
+        shown = {f"best trial ({best['trial']})": rows[best["trial"]]}
     for name, system in SYSTEMS.items():
         values = flat_values(system)
         # Values that depend on others are in the space only where these are so.

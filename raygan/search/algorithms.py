@@ -22,6 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raygan.report.pareto import LESS_IS_BETTER
 from raygan.search.constraint import Constraint
+from raygan.search.drivers import Drivers
 from raygan.search.economy import halving_factor
 from raygan.search.experiment import Objective, Search
 from raygan.search.ledger import Ledger
@@ -74,6 +75,9 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
     concurrent: ClassVar[float] = math.inf
     """How many trials run at once. Of the class, since a study may go on, unpickled by Tune, on another cluster."""
 
+    drivers: ClassVar[Drivers | None] = None
+    """The others that work on the same search, if any; of the class for the same reason."""
+
     def __init__(
         self,
         sampler: BaseSampler,
@@ -111,6 +115,8 @@ class EpochOptunaSearch(OptunaSearch):  # type: ignore[misc]
         """
         if len(self._ot_trials.keys() - self._completed_trials) >= self.concurrent:
             return None
+        if self.drivers is not None:
+            self.drivers.exchange(self._ot_study)
         values: dict[str, Any] = super().suggest(trial_id)
         if self.constraint is None:
             return values

@@ -80,6 +80,10 @@ class Search(_Experiment):
     """Most milliseconds that a generator may take on one crop of `data/crop_size`, in a batch of one: the median of a
     few runs in the search's main process, on its GPU if it has one and `hardware/device` is not "cpu". What the machine
     does besides slows it down, trials too. None: no limit."""
+    together: str | None = None
+    """The study of an Optuna database that several drivers record their trials into: what one learns, all know."""
+    trials_only: bool = False
+    """End after the trials, without a winner; without this, the same study goes on to it."""
 
     def __post_init__(self) -> None:
         if self.scheduler == "pbt" or self.searcher not in ("tpe", "random"):
@@ -113,6 +117,7 @@ class Search(_Experiment):
             require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
         self._check_objectives()
         self._check_limits()
+        self._check_drivers()
         if self.scheduler == "pbt":
             if self.searcher not in ("tpe", "random"):
                 raise ConfigError(
@@ -137,6 +142,19 @@ class Search(_Experiment):
             raise ConfigError(f"{' and '.join(objectives)} at once need trials of full length: give --scheduler none")
         if self.searcher == "cmaes":
             raise ConfigError("CMA-ES searches for one objective: use another --searcher")
+
+    def _check_drivers(self) -> None:
+        if self.trials_only or self.together is not None:
+            require("trials >= 1, with --trials-only or --together,", self.trials >= 1, trials=self.trials)
+        if self.together is None:
+            return
+        if self.scheduler == "pbt" or self.searcher in ("cmaes", "nsga2"):
+            raise ConfigError(
+                "CMA-ES, NSGA-II and population-based training learn nothing of trials that others proposed: with "
+                "--together, use --searcher tpe, gp or random, and another --scheduler than pbt"
+            )
+        if self.objectives != ("val_psnr",):
+            raise ConfigError("drivers that search together search for val_psnr: leave --objectives out")
 
     def _check_limits(self) -> None:
         parameters, milliseconds = self.max_parameters, self.max_milliseconds
@@ -180,6 +198,7 @@ class Search(_Experiment):
             "time_budget": self.time_budget,
             "max_parameters": self.max_parameters,
             "max_milliseconds": self.max_milliseconds,
+            "together": self.together,
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,10 +15,10 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, json_to_distribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from raygan.search.ledger import Ledger, StudyError, TrialRow, read_table
 from raygan.search.space import value_of
@@ -42,8 +43,16 @@ def open_storage(place: str) -> BaseStorage:
         warnings.simplefilter("ignore", ExperimentalWarning)
         if "://" not in place:
             return JournalStorage(JournalFileBackend(place))
+        # So that a database which was away for a moment is found again.
+        options = {"pool_pre_ping": True}
         try:
-            return optuna.storages.get_storage(place)
+            try:
+                database = RDBStorage(place, options)
+            except DBAPIError:
+                # Perhaps another driver makes the tables of a new database in this moment.
+                time.sleep(1)
+                database = RDBStorage(place, options)
+            return optuna.storages.get_storage(database)
         except (SQLAlchemyError, ImportError) as error:
             raise StudyError(
                 f"cannot open the Optuna storage of --optuna-storage: {error}; give a database URL such as "
@@ -57,7 +66,13 @@ def open_study(place: str, name: str, folder: Folder) -> optuna.Study:
     Raises `StudyError` where the storage cannot be opened, or holds another study of that name.
     """
     study = optuna.create_study(study_name=name, storage=open_storage(place), direction="maximize", load_if_exists=True)
-    recorded = study.user_attrs.get("folder", folder.location)
+    found = study.user_attrs
+    if "search" in found:
+        raise StudyError(
+            f"several drivers share the study {name!r} of the Optuna storage: give --together {name} and another "
+            "--name to take part, or another --name alone"
+        )
+    recorded = found.get("folder", folder.location)
     if recorded != folder.location:
         raise StudyError(
             f"the Optuna storage already has a study {name!r}, which is of {recorded}: give another --name, or another "
@@ -74,13 +89,31 @@ class OptunaRecord:
     picture, noisy, denoised and clean, becomes its artifact once it has ended.
     """
 
-    def __init__(self, place: str, name: str, space: Mapping[str, BaseDistribution], folder: Folder) -> None:
+    def __init__(
+        self,
+        place: str,
+        name: str,
+        space: Mapping[str, BaseDistribution],
+        folder: Folder,
+        together: str | None = None,
+    ) -> None:
+        """`together` is the Optuna study of several drivers (see `Drivers`) that has these trials among others."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder
         self.space = space
-        self.study = open_study(place, name, folder)
+        self.together = together
+        if together is None:
+            self.study = open_study(place, name, folder)
+        else:
+            self.study = optuna.load_study(study_name=together, storage=open_storage(place))
+        self.known = {trial.user_attrs["trial"]: trial for trial in self._own() if "trial" in trial.user_attrs}
+
+    def _own(self) -> list[FrozenTrial]:
+        """This folder's trials, the newest last."""
         trials = self.study.get_trials()
-        self.known = {trial.user_attrs["trial"]: trial for trial in trials if "trial" in trial.user_attrs}
+        if self.together is None:
+            return trials
+        return [trial for trial in trials if trial.user_attrs.get("folder") == self.folder.location]
 
     def update(self, rows: Iterable[TrialRow], ledger: Ledger) -> None:
         """Add what the storage lacks. A storage that does not answer gets it the next time."""
@@ -103,22 +136,29 @@ class OptunaRecord:
                     live.report(epoch["best_val_psnr"], step)
                     trial.intermediate_values[step] = epoch["best_val_psnr"]
             if row.state in STATES:
-                self._end(trial, row)
+                self._end(trial, live, row)
 
     def _add(self, row: TrialRow) -> FrozenTrial:
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params={path: value for path, value in row.values.items() if value is not None},
-                distributions={path: one for path, one in self.space.items() if row.values[path] is not None},
-                user_attrs={"trial": row.trial},
+        params = {path: value for path, value in row.values.items() if value is not None}
+        distributions = {path: one for path, one in self.space.items() if path in params}
+        taken = next((trial for trial in self._own() if _is_first_point(trial, params)), None)
+        if taken is None:
+            attributes = {"folder": self.folder.location, "trial": row.trial}
+            self.study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=attributes
+                )
             )
-        )
-        added = next(trial for trial in reversed(self.study.get_trials()) if trial.user_attrs.get("trial") == row.trial)
+        else:
+            storage = self.study._storage
+            for path, one in distributions.items():
+                storage.set_trial_param(taken._trial_id, path, one.to_internal_repr(params[path]), one)
+            storage.set_trial_user_attr(taken._trial_id, "trial", row.trial)
+        added = next(trial for trial in reversed(self._own()) if trial.user_attrs.get("trial") == row.trial)
         self.known[row.trial] = added
         return added
 
-    def _end(self, trial: FrozenTrial, row: TrialRow) -> None:
+    def _end(self, trial: FrozenTrial, live: Trial, row: TrialRow) -> None:
         picture = Path(self.folder.path) / "pictures" / f"{row.trial}.png"
         if self.folder.is_local and picture.is_file():
             store = Path(self.folder.path) / ARTIFACTS
@@ -126,14 +166,22 @@ class OptunaRecord:
             upload_artifact(
                 artifact_store=FileSystemArtifactStore(store),
                 file_path=str(picture),
-                study_or_trial=Trial(self.study, trial._trial_id),
+                study_or_trial=live,
             )
+        for name in ("checkpoint", "val_ssim", "seconds"):
+            live.set_user_attr(name, getattr(row, name))
         complete = row.state == "complete" and not math.isnan(row.val_psnr)
         self.study.tell(trial.number, row.val_psnr if complete else None, state=STATES[row.state])
         trial.state = STATES[row.state]
 
 
-def record_of_files(folder: Folder, place: str, study: Mapping[str, Any]) -> None:
+def _is_first_point(trial: FrozenTrial, params: Mapping[str, Any]) -> bool:
+    """Whether this is the first point with these values, taken by the searcher and not recorded yet."""
+    point = trial.system_attrs.get("fixed_params")
+    return point is not None and "trial" not in trial.user_attrs and point.items() <= params.items()
+
+
+def record_of_files(folder: Folder, place: str, study: Mapping[str, Any], together: str | None = None) -> None:
     """Bring the storage up to date with a study's files, without the search that writes them."""
     if "arms" in study:
         first = int(study["config"]["training"]["seed"])
@@ -158,4 +206,4 @@ def record_of_files(folder: Folder, place: str, study: Mapping[str, Any]) -> Non
         )
         for row in (read_table(folder, "trials.csv") if folder.exists("trials.csv") else [])
     ]
-    OptunaRecord(place, study["name"], space, folder).update(rows, Ledger(folder))
+    OptunaRecord(place, study["name"], space, folder, together).update(rows, Ledger(folder))

@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 
 from raygan.report.tables import short
 from raygan.search.economy import collapsed_from
-from raygan.search.experiment import Experiment
+from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import ENDED, Ledger, TrialRow
 from raygan.search.optuna_record import OptunaRecord
 from raygan.search.space import distribution_of
@@ -51,7 +51,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.optuna_record = None
         if self.optuna_place is not None:
             space = {path: distribution_of(one) for path, one in self.experiment.space.items()}
-            self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, space, folder)
+            together = self.experiment.together if isinstance(self.experiment, Search) else None
+            self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, space, folder, together)
         self.shown: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, TrialRow] = {}
         self.started = time.monotonic()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,11 +19,12 @@ from raygan.data.photos import StoredPhotos, evaluation_photos, fixed_crops, tra
 from raygan.evaluate import evaluate, summarise, tabulate
 from raygan.report.terminal import final_report
 from raygan.search.constraint import constraint_of
+from raygan.search.drivers import Drivers
 from raygan.search.experiment import Comparison, Experiment, Search
 from raygan.search.inputs import check_sources, content_losses, fingerprint
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
 from raygan.search.lock import locked, refuse_if_held
-from raygan.search.optuna_record import open_study, optuna_storage
+from raygan.search.optuna_record import open_study, optuna_storage, record_of_files
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line, time_left
 from raygan.search.trials import check_room, run_trials
@@ -45,11 +48,15 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     """Run the trials, train a search's winner, evaluate, print the result; returns the study's folder, `storage/name`.
 
     Run again, it goes on where it stopped. `wait` is how many seconds an autoscaler has to make room for one trial, and
-    `optuna_url` a database that records the trials for Optuna's tools (none: a journal file in a local folder).
+    `optuna_url` a database that records the trials for Optuna's tools (none: a journal file in a local folder), in
+    which drivers that search together meet. A search of `trials_only` ends before its winner's training.
     Raises `StudyError`, or the error of whichever part refuses its input, before anything is spent; raises
     `Interrupted` on Ctrl-C.
     """
     experiment.check()
+    search = experiment if isinstance(experiment, Search) else None
+    if search is not None and search.together is not None and optuna_url is None:
+        raise StudyError("--together needs the database in which drivers share their trials: give --optuna-storage URL")
     try:
         folder = Folder(storage).child(experiment.name)
         refuse_if_held(folder)
@@ -60,13 +67,20 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
         print(f"{folder} is finished; run under another --name for a new one\n")
         print(final_report(folder))
         return folder
-    if optuna_url is not None:
+    trials_only = search is not None and search.trials_only
+    if trials_only and study["status"] != "running trials":
+        print(f"The trials of {folder} have ended; the same command without --trials-only goes on to the winner")
+        return folder
+    points = experiment.points()
+    if search is not None and search.warm_start is not None and not folder.exists("study.json"):
+        points = warm_start(search.warm_start, search.space, search.config, search.trial_epochs).points + points
+    drivers = None
+    if search is not None and search.together is not None and optuna_url is not None:
+        drivers = Drivers(optuna_url, search, points, folder)
+    elif optuna_url is not None:
         open_study(optuna_url, experiment.name, folder)
-    if isinstance(experiment, Search) and not folder.exists("study.json"):
-        if experiment.warm_start is not None:
-            warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
-        if (constraint := constraint_of(experiment)) is not None:
-            constraint.check(experiment.points())
+    if search is not None and not folder.exists("study.json") and (limits := constraint_of(search)) is not None:
+        limits.check(search.points())
     data = experiment.config.data
     sources = [source for source in (data.photos, data.evaluate_on) if source != "samples"]
     check_sources([source for source in sources if source not in ASSETS])
@@ -84,8 +98,11 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     with locked(folder):
         check_machines(folder)
         optuna_place = optuna_storage(folder, optuna_url)
-        _run(experiment, config, study, folder, vgg19_weights, concurrent, optuna_place)
-    print(final_report(folder))
+        _run(experiment, config, study, folder, vgg19_weights, concurrent, optuna_place, drivers)
+    if study["status"] == "trials only":
+        print(f"\nThe trials of {folder} have ended; the same command without --trials-only goes on to the winner")
+    else:
+        print(final_report(folder))
     return folder
 
 
@@ -97,6 +114,7 @@ def _run(
     vgg19_weights: Vgg19Weights,
     concurrent: int,
     optuna_place: str | None,
+    drivers: Drivers | None,
 ) -> None:
     """All that needs the study's folder to oneself."""
     photos = training_photos(config.data, photo_memory())
@@ -112,15 +130,25 @@ def _run(
         f"{kept}; evaluation on {config.data.evaluate_on}"
     )
     write_study(folder, study)
+    if drivers is not None:
+        drivers.join(study["driver"], study["photos"])
     job = Job(config, share_photos(photos), vgg19_weights, folder.location)
     del photos
 
     if study["status"] == "running trials":
-        run_trials(experiment, job, folder, concurrent, optuna_place)
+        run_trials(experiment, job, folder, concurrent, optuna_place, drivers)
         if isinstance(experiment, Search):
-            study |= {"status": "training the winner", "best_trial": _best_trial(experiment, folder)}
+            if drivers is not None and optuna_place is not None:
+                # Whatever the database missed while it did not answer.
+                record_of_files(folder, optuna_place, study, experiment.together)
+            study |= {"status": "trials only"}
         else:
             study |= {"status": "evaluating"}
+        write_study(folder, study)
+    if study["status"] == "trials only" and isinstance(experiment, Search):
+        if experiment.trials_only:
+            return
+        study |= {"status": "training the winner", "best_trial": _best_trial(experiment, folder, drivers)}
         write_study(folder, study)
     if study["status"] == "training the winner":
         _train_winner(job, folder, study["best_trial"])
@@ -153,6 +181,9 @@ def _opened(experiment: Experiment, folder: Folder) -> dict[str, Any]:
             "versions": package_versions(),
             **identity,
         }
+        if isinstance(experiment, Search) and experiment.together is not None:
+            # So that drivers on other machines, with a folder of the same name, are told apart.
+            study |= {"driver": uuid.uuid4().hex}
         if not experiment.trials:
             study |= {"status": "training the winner", "best_trial": {"values": {}}}
         return study
@@ -178,9 +209,14 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _best_trial(search: Search, folder: Folder) -> dict[str, Any]:
-    """The best trial's name, scores, and values at the space's paths."""
-    row = Ledger(folder).best_trial(search.objectives)
+def _best_trial(search: Search, folder: Folder, drivers: Drivers | None) -> dict[str, Any]:
+    """The best trial's name, scores, and values at the space's paths; with its `folder` where another driver ran it."""
+    ledger = Ledger(folder)
+    theirs = drivers.best_of_others() if drivers is not None else None
+    mine = max((float(row["val_psnr"]) for row in ledger.good_trials()), default=-math.inf)
+    if theirs is not None and theirs["val_psnr"] > mine:
+        return theirs
+    row = ledger.best_trial(search.objectives)
     values = {path: parse_value(search.config, path, row[path]) for path in search.space if row[path]}
     scores = {name: float(row[name]) for name in ("val_psnr", "val_ssim", "seconds")}
     return {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores, "values": values}
@@ -192,6 +228,7 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
     config = with_idle_cores(with_values(job.config, values))
     epochs = config.training.epochs
     which = f"Winner: {best_trial['trial']} of the search" if "trial" in best_trial else "The base configuration"
+    which += f" in {best_trial['folder']}" if "folder" in best_trial else ""
     print(f"\n{which}, trained for {epochs} epochs with all workers")
     record = Ledger(folder.child("best"))
     started = time.monotonic()

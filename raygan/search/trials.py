@@ -23,6 +23,7 @@ from raygan.search.algorithms import (
     tune_domain,
 )
 from raygan.search.constraint import constraint_of
+from raygan.search.drivers import Drivers
 from raygan.search.economy import Hopeless, TimeBudget
 from raygan.search.experiment import Experiment, Search
 from raygan.search.ledger import Ledger
@@ -51,10 +52,18 @@ def check_room(experiment: Experiment, concurrent: int) -> None:
         )
 
 
-def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int, optuna_place: str | None) -> None:
+def run_trials(
+    experiment: Experiment,
+    job: Job,
+    folder: Folder,
+    concurrent: int,
+    optuna_place: str | None,
+    drivers: Drivers | None = None,
+) -> None:
     """Run the trials that have not ended yet; raises `Interrupted` on Ctrl-C.
 
-    `optuna_place` is where they are recorded for Optuna's tools, if anywhere (see `optuna_record.open_storage`).
+    `optuna_place` is where they are recorded for Optuna's tools, if anywhere (see `optuna_record.open_storage`), and
+    `drivers` are the others that work on the same search, if any.
     """
     epochs = experiment.trial_epochs
     trial_job = dataclasses.replace(job, config=with_values(job.config, {"training/epochs": epochs}))
@@ -80,6 +89,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
     print(f"{type(experiment).__name__}: {experiment.trials} {what} {epochs} epochs, {concurrent} at once\n")
     # Of this start: what Tune restores is of the first.
     EpochOptunaSearch.concurrent = concurrent
+    EpochOptunaSearch.drivers = drivers
     TimeBudget.spent = False
     if put_back_state(folder, "tune"):
         tuner = tune.Tuner.restore(folder.child("tune").location, trainable=trainable, resume_unfinished=True)
@@ -90,7 +100,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
             if population
             else {},
             tune_config=tune.TuneConfig(
-                search_alg=_searcher(experiment),
+                search_alg=_searcher(experiment, drivers),
                 scheduler=_scheduler(experiment, folder.location),
                 num_samples=experiment.trials,
                 # An actor that still waits for its workers cannot take another trial.
@@ -125,7 +135,7 @@ def run_trials(experiment: Experiment, job: Job, folder: Folder, concurrent: int
         print(f"The time budget of {budget:g} minutes is spent: {ended} of {experiment.trials} trials began")
 
 
-def _searcher(experiment: Experiment) -> Any:
+def _searcher(experiment: Experiment, drivers: Drivers | None) -> Any:
     """Who proposes the trials: Optuna, but for a population, which Ray draws at once."""
     points, earlier = experiment.points(), []
     if isinstance(experiment, Search) and experiment.warm_start is not None:
@@ -134,6 +144,10 @@ def _searcher(experiment: Experiment) -> Any:
         points, earlier = known.points + [point for point in points if point not in known.points], known.trials
     if isinstance(experiment, Search) and experiment.scheduler == "pbt":
         return Population(points_to_evaluate=points, random_state=experiment.seed)
+    if isinstance(experiment, Search) and drivers is not None:
+        drivers.offer(points)
+        points = []
+        experiment = dataclasses.replace(experiment, seed=drivers.own_seed(experiment.seed))
     values = flat_values(experiment.config)
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)

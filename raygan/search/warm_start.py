@@ -59,7 +59,8 @@ def warm_start(location: str, space: Space, config: Config, epochs: int) -> Warm
             "it, or leave --warm-start out"
         )
     told = f"Warm start from {location}: its {len(points)} best points first"
-    differing = _differing(record, space, config)
+    differing = ["the search space"] if record["space"] != space_to_json(space) else []
+    differing = differing or differing_values(record["config"], space, config)
     if differing:
         return WarmStart(points, [], f"{told}; its scores are left out, since it differs in {', '.join(differing)}")
     trials = [
@@ -73,11 +74,9 @@ def _lies_in(point: dict[str, Any], space: Space) -> bool:
     return point.keys() <= space.keys() and all(holds(distribution_of(space[path]), point[path]) for path in point)
 
 
-def _differing(record: dict[str, Any], space: Space, config: Config) -> list[str]:
-    """The paths that keep the earlier scores from being compared, or the space itself."""
-    if record["space"] != space_to_json(space):
-        return ["the search space"]
-    ours, theirs = flat_values(config), flat_values(Config.from_json(record["config"]))
+def differing_values(record: dict[str, Any], space: Space, config: Config) -> list[str]:
+    """The paths at which a recorded configuration differs so that scores, in the same space, do not compare."""
+    ours, theirs = flat_values(config), flat_values(Config.from_json(record))
     return [
         path
         for path, value in ours.items()

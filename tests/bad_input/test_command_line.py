@@ -26,6 +26,8 @@ def refused(tmp_path: Path, *options: str | Path) -> str:
         (["--trials", "many"], "argument --trials: must be a whole number of at least 0, but is 'many'"),
         (["--name", "../x"], "argument --name: must be of letters, digits"),
         (["--vgg19", "absent.npz"], "VGG19 weights 'absent.npz' is not a file"),
+        (["--together", "all"], "--together needs the database in which drivers share their trials: give --optuna-st"),
+        (["--trials-only", "--trials", "0"], "trials >= 1, with --trials-only or --together, must hold, but got tri"),
         (["--seed", "-1"], "seed >= 0 must hold, but got seed=-1"),
     ],
 )

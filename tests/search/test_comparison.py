@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT, TINY_OPTIONS, Study, run_search
 from scipy import stats
 
-from raygan.cli import apply_options, search_parser
 from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
+from raygan.search.options import apply_options, search_parser
 from raygan.section import ConfigError, with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser, verify_checkpoint
