@@ -23,7 +23,7 @@ def refused(tmp_path: Path, *options: str | Path) -> str:
         (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 64 must hold, but got crop_size=100"),
         (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
         (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1, but is '0'"),
-        (["--trials", "many"], "argument --trials: must be a whole number of at least 0, but is 'many'"),
+        (["--trials", "many"], "argument --trials/--max-trials: must be a whole number of at least 0, but is 'many'"),
         (["--name", "../x"], "argument --name: must be of letters, digits"),
         (["--vgg19", "absent.npz"], "VGG19 weights 'absent.npz' is not a file"),
         (["--together", "all"], "--together needs the database in which drivers share their trials: give --optuna-st"),
