@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import warnings
+from collections.abc import Sequence
 
 import optuna
 import pandas as pd
@@ -13,11 +14,13 @@ import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from plotly.subplots import make_subplots
 
 from raygan.report.files import StudyFiles, System
+from raygan.report.pareto import LESS_IS_BETTER, MEASURE_NAMES
 from raygan.report.tables import KIND_NAMES, METHOD_NAMES
 from raygan.section import parse_value
 
@@ -135,15 +138,24 @@ def arms_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
-    """Optuna's own figures of a search: history, learning curves, parallel coordinates, importances, ranks."""
+    """Optuna's own figures of a search: history, learning curves, parallel coordinates, importances, ranks.
+
+    Of several objectives they show the first, and one more figure all of them, with the front.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         # Of a value that few trials have, since it depends on another: its importance is shown as far as it goes.
         warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
-        searched = _optuna_study(study)
-        score = "best val PSNR (dB)"
-        figures = {
+        searched = _optuna_study(study, study.objectives[:1])
+        score = MEASURE_NAMES[study.objectives[0]]
+        figures = {}
+        if len(study.objectives) > 1:
+            figures["The objectives"] = optuna.visualization.plot_pareto_front(
+                _optuna_study(study, study.objectives),
+                target_names=[MEASURE_NAMES[objective] for objective in study.objectives],
+            )
+        figures |= {
             "Optimisation history": optuna.visualization.plot_optimization_history(searched, target_name=score),
             "Learning curves": optuna.visualization.plot_intermediate_values(searched),
             "Parallel coordinates": optuna.visualization.plot_parallel_coordinate(searched, target_name=score),
@@ -170,12 +182,14 @@ def _most_important_pair(searched: optuna.Study, evaluator: PedAnovaImportanceEv
     return next((pair for pair in pairs if sum(params.issuperset(pair) for params in trials) > 1), None)
 
 
-def _optuna_study(study: StudyFiles) -> optuna.Study:
-    """The trials that did not fail as an Optuna study, each at its best epoch's score, whether stopped early or not."""
+def _optuna_study(study: StudyFiles, objectives: Sequence[str]) -> optuna.Study:
+    """The trials that did not fail, stopped early or not, as an Optuna study, each at its best epoch's scores."""
     space: dict[str, BaseDistribution] = {
         path: json_to_distribution(json.dumps(one)) for path, one in study.record["space"].items()
     }
-    searched = optuna.create_study(study_name=study.name, direction="maximize")
+    less, more = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
+    directions = [less if objective in LESS_IS_BETTER else more for objective in objectives]
+    searched = optuna.create_study(study_name=study.name, directions=directions)
     # A whole number that only some trials have would be read as a fraction.
     for row in study.trials.convert_dtypes().to_dict("records"):
         if row["state"] == "failed" or pd.isna(row["val_psnr"]):
@@ -185,8 +199,8 @@ def _optuna_study(study: StudyFiles) -> optuna.Study:
             create_trial(
                 params={path: parse_value(study.config, path, str(row[path])) for path in space if pd.notna(row[path])},
                 distributions={path: one for path, one in space.items() if pd.notna(row[path])},
-                value=row["val_psnr"],
-                intermediate_values=dict(zip(epochs["epoch"], epochs["val_psnr"], strict=True)),
+                values=[row[objective] for objective in objectives],
+                intermediate_values=dict(zip(epochs["epoch"], epochs[objectives[0]], strict=True)),
             )
         )
     return searched

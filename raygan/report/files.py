@@ -49,9 +49,9 @@ class System:
 
     @property
     def best_epoch(self) -> dict[str, float] | None:
-        """The metrics of the epoch with the highest val PSNR, which was kept; none if it failed in the first."""
+        """The metrics of the best epoch by validation, which was kept; none if it failed in the first."""
         rows: list[dict[str, float]] = self.epochs.to_dict("records")  # type: ignore[assignment]
-        return max(rows, key=lambda row: row["val_psnr"], default=None)
+        return max(rows, key=lambda row: row[self.config.training.best_by], default=None)
 
     @property
     def title(self) -> str:
@@ -97,6 +97,12 @@ class StudyFiles:
     def name(self) -> str:
         """The study's name."""
         return str(self.record["name"])
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics that the study searched for, or judged its trials by."""
+        objectives: list[str] = self.record.get("objectives", [self.config.training.best_by])
+        return objectives
 
     @property
     def arms(self) -> Mapping[str, Mapping[str, Any]] | None:

@@ -47,7 +47,9 @@ def interactions_table(study: StudyFiles) -> pd.DataFrame:
         if trials.empty:
             continue
         terms = [_terms(trials[path], space[path]) for path in (first, second)]
-        rows.append({"parameter": first, "and": second, "trials": len(trials)} | _strength(trials["val_psnr"], *terms))
+        rows.append(
+            {"parameter": first, "and": second, "trials": len(trials)} | _strength(trials[study.objectives[0]], *terms)
+        )
     table = pd.DataFrame([row for row in rows if "p" in row], columns=list(COLUMNS))
     return table.sort_values("gain in R²", ascending=False, ignore_index=True).head(SHOWN)
 

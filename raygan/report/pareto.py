@@ -7,6 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+MEASURE_NAMES = {
+    "val_psnr": "val PSNR (dB)",
+    "val_ssim": "val SSIM",
+    "val_milliseconds": "milliseconds a validation crop",
+}
+"""What a search may be for, by metric."""
 LESS_IS_BETTER = frozenset({"val_milliseconds"})
 """The measures of which less is better; of all others, more is."""
 

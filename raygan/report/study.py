@@ -20,6 +20,7 @@ from raygan.report.tables import (
     MEASURES,
     VGG_DISTANCE,
     arms_table,
+    front_table,
     measures_of,
     methods_table,
     scores_beside_the_papers,
@@ -125,9 +126,20 @@ def _of_study(study: StudyFiles) -> list[Part]:
                 plots=search_figures(study),
             )
         )
+        if len(study.objectives) > 1:
+            parts.append(_objectives(study))
         parts.append(_interactions(study))
     parts.append(Part(f"{study.name}: before and after", depth=3, pictures=denoised_pictures(study)))
     return parts
+
+
+def _objectives(study: StudyFiles) -> Part:
+    text = [
+        "The trials that no other beats: none is at least as good in every objective and better in one. The winner is "
+        "the compromise, nearest to the best value of each at once, where each is counted from 0, its best on the "
+        "front, to 1, its worst there."
+    ]
+    return Part(f"{study.name}: the front", depth=3, text=text, tables={f"{study.name}-front": front_table(study)})
 
 
 def _interactions(study: StudyFiles) -> Part:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from raygan.report.files import StudyFiles, System
 from raygan.report.paper import paper_table
+from raygan.report.pareto import LESS_IS_BETTER, front
 
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
 METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN"}
@@ -134,6 +135,20 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
             rows.append(row)
     columns = [f"{measure}_{statistic}" for measure in measures_of(study) for statistic in ARM_STATISTICS]
     return pd.DataFrame(rows, columns=["arm", "kind", "level", "intensity", "seeds", "failed", *columns])
+
+
+def front_table(study: StudyFiles) -> pd.DataFrame:
+    """The trials of a search for several objectives that no other trial beats, best first by the first objective.
+
+    `winner` marks the compromise, whose configuration the winner was trained with.
+    """
+    good = study.trials[(study.trials["state"] != "failed") & study.trials["val_psnr"].notna()]
+    rows = good.iloc[front(good[study.objectives].to_numpy().tolist(), study.objectives)]
+    rows = rows.sort_values(study.objectives[0], ascending=study.objectives[0] in LESS_IS_BETTER)
+    chosen = rows["trial"].eq(study.record["best_trial"]["trial"]).map({True: "chosen", False: ""})
+    table = rows[["trial", *study.objectives, *study.record["space"]]].reset_index(drop=True)
+    table.insert(1, "winner", chosen.to_list())
+    return table
 
 
 def short(value: object) -> str:

@@ -227,6 +227,11 @@ class Comparison(_Experiment):
         return self.config.training.seed
 
     @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What tells each trial's best epoch."""
+        return (self.config.training.best_by,)
+
+    @property
     def space(self) -> Space:
         """All arms with all seeds; every point of it is a first point."""
         return {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from raygan.report.pareto import LESS_IS_BETTER
+from raygan.search.experiment import Objective
 from raygan.search.ledger import Ledger, StudyError, TrialRow, read_table
 from raygan.search.space import value_of
 from raygan.storage import Folder
@@ -60,12 +63,17 @@ def open_storage(place: str) -> BaseStorage:
             ) from error
 
 
-def open_study(place: str, name: str, folder: Folder) -> optuna.Study:
+def open_study(place: str, name: str, folder: Folder, objectives: Sequence[Objective] = ("val_psnr",)) -> optuna.Study:
     """The Optuna study that records the one in `folder`, perhaps new.
 
     Raises `StudyError` where the storage cannot be opened, or holds another study of that name.
     """
-    study = optuna.create_study(study_name=name, storage=open_storage(place), direction="maximize", load_if_exists=True)
+    study = optuna.create_study(
+        study_name=name,
+        storage=open_storage(place),
+        directions=["minimize" if one in LESS_IS_BETTER else "maximize" for one in objectives],
+        load_if_exists=True,
+    )
     found = study.user_attrs
     if "search" in found:
         raise StudyError(
@@ -95,22 +103,26 @@ class OptunaRecord:
         name: str,
         space: Mapping[str, BaseDistribution],
         folder: Folder,
+        objectives: Sequence[Objective] = ("val_psnr",),
         together: str | None = None,
     ) -> None:
         """`together` is the Optuna study of several drivers (see `Drivers`) that has these trials among others."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder
         self.space = space
+        self.objectives = objectives
         self.together = together
         if together is None:
-            self.study = open_study(place, name, folder)
+            self.study = open_study(place, name, folder, objectives)
         else:
             self.study = optuna.load_study(study_name=together, storage=open_storage(place))
-        self.known = {trial.user_attrs["trial"]: trial for trial in self._own() if "trial" in trial.user_attrs}
+        own = copy.deepcopy(self._own())
+        self.known = {trial.user_attrs["trial"]: trial for trial in own if "trial" in trial.user_attrs}
 
     def _own(self) -> list[FrozenTrial]:
-        """This folder's trials, the newest last."""
-        trials = self.study.get_trials()
+        """This folder's trials, the newest last, not to be changed."""
+        # Copies of all, for each new trial, would make a trial of a long study cost more than the one before.
+        trials = self.study.get_trials(deepcopy=False)
         if self.together is None:
             return trials
         return [trial for trial in trials if trial.user_attrs.get("folder") == self.folder.location]
@@ -130,13 +142,18 @@ class OptunaRecord:
             if trial.state.is_finished():
                 continue
             live = Trial(self.study, trial._trial_id)
-            for epoch in ledger.epochs_of(row.trial):
-                step = int(epoch["epoch"])
-                if step not in trial.intermediate_values:
-                    live.report(epoch["best_val_psnr"], step)
-                    trial.intermediate_values[step] = epoch["best_val_psnr"]
+            if len(self.objectives) == 1:
+                # Of several objectives Optuna takes the scores at a trial's end only.
+                self._report(trial, live, ledger.epochs_of(row.trial))
             if row.state in STATES:
                 self._end(trial, live, row)
+
+    def _report(self, trial: FrozenTrial, live: Trial, epochs: Iterable[Mapping[str, Any]]) -> None:
+        for epoch in epochs:
+            step, score = int(epoch["epoch"]), epoch[f"best_{self.objectives[0]}"]
+            if step not in trial.intermediate_values:
+                live.report(score, step)
+                trial.intermediate_values[step] = score
 
     def _add(self, row: TrialRow) -> FrozenTrial:
         params = {path: value for path, value in row.values.items() if value is not None}
@@ -155,8 +172,8 @@ class OptunaRecord:
                 storage.set_trial_param(taken._trial_id, path, one.to_internal_repr(params[path]), one)
             storage.set_trial_user_attr(taken._trial_id, "trial", row.trial)
         added = next(trial for trial in reversed(self._own()) if trial.user_attrs.get("trial") == row.trial)
-        self.known[row.trial] = added
-        return added
+        self.known[row.trial] = copy.deepcopy(added)
+        return self.known[row.trial]
 
     def _end(self, trial: FrozenTrial, live: Trial, row: TrialRow) -> None:
         picture = Path(self.folder.path) / "pictures" / f"{row.trial}.png"
@@ -171,7 +188,8 @@ class OptunaRecord:
         for name in ("checkpoint", "val_ssim", "seconds"):
             live.set_user_attr(name, getattr(row, name))
         complete = row.state == "complete" and not math.isnan(row.val_psnr)
-        self.study.tell(trial.number, row.val_psnr if complete else None, state=STATES[row.state])
+        scores = [getattr(row, objective) for objective in self.objectives]
+        self.study.tell(trial.number, scores if complete else None, state=STATES[row.state])
         trial.state = STATES[row.state]
 
 
@@ -206,4 +224,5 @@ def record_of_files(folder: Folder, place: str, study: Mapping[str, Any], togeth
         )
         for row in (read_table(folder, "trials.csv") if folder.exists("trials.csv") else [])
     ]
-    OptunaRecord(place, study["name"], space, folder, together).update(rows, Ledger(folder))
+    objectives = study.get("objectives", ["val_psnr"])
+    OptunaRecord(place, study["name"], space, folder, objectives, together).update(rows, Ledger(folder))

@@ -52,7 +52,9 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         if self.optuna_place is not None:
             space = {path: distribution_of(one) for path, one in self.experiment.space.items()}
             together = self.experiment.together if isinstance(self.experiment, Search) else None
-            self.optuna_record = OptunaRecord(self.optuna_place, self.experiment.name, space, folder, together)
+            self.optuna_record = OptunaRecord(
+                self.optuna_place, self.experiment.name, space, folder, self.experiment.objectives, together
+            )
         self.shown: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, TrialRow] = {}
         self.started = time.monotonic()

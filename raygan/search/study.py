@@ -73,12 +73,12 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
         return folder
     points = experiment.points()
     if search is not None and search.warm_start is not None and not folder.exists("study.json"):
-        points = warm_start(search.warm_start, search.space, search.config, search.trial_epochs).points + points
+        points = warm_start(search).points + points
     drivers = None
     if search is not None and search.together is not None and optuna_url is not None:
         drivers = Drivers(optuna_url, search, points, folder)
     elif optuna_url is not None:
-        open_study(optuna_url, experiment.name, folder)
+        open_study(optuna_url, experiment.name, folder, experiment.objectives)
     if search is not None and not folder.exists("study.json") and (limits := constraint_of(search)) is not None:
         limits.check(search.points())
     data = experiment.config.data

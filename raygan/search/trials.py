@@ -139,7 +139,7 @@ def _searcher(experiment: Experiment, drivers: Drivers | None) -> Any:
     """Who proposes the trials: Optuna, but for a population, which Ray draws at once."""
     points, earlier = experiment.points(), []
     if isinstance(experiment, Search) and experiment.warm_start is not None:
-        known = warm_start(experiment.warm_start, experiment.space, experiment.config, experiment.trial_epochs)
+        known = warm_start(experiment)
         print(known.told)
         points, earlier = known.points + [point for point in points if point not in known.points], known.trials
     if isinstance(experiment, Search) and experiment.scheduler == "pbt":
@@ -151,7 +151,6 @@ def _searcher(experiment: Experiment, drivers: Drivers | None) -> Any:
     values = flat_values(experiment.config)
     # A comparison's trials are all first points.
     proposer = sampler(experiment) if isinstance(experiment, Search) else RandomSampler(seed=experiment.seed)
-    objectives = experiment.objectives if isinstance(experiment, Search) else ("val_psnr",)
     return EpochOptunaSearch(
         proposer,
         experiment.space,
@@ -159,7 +158,7 @@ def _searcher(experiment: Experiment, drivers: Drivers | None) -> Any:
         experiment.trial_epochs,
         values,
         earlier,
-        objectives,
+        experiment.objectives,
         constraint_of(experiment),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raygan.config import Config
+from raygan.report.pareto import LESS_IS_BETTER
+from raygan.search.experiment import Objective, Search
 from raygan.search.ledger import Ledger, StudyError, read_study
 from raygan.search.space import Space, distribution_of, holds, space_to_json, value_of
 from raygan.section import flat_values
@@ -33,13 +36,16 @@ class WarmStart:
     """All that in a sentence."""
 
 
-def warm_start(location: str, space: Space, config: Config, epochs: int) -> WarmStart:
-    """What the search in the folder or prefix `location` found, for trials of at most `epochs` epochs.
+def warm_start(search: Search) -> WarmStart:
+    """What the earlier search in the folder or prefix `search.warm_start` found.
 
-    Its best points are taken over as far as they lie in `space`; its trials, with their scores at each epoch, where
-    it searched the same space with an otherwise equal configuration. Raises `StudyError` where there is no search, or
-    nothing to take over.
+    Its best points, by the first objective, are taken over as far as they lie in the space; its trials, with their
+    scores at each epoch, where it searched the same space for the same objectives, with an otherwise equal
+    configuration.
+    Raises `StudyError` where there is no search, or nothing to take over.
     """
+    location, space, objectives = search.warm_start, search.space, search.objectives
+    assert location is not None
     folder = Folder(location)
     record = read_study(folder)
     if record is None or "space" not in record or not folder.exists("trials.csv"):
@@ -48,7 +54,8 @@ def warm_start(location: str, space: Space, config: Config, epochs: int) -> Warm
         )
     ledger = Ledger(folder)
     theirs = {path: json_to_distribution(json.dumps(one)) for path, one in record["space"].items()}
-    rows = sorted(ledger.good_trials(), key=lambda row: -float(row["val_psnr"]))
+    sign = 1 if objectives[0] in LESS_IS_BETTER else -1
+    rows = sorted(ledger.good_trials(), key=lambda row: sign * float(row[objectives[0]]))
     found = {
         row["trial"]: {path: value_of(one, row[path]) for path, one in theirs.items() if row[path]} for row in rows
     }
@@ -60,12 +67,12 @@ def warm_start(location: str, space: Space, config: Config, epochs: int) -> Warm
         )
     told = f"Warm start from {location}: its {len(points)} best points first"
     differing = ["the search space"] if record["space"] != space_to_json(space) else []
-    differing = differing or differing_values(record["config"], space, config)
+    differing += ["the objectives"] if record.get("objectives", ["val_psnr"]) != list(objectives) else []
+    differing = differing or differing_values(record["config"], space, search.config)
     if differing:
         return WarmStart(points, [], f"{told}; its scores are left out, since it differs in {', '.join(differing)}")
     trials = [
-        _frozen(point, theirs, {int(row["epoch"]): row["best_val_psnr"] for row in ledger.epochs_of(name)}, epochs)
-        for name, point in found.items()
+        _frozen(point, theirs, ledger.epochs_of(name), search.trial_epochs, objectives) for name, point in found.items()
     ]
     return WarmStart(points, trials, f"{told}, and its {len(trials)} trials known to the searcher")
 
@@ -85,15 +92,22 @@ def differing_values(record: dict[str, Any], space: Space, config: Config) -> li
 
 
 def _frozen(
-    point: dict[str, Any], space: dict[str, BaseDistribution], scores: dict[int, float], epochs: int
+    point: dict[str, Any],
+    space: dict[str, BaseDistribution],
+    rows: Sequence[Mapping[str, Any]],
+    epochs: int,
+    objectives: Sequence[Objective],
 ) -> FrozenTrial:
     """A trial with its scores up to `epochs`: complete if it got there, else pruned."""
-    scores = {epoch: score for epoch, score in scores.items() if epoch <= epochs}
-    complete = max(scores) == epochs
+    rows = [row for row in rows if row["epoch"] <= epochs]
+    complete = rows[-1]["epoch"] == epochs
     return create_trial(
         state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-        value=scores[epochs] if complete else None,
+        values=[rows[-1][f"best_{objective}"] for objective in objectives] if complete else None,
         params=point,
         distributions={path: space[path] for path in point},
-        intermediate_values=scores,
+        # Of several objectives Optuna takes the scores at a trial's end only.
+        intermediate_values={row["epoch"]: row[f"best_{objectives[0]}"] for row in rows}
+        if len(objectives) == 1
+        else None,
     )

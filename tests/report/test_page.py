@@ -1,5 +1,6 @@
 """`raygan report`, as a user runs it, and the page it writes, as a browser shows it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,11 @@ import pandas as pd
 import pytest
 from conftest import Study
 from playwright.sync_api import Page, sync_playwright
+
+from raygan.report.figures import search_figures
+from raygan.report.files import StudyFiles
+from raygan.report.tables import front_table
+from raygan.storage import Folder
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -117,3 +123,22 @@ def test_a_folder_without_a_finished_study_is_refused(tmp_path: Path) -> None:
     run = raygan("report", tmp_path)
     assert run.returncode == 2
     assert "holds no finished study" in run.stderr
+
+
+def test_the_front_of_several_objectives(study: Study, tmp_path: Path) -> None:
+    folder = shutil.copytree(study.folder, tmp_path / "several")
+    record = json.loads((folder / "study.json").read_text()) | {"objectives": ["val_psnr", "val_milliseconds"]}
+    (folder / "study.json").write_text(json.dumps(record))
+    files = StudyFiles(Folder(folder))
+    table = front_table(files)
+    scores = {
+        row["trial"]: (float(row["val_psnr"]), -float(row["val_milliseconds"])) for row in study.table("trials.csv")
+    }
+    unbeaten = {
+        trial
+        for trial, ours in scores.items()
+        if not any(theirs != ours and theirs[0] >= ours[0] and theirs[1] >= ours[1] for theirs in scores.values())
+    }
+    assert set(table["trial"]) == unbeaten
+    assert table["val_psnr"].is_monotonic_decreasing
+    assert "The objectives" in search_figures(files)

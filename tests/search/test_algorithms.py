@@ -77,6 +77,37 @@ def test_optuna_learns_how_each_trial_ended() -> None:
     assert search._ot_study.best_trial.number == complete.number
 
 
+def test_of_several_objectives_optuna_learns_each_trials_scores_at_its_end() -> None:
+    search = Search(
+        name="s",
+        config=Config(),
+        space=SPACE,
+        trials=3,
+        trial_epochs=2,
+        scheduler="none",
+        objectives=("val_ssim", "val_milliseconds"),
+    )
+    search.check()
+    assert search.config.training.best_by == "val_ssim"
+    proposer = EpochOptunaSearch(sampler(search), SPACE, [], 2, {}, objectives=search.objectives)
+    for name, ssim, milliseconds in (("good", 0.9, 9.0), ("fast", 0.5, 1.0), ("neither", 0.4, 9.5)):
+        proposer.suggest(name)
+        told = {"best_val_ssim": ssim, "best_val_milliseconds": milliseconds, "training_iteration": 1}
+        proposer.on_trial_result(name, told | {"epoch": 1})
+        proposer.on_trial_complete(name, told | {"epoch": 2})
+    assert [trial.values for trial in proposer._ot_study.best_trials] == [[0.9, 9.0], [0.5, 1.0]]
+
+
+def test_asha_may_halve_by_another_objective(tmp_path: Path) -> None:
+    asha = EpochAsha(str(tmp_path), 9, "val_milliseconds")
+    decisions = {}
+    for name, milliseconds in (("a", 3.0), ("b", 5.0), ("c", 1.0)):
+        told = {"epoch": 1, "best_val_milliseconds": milliseconds}
+        asha.on_trial_add(None, Trial(name))
+        decisions[name] = asha.on_trial_result(_Controller(), Trial(name), told)
+    assert decisions == {"a": GO, "b": STOP, "c": GO}
+
+
 def test_a_saved_search_goes_on_with_what_it_knew(tmp_path: Any) -> None:
     search = searching(SPACE, FIRST)
     search.suggest("t1")

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from conftest import Study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from raygan.search.ledger import Ledger, StudyError, TrialRow
@@ -117,3 +118,15 @@ def answer(url: str, process: Popen[str]) -> str:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.3)
+
+
+def test_of_several_objectives_the_storage_has_each_trials_scores(place: str, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "study")
+    ledger = Ledger(folder)
+    record = OptunaRecord(place, "study", SPACE, folder, ("val_psnr", "val_milliseconds"))
+    ledger.add_epoch("one", {"epoch": 1, "best_val_psnr": 20.0, "best_val_milliseconds": 4.0})
+    record.update([row("one", "running", 20.0)], ledger)
+    record.update([row("one", "complete", 20.0)], ledger)
+    study = optuna.load_study(study_name="study", storage=open_storage(place))
+    assert study.directions == [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    assert [trial.values for trial in study.best_trials] == [[20.0, 4.0]]

@@ -51,10 +51,12 @@ def earlier(tmp_path: Path) -> str:
     ledger = Ledger(folder)
     for name, _, scores, _ in TRIALS:
         for epoch, score in enumerate(scores, start=1):
-            ledger.add_epoch(name, {"epoch": epoch, "val_psnr": score - 0.1, "best_val_psnr": score})
+            ssim = 1 - score / 100
+            epoch_metrics = {"epoch": epoch, "val_psnr": score - 0.1, "best_val_psnr": score, "best_val_ssim": ssim}
+            ledger.add_epoch(name, epoch_metrics)
     ledger.write_trials(
         [
-            TrialRow(name, state, len(scores), max(scores, default=math.nan), math.nan, 4.0, 1.0, None, "", values)
+            TrialRow(name, state, len(scores), max(scores, default=math.nan), 0.5, 4.0, 1.0, None, "", values)
             for name, state, scores, values in TRIALS
         ]
     )
@@ -62,7 +64,7 @@ def earlier(tmp_path: Path) -> str:
 
 
 def test_the_best_points_come_first_and_every_good_trial_is_known(earlier: str) -> None:
-    known = warm_start(earlier, SEARCH.space, SEARCH.config, epochs=3)
+    known = warm_start(dataclasses.replace(SEARCH, warm_start=earlier))
     assert [point[RATE] for point in known.points] == [0.0005, 0.001, 0.009]
     assert known.points[0] == {RATE: 0.0005, "noise/policy": "normal", "noise/normal_deviation": 0.2}
     assert known.points[1] == {RATE: 0.001, "noise/policy": "uniform"}
@@ -84,7 +86,7 @@ def test_the_best_points_come_first_and_every_good_trial_is_known(earlier: str) 
 
 
 def test_of_a_longer_budget_the_epochs_that_compare_are_known(earlier: str) -> None:
-    known = warm_start(earlier, SEARCH.space, SEARCH.config, epochs=2)
+    known = warm_start(dataclasses.replace(SEARCH, warm_start=earlier, trial_epochs=2))
     values = {trial.params[RATE]: trial.value for trial in known.trials}
     assert values == {0.001: 21.0, 0.005: None, 0.0005: 25.0, 0.009: 20.5}
 
@@ -94,21 +96,23 @@ def test_of_a_longer_budget_the_epochs_that_compare_are_known(earlier: str) -> N
     [
         (dataclasses.replace(SEARCH, config=with_values(PAPER_V1, {"training/batch_size": 4})), "training/batch_size"),
         (dataclasses.replace(SEARCH, space=SEARCH.space | {RATE: FloatDistribution(1e-4, 0.1)}), "the search space"),
+        (dataclasses.replace(SEARCH, objectives=("val_psnr", "val_ssim"), scheduler="none"), "the objectives"),
     ],
 )
 def test_scores_that_do_not_compare_are_left_out(earlier: str, search: Search, reason: str) -> None:
-    known = warm_start(earlier, search.space, search.config, epochs=3)
+    known = warm_start(dataclasses.replace(search, warm_start=earlier))
     assert known.told.endswith(f"; its scores are left out, since it differs in {reason}")
     assert (len(known.points), known.trials) == (3, [])
 
 
 def test_points_outside_the_space_are_left_out(earlier: str) -> None:
-    known = warm_start(earlier, SEARCH.space | {RATE: FloatDistribution(1e-3, 1e-2)}, SEARCH.config, epochs=3)
+    narrower = SEARCH.space | {RATE: FloatDistribution(1e-3, 1e-2)}
+    known = warm_start(dataclasses.replace(SEARCH, warm_start=earlier, space=narrower))
     assert [point[RATE] for point in known.points] == [0.001, 0.009, 0.005]
     with pytest.raises(StudyError, match="has no good trial whose values lie in the search space"):
-        warm_start(earlier, {RATE: FloatDistribution(1e-6, 1e-5)}, SEARCH.config, epochs=3)
+        warm_start(dataclasses.replace(SEARCH, warm_start=earlier, space={RATE: FloatDistribution(1e-6, 1e-5)}))
 
 
 def test_what_is_no_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"nothing is no search: give the folder of one"):
-        warm_start(str(tmp_path / "nothing"), SEARCH.space, SEARCH.config, epochs=3)
+        warm_start(dataclasses.replace(SEARCH, warm_start=str(tmp_path / "nothing")))
