@@ -87,7 +87,6 @@ def test_of_several_objectives_optuna_learns_each_trials_scores_at_its_end() -> 
         scheduler="none",
         objectives=("val_ssim", "val_milliseconds"),
     )
-    search.check()
     assert search.config.training.best_by == "val_ssim"
     proposer = EpochOptunaSearch(sampler(search), SPACE, [], 2, {}, objectives=search.objectives)
     for name, ssim, milliseconds in (("good", 0.9, 9.0), ("fast", 0.5, 1.0), ("neither", 0.4, 9.5)):
