@@ -41,6 +41,12 @@ class KeepState(tune.Callback):  # type: ignore[misc]
         """
         trial.run_metadata.checkpoint_manager.checkpoint_config.num_to_keep = self.checkpoints
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """Let Tune forget the history of an ended trial's metrics, which the ledger has, and it would save each time."""
+        metadata = trial.run_metadata
+        metadata.metric_analysis, metadata.metric_n_steps = {}, {}
+        metadata.last_result = {name: value for name, value in metadata.last_result.items() if name != "metrics"}
+
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:  # noqa: ARG002
         """Tune saves its state before this call, in this thread: what lies in its staging folder is complete."""
         if self.staging is None:

@@ -23,9 +23,11 @@ class HardwareError(InputError):
 
 def start_ray() -> None:
     """Connect to the cluster that `RAY_ADDRESS` names or that runs here, or start Ray on this machine."""
-    # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch.
+    # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch, without
+    # each checkpoint's metrics.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():

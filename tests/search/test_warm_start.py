@@ -1,10 +1,12 @@
 """What a search takes over from an earlier one."""
 
+import csv
 import dataclasses
 import math
 from pathlib import Path
 
 import pytest
+from conftest import Study, run_search
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
@@ -116,3 +118,22 @@ def test_points_outside_the_space_are_left_out(earlier: str) -> None:
 def test_what_is_no_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"nothing is no search: give the folder of one"):
         warm_start(dataclasses.replace(SEARCH, warm_start=str(tmp_path / "nothing")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_search_starts_from_another_and_ends_with_its_time(study: Study) -> None:
+    options = (option if option != study.folder.name else "later" for option in study.options)
+    more = ["--trials", "200", "--warm-start", study.folder, "--time-budget", "0.4"]
+    run = run_search(*options, *more, timeout=380)
+    assert run.returncode == 0, run.stderr
+    assert "best points first, and its 3 trials known to the searcher" in run.stdout
+    assert "The time budget of 0.4 minutes is spent" in run.stdout
+    later = study.folder.parent / "later"
+    with (later / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert 1 <= len(rows) < 200
+    best = max(study.table("trials.csv"), key=lambda row: float(row["val_psnr"]))
+    searched = [path for path in best if "/" in path]
+    assert [rows[0][path] for path in searched] == [best[path] for path in searched]
+    assert (later / "best" / "generator.safetensors").exists()
