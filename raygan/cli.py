@@ -30,15 +30,14 @@ def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -
         experiment = apply_options(experiment, options)
     except InputError as error:
         _refuse(error)
-    # Here, since importing Ray and torch takes seconds, which a wrong option need not wait for.
-    from raygan.search.study import run_study
-    from raygan.search.trials import Interrupted
-
     try:
+        # Here, since importing Ray and torch takes seconds, which a wrong option need not wait for.
+        from raygan.search.study import run_study
+
         run_study(experiment, options.storage, options.wait, options.optuna_storage)
     except InputError as error:
         _refuse(error)
-    except (Interrupted, KeyboardInterrupt):
+    except KeyboardInterrupt:
         print(f"\nStopped. Go on with the same command: {shlex.join(['python', *sys.argv])}")
         sys.exit(130)
 

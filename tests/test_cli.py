@@ -1,6 +1,8 @@
 import argparse
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, search_command
@@ -128,3 +130,19 @@ def test_no_trials_train_the_configuration_as_it_is() -> None:
     assert applied("--trials", "0").trials == 0
     with pytest.raises(SystemExit):
         compared("--trials", "0")
+
+
+def test_a_signal_while_python_imports_ray_ends_as_one_later_does(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPROFILEIMPORTTIME": "1"}
+    command = search_command("--quick", "--storage", tmp_path)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        # What raygan.search.study imports, from inside `run_search`.
+        assert any("raygan.data.crops" in line for line in process.stderr)
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped. Go on with the same command: python " in output
+    assert "Traceback" not in errors

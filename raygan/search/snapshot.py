@@ -42,7 +42,7 @@ class KeepState(tune.Callback):  # type: ignore[misc]
         trial.run_metadata.checkpoint_manager.checkpoint_config.num_to_keep = self.checkpoints
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
-        """Let Tune forget the history of an ended trial's metrics: the ledger has it, and Tune would save it each time."""
+        """Let Tune forget an ended trial's history of metrics: the ledger has it, and Tune would save it each time."""
         metadata = trial.run_metadata
         metadata.metric_analysis, metadata.metric_n_steps = {}, {}
         metadata.last_result = {name: value for name, value in metadata.last_result.items() if name != "metrics"}

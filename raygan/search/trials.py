@@ -37,7 +37,7 @@ from raygan.train.cluster import HardwareError, resources
 from raygan.train.driver import KEPT_CHECKPOINTS, RETRIES, Job, run_trial
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(KeyboardInterrupt):
     """The user stopped the study; running it again goes on where it stopped."""
 
 
