@@ -1,6 +1,6 @@
-"""What Ray and RayGAN add to a trial: `python benchmarks/overhead.py`, about twelve minutes on two idle cores.
+"""What Ray and RayGAN add to a trial: `python benchmarks/overhead.py`, about ten minutes on two idle cores.
 
-The same six trainings, at values drawn beforehand, with the networks of `--quick`, one thread each: in a plain Optuna
+The same four trainings, at values drawn beforehand, with the networks of `--quick`, one thread each: in a plain Optuna
 loop in this process (ask, train, report, tell; no checkpoints, no records), and as RayGAN's trials, one at a time and
 two at a time. Then trials of one tiny epoch, in their own process and on two workers of a TorchTrainer each: what a
 nested trial costs besides its training.
@@ -33,7 +33,7 @@ SPACE: dict[str, BaseDistribution] = {
     "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
     "loss/adversarial_weight": FloatDistribution(1e-4, 1e-1, log=True),
 }
-TRIALS, EPOCHS = 6, 4
+TRIALS, EPOCHS = 4, 3
 CONFIG = with_values(PAPER_V1, QUICK | {"hardware/device": "cpu"})
 TINY: dict[str, object] = {"training/steps_per_epoch": 2, "training/batch_size": 4, "data/val_crops": 2}
 NESTED_TRIALS = 3

@@ -15,7 +15,10 @@ from raygan.section import flat_values
 from raygan.storage import Folder
 
 STATES = ("complete", "pruned", "failed")
-SEARCH_SETTINGS = ("searcher", "scheduler", "trials", "trial_epochs", "seed", "warm_start", "time_budget")
+SEARCH_SETTINGS = (
+    *("objectives", "searcher", "scheduler", "trials", "trial_epochs", "seed", "warm_start", "time_budget"),
+    *("grace_epochs", "stop_collapsed", "max_parameters", "max_milliseconds"),
+)
 """What decides a search's outcome besides its configuration and space."""
 
 
