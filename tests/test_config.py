@@ -62,7 +62,7 @@ OURS = {
     *("data/photos", "data/evaluate_on", "data/val_crops", "data/seed", "training/seed", "loss/vgg19_weights"),
     *("generator/inference_statistics", "discriminator/frozen_statistics", "discriminator/patch_layers"),
     *("hardware/device", "hardware/workers", "hardware/cpus_per_worker", "hardware/gpus_per_worker"),
-    *("data/cache", "hardware/reading_cpus_per_worker", "training/batch_statistics"),
+    *("data/cache", "hardware/reading_cpus_per_worker", "training/batch_statistics", "training/best_by"),
 }
 
 

@@ -103,8 +103,8 @@ class OptunaRecord:
         name: str,
         space: Mapping[str, BaseDistribution],
         folder: Folder,
-        objectives: Sequence[Objective] = ("val_psnr",),
         together: str | None = None,
+        objectives: Sequence[Objective] = ("val_psnr",),
     ) -> None:
         """`together` is the Optuna study of several drivers (see `Drivers`) that has these trials among others."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -225,4 +225,4 @@ def record_of_files(folder: Folder, place: str, study: Mapping[str, Any], togeth
         for row in (read_table(folder, "trials.csv") if folder.exists("trials.csv") else [])
     ]
     objectives = study.get("objectives", ["val_psnr"])
-    OptunaRecord(place, study["name"], space, folder, objectives, together).update(rows, Ledger(folder))
+    OptunaRecord(place, study["name"], space, folder, together, objectives).update(rows, Ledger(folder))

@@ -53,7 +53,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             space = {path: distribution_of(one) for path, one in self.experiment.space.items()}
             together = self.experiment.together if isinstance(self.experiment, Search) else None
             self.optuna_record = OptunaRecord(
-                self.optuna_place, self.experiment.name, space, folder, self.experiment.objectives, together
+                self.optuna_place, self.experiment.name, space, folder, together, self.experiment.objectives
             )
         self.shown: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, TrialRow] = {}

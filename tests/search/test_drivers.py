@@ -74,7 +74,9 @@ class Driver:
             WEIGHT: proposed["loss"]["adversarial_weight"],
             "noise/policy": proposed["noise"]["policy"],
         }
-        self.rows[trial] = TrialRow(trial, "running", 0, float("nan"), float("nan"), 0.0, "", values)
+        self.rows[trial] = TrialRow(
+            trial, "running", 0, float("nan"), float("nan"), float("nan"), 0.0, None, "", values
+        )
         self.record.update(self.rows.values(), self.ledger)
         return values
 

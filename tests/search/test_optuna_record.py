@@ -123,7 +123,7 @@ def answer(url: str, process: Popen[str]) -> str:
 def test_of_several_objectives_the_storage_has_each_trials_scores(place: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "study")
     ledger = Ledger(folder)
-    record = OptunaRecord(place, "study", SPACE, folder, ("val_psnr", "val_milliseconds"))
+    record = OptunaRecord(place, "study", SPACE, folder, objectives=("val_psnr", "val_milliseconds"))
     ledger.add_epoch("one", {"epoch": 1, "best_val_psnr": 20.0, "best_val_milliseconds": 4.0})
     record.update([row("one", "running", 20.0)], ledger)
     record.update([row("one", "complete", 20.0)], ledger)

@@ -55,8 +55,19 @@ def test_study_json_records_how_it_was_made(study: Study) -> None:
 def test_trials_table(study: Study) -> None:
     trials = study.table("trials.csv")
     assert [row["trial"] for row in trials] == ["trial-0001", "trial-0002", "trial-0003"]
-    assert list(trials[0])[:7] == ["trial", "state", "epochs", "val_psnr", "val_ssim", "seconds", "checkpoint"]
-    assert set(list(trials[0])[7:]) == set(json.loads((study.folder / "study.json").read_text())["space"])
+    columns = [
+        "trial",
+        "state",
+        "epochs",
+        "val_psnr",
+        "val_ssim",
+        "val_milliseconds",
+        "seconds",
+        "collapsed",
+        "checkpoint",
+    ]
+    assert list(trials[0])[:9] == columns
+    assert set(list(trials[0])[9:]) == set(json.loads((study.folder / "study.json").read_text())["space"])
     assert float(trials[0]["optimizers/generator/learning_rate"]) in (0.005, 0.0005)
     for row in trials:
         assert row["state"] == ("complete" if row["epochs"] == "2" else "pruned")
