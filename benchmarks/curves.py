@@ -50,7 +50,6 @@ SEARCH = Search(
     trial_epochs=EPOCHS,
     searcher="random",
     scheduler="none",
-    grace_epochs=0,
 )
 
 

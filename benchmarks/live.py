@@ -34,11 +34,8 @@ RANDOM = Search(
     trial_epochs=EPOCHS,
     searcher="random",
     scheduler="none",
-    grace_epochs=0,
 )
-OURS = dataclasses.replace(
-    RANDOM, name="raygan", trials=4 * TRIALS, searcher="tpe", scheduler="asha", grace_epochs=None
-)
+OURS = dataclasses.replace(RANDOM, name="raygan", trials=4 * TRIALS, searcher="tpe", scheduler="asha")
 
 
 def best_after_each_epoch(search: Search, storage: Path) -> list[float]:

@@ -81,7 +81,6 @@ def as_trials(photos: TrainingPhotos, at_once: int, trials: int, epochs: int, va
         trial_epochs=epochs,
         searcher="random",
         scheduler="none",
-        grace_epochs=0,
     )
     with tempfile.TemporaryDirectory() as storage:
         job = Job(config, share_photos(photos), {}, storage)

@@ -45,15 +45,19 @@ def collapsed_from(epochs: Iterable[Mapping[str, Any]]) -> int | None:
 class Hopeless(Stopper):  # type: ignore[misc]
     """Ends trials whose best epoch is worse than the noisy input, and, if asked to, those that have collapsed."""
 
-    def __init__(self, grace_epochs: int, *, stop_collapsed: bool) -> None:
-        """After `grace_epochs`, 0 for never, a trial must be better than doing nothing."""
+    def __init__(self, grace_epochs: int, epochs: int, *, stop_collapsed: bool) -> None:
+        """After `grace_epochs`, 0 for never, a trial must be better than doing nothing; its last of `epochs` it ends."""
         self.grace_epochs = grace_epochs
+        self.epochs = epochs
         self.stop_collapsed = stop_collapsed
         self.pinned: dict[str, int] = {}
         """How many epochs in a row each trial has been pinned."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial ends here."""
+        if result["epoch"] >= self.epochs:
+            # By itself: see `EpochAsha`.
+            return False
         self.pinned[trial_id] = self.pinned.get(trial_id, 0) + 1 if is_pinned(result) else 0
         if self.stop_collapsed and self.pinned[trial_id] >= PINNED_EPOCHS:
             return True

@@ -63,7 +63,7 @@ class Search(_Experiment):
     `raygan.report.pareto` defines, and every trial gets its full budget, since Optuna prunes by one score only."""
     grace_epochs: int | None = None
     """Epochs after which a trial that has not been better than the noisy input yet ends; 0: never. None: a tenth of
-    the trial's epochs, and at least 2."""
+    the trial's epochs, and at least 2, with the schedulers "asha" and "median", else never."""
     stop_collapsed: bool = False
     """Whether a trial ends once its discriminator's accuracies have been pinned at 0 or 1 for three epochs."""
     seed: int = 0
@@ -96,7 +96,9 @@ class Search(_Experiment):
     @property
     def grace(self) -> int:
         """Epochs that a trial has to become better than the noisy input; 0: as many as it wants."""
-        return max(2, self.trial_epochs // 10) if self.grace_epochs is None else self.grace_epochs
+        if self.grace_epochs is not None:
+            return self.grace_epochs
+        return max(2, self.trial_epochs // 10) if self.scheduler in ("asha", "median") else 0
 
     def quick(self) -> Search:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""

@@ -168,7 +168,9 @@ def _stopper(experiment: Experiment) -> CombinedStopper | None:
     stoppers: list[Stopper] = []
     if isinstance(experiment, Search):
         if experiment.scheduler != "pbt":
-            stoppers.append(Hopeless(experiment.grace, stop_collapsed=experiment.stop_collapsed))
+            stoppers.append(
+                Hopeless(experiment.grace, experiment.trial_epochs, stop_collapsed=experiment.stop_collapsed)
+            )
         if experiment.time_budget is not None:
             stoppers.append(TimeBudget(60 * experiment.time_budget))
     return CombinedStopper(*stoppers) if stoppers else None

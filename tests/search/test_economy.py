@@ -2,8 +2,11 @@ import math
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
 
+from raygan.config import Config
 from raygan.search.economy import Hopeless, collapsed_from, halving_factor
+from raygan.search.experiment import Search
 
 
 def epoch(number: int, clean: float, denoised: float, best: float = 20.0) -> dict[str, Any]:
@@ -39,15 +42,37 @@ def test_a_collapse_is_three_epochs_in_a_row_with_both_accuracies_pinned() -> No
 
 
 def test_a_trial_below_the_noisy_input_ends_once_its_grace_is_over() -> None:
-    hopeless = Hopeless(2, stop_collapsed=False)
+    hopeless = Hopeless(2, 9, stop_collapsed=False)
     assert [hopeless("a", epoch(n, 0.5, 0.5, best=16.9)) for n in (1, 2)] == [False, True]
     assert not hopeless("b", epoch(2, 0.5, 0.5, best=17.1))
-    assert not Hopeless(0, stop_collapsed=False)("a", epoch(9, 0.5, 0.5, best=1.0))
+    assert not Hopeless(0, 27, stop_collapsed=False)("a", epoch(9, 0.5, 0.5, best=1.0))
 
 
 def test_a_collapsed_trial_ends_only_if_asked_to() -> None:
-    stop, keep = Hopeless(0, stop_collapsed=True), Hopeless(0, stop_collapsed=False)
+    stop, keep = Hopeless(0, 9, stop_collapsed=True), Hopeless(0, 9, stop_collapsed=False)
     # Trials are counted apart.
     stop("b", epoch(1, 1.0, 1.0))
     assert [stop("a", epoch(n, 1.0, 1.0)) for n in (1, 2, 3)] == [False, False, True]
     assert not any(keep("a", epoch(n, 1.0, 1.0)) for n in (1, 2, 3))
+
+
+def test_a_trial_ends_its_last_epoch_by_itself() -> None:
+    assert not Hopeless(2, 3, stop_collapsed=True)("a", epoch(3, 1.0, 1.0, best=1.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "grace"),
+    [
+        ({}, 3),
+        ({"scheduler": "median", "trial_epochs": 4}, 2),
+        ({"scheduler": "none"}, 0),
+        ({"scheduler": "none", "grace_epochs": 5}, 5),
+        ({"grace_epochs": 0}, 0),
+    ],
+)
+def test_the_grace_follows_from_the_budget_and_the_scheduler(options: dict[str, Any], grace: int) -> None:
+    search = Search(
+        **({"name": "s", "config": Config(), "space": {"x": FloatDistribution(0, 1)}, "trials": 1, "trial_epochs": 30})
+        | options
+    )
+    assert search.grace == grace
