@@ -46,7 +46,7 @@ class Hopeless(Stopper):  # type: ignore[misc]
     """Ends trials whose best epoch is worse than the noisy input, and, if asked to, those that have collapsed."""
 
     def __init__(self, grace_epochs: int, epochs: int, *, stop_collapsed: bool) -> None:
-        """After `grace_epochs`, 0 for never, a trial must be better than doing nothing; its last of `epochs` it ends."""
+        """After `grace_epochs`, 0 for never, a trial must be better than doing nothing. It ends its last, `epochs`."""
         self.grace_epochs = grace_epochs
         self.epochs = epochs
         self.stop_collapsed = stop_collapsed
