@@ -1,4 +1,4 @@
-"""Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py`, about an hour on two cores.
+"""Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py`, over an hour on two cores.
 
 Every point of a grid of learning rates, β1 and adversarial weight is trained once, by RayGAN itself, with the networks
 of `--quick` on its generated photos, and goes on where it was stopped. `curves.csv` is a tabular benchmark, of use to

@@ -1,4 +1,4 @@
-"""How many epochs a search needs: `python benchmarks/search.py`, about five minutes on one core.
+"""How many epochs a search needs: `python benchmarks/search.py`, a minute on one core.
 
 Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`): real trainings of
 this project's GAN at every point of a grid. The space is continuous, from half a step below the grid to half a step
