@@ -90,8 +90,8 @@ class Search(_Experiment):
             # What cannot leave a value out draws it for every trial; where it does not matter, it does nothing.
             space = {path: distribution_of(one) for path, one in self.space.items()}
             object.__setattr__(self, "space", space)
-        best_by = "val_ssim" if self.objectives[:1] == ("val_ssim",) else "val_psnr"
-        object.__setattr__(self, "config", with_values(self.config, {"training/best_by": best_by}))
+        if self.objectives[:1] == ("val_ssim",):
+            object.__setattr__(self, "config", with_values(self.config, {"training/best_by": "val_ssim"}))
 
     @property
     def grace(self) -> int:
