@@ -120,8 +120,8 @@ def run_trial(
 def _for_tune(metrics: Mapping[str, float]) -> dict[str, Any]:
     """What Tune is told of an epoch: the numbers that decide, and all of them as one text.
 
-    Tune keeps a history of every number that it is told, in the state that it saves after each epoch: with all 60 of
-    them, saving 200 trials took longer than training one of them for an epoch.
+    Tune keeps a history of every number that it is told, in the state that it saves after each epoch: with all of them
+    that state grew by 55 KB a trial.
     """
     return {name: metrics[name] for name in DECIDING} | {"metrics": json.dumps(metrics)}
 
