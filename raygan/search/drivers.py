@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import insert, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from raygan.search.experiment import Search
 from raygan.search.ledger import StudyError
 from raygan.search.lock import SETTLE
-from raygan.search.optuna_record import open_storage
+from raygan.search.optuna_record import open_database
 from raygan.search.space import distribution_of, space_to_json
 from raygan.search.warm_start import differing_values
 from raygan.seeds import derived_seed
@@ -43,11 +47,12 @@ class Drivers:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder.location
         self.space = {path: distribution_of(one) for path, one in search.space.items()}
-        self.storage = open_storage(place)
+        self.database = open_database(place)
+        storage = optuna.storages.get_storage(self.database)
         try:
-            self.study = optuna.create_study(study_name=search.together, storage=self.storage, direction="maximize")
+            self.study = optuna.create_study(study_name=search.together, storage=storage, direction="maximize")
         except DuplicatedStudyError:
-            self.study = optuna.load_study(study_name=search.together, storage=self.storage)
+            self.study = optuna.load_study(study_name=search.together, storage=storage)
             _check_same(self._filled(), search)
         else:
             self.offer(points)
@@ -108,7 +113,7 @@ class Drivers:
             self._learn(trials, known)
             lost = self._lost(trials, known)
             point = lost or self._first(trials)
-        except StorageInternalError as error:
+        except (StorageInternalError, SQLAlchemyError) as error:
             logger.warning("the Optuna storage cannot be read, so the other drivers' trials are missed: %s", error)
             return
         if point is not None:
@@ -152,20 +157,19 @@ class Drivers:
 
     def _first(self, trials: list[FrozenTrial]) -> dict[str, Any] | None:
         """One of the first points that no driver has begun, now this one's."""
-        for trial in trials:
-            if trial.state != TrialState.WAITING:
-                continue
-            try:
-                if not self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                    continue
-            except UpdateFinishedTrialError:
-                continue
-            self.storage.set_trial_user_attr(trial._trial_id, "folder", self.folder)
-            # SQLite lets two drivers take it in the same moment: the later one's name stays.
-            time.sleep(SETTLE)
-            if self._is_mine(self.storage.get_trial(trial._trial_id)):
-                return _point(trial)
-        return None
+        waiting = (trial for trial in trials if trial.state == TrialState.WAITING)
+        return next((_point(trial) for trial in waiting if self._take(trial)), None)
+
+    def _take(self, trial: FrozenTrial) -> bool:
+        """Make a waiting trial this driver's, unless another driver has been faster."""
+        # Optuna reads a trial's state and then writes it, which in SQLite lets two drivers take the same one.
+        waits = (models.TrialModel.trial_id == trial._trial_id) & (models.TrialModel.state == TrialState.WAITING)
+        with self.database.engine.begin() as connection:
+            taken = connection.execute(update(models.TrialModel).where(waits).values(state=TrialState.RUNNING))
+            if taken.rowcount:
+                attribute = {"trial_id": trial._trial_id, "key": "folder", "value_json": json.dumps(self.folder)}
+                connection.execute(insert(models.TrialUserAttributeModel).values(attribute))
+        return bool(taken.rowcount)
 
     def best_of_others(self) -> dict[str, Any] | None:
         """The best of the other drivers' trials that have ended well, as a study records its best; none: there is none.
@@ -198,7 +202,8 @@ class Drivers:
         return bool(trial.user_attrs.get("folder") == self.folder)
 
     def _is_anothers(self, trial: FrozenTrial) -> bool:
-        return "folder" in trial.user_attrs and not self._is_mine(trial)
+        # A database gives a trial's state and its attributes one after the other: one being taken may seem to wait.
+        return "folder" in trial.user_attrs and not self._is_mine(trial) and trial.state != TrialState.WAITING
 
 
 def _is_learnt(trial: FrozenTrial) -> bool:

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import random
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ from raygan.storage import Folder
 
 JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"
+OPENING_PAUSES = (0.2, 0.5, 1.0, 1.0, 1.0)
+"""About how many seconds to wait before a database is tried again that would not open."""
 logger = logging.getLogger(__name__)
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -42,25 +45,30 @@ def optuna_storage(folder: Folder, url: str | None) -> str | None:
 
 def open_storage(place: str) -> BaseStorage:
     """The storage at a database URL, or in a journal file; raises `StudyError` where it cannot be opened."""
+    if "://" in place:
+        return optuna.storages.get_storage(open_database(place))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        if "://" not in place:
-            return JournalStorage(JournalFileBackend(place))
-        # So that a database which was away for a moment is found again.
-        options = {"pool_pre_ping": True}
-        try:
+        return JournalStorage(JournalFileBackend(place))
+
+
+def open_database(url: str) -> RDBStorage:
+    """The database's storage; raises `StudyError` where it cannot be opened."""
+    # Pinged, so that a database which was away for a moment is found again.
+    options = {"pool_pre_ping": True}
+    try:
+        for pause in OPENING_PAUSES:
             try:
-                database = RDBStorage(place, options)
+                return RDBStorage(url, options)
             except DBAPIError:
-                # Perhaps another driver makes the tables of a new database in this moment.
-                time.sleep(1)
-                database = RDBStorage(place, options)
-            return optuna.storages.get_storage(database)
-        except (SQLAlchemyError, ImportError) as error:
-            raise StudyError(
-                f"cannot open the Optuna storage of --optuna-storage: {error}; give a database URL such as "
-                "sqlite:///studies.db, install its driver, or leave the option out"
-            ) from error
+                # Perhaps others make a new database's tables in this moment. Those who met once shall not meet again.
+                time.sleep(pause * (0.5 + random.random()))
+        return RDBStorage(url, options)
+    except (SQLAlchemyError, ImportError) as error:
+        raise StudyError(
+            f"cannot open the Optuna storage of --optuna-storage: {error}; give a database URL such as "
+            "sqlite:///studies.db, install its driver, or leave the option out"
+        ) from error
 
 
 def open_study(place: str, name: str, folder: Folder, objectives: Sequence[Objective] = ("val_psnr",)) -> optuna.Study:
