@@ -1,0 +1,69 @@
+"""The search benchmark, live: `python benchmarks/live.py`, about 25 minutes on two cores.
+
+What `benchmarks/search.py` plays on recorded curves, here with every trial trained: random search without pruning and
+RayGAN's default (TPE, ASHA), on the same space, networks and photos, with three seeds each. The goal is what random
+search has found when its epochs are spent; what counts is the epochs that RayGAN needs to find as much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+from curves import CONFIG, EPOCHS
+from search import SPACE, epochs_to
+
+from raygan.data.photos import training_photos
+from raygan.search.experiment import Search
+from raygan.search.trials import run_trials
+from raygan.storage import Folder
+from raygan.train.cluster import photo_memory, resolved_device, share_photos, start_ray, trials_at_once
+from raygan.train.driver import Job
+
+TRIALS = 12
+"""Of random search; RayGAN gets as many as its epochs allow, or four times as many."""
+SEEDS = 3
+RANDOM = Search(
+    name="random",
+    config=CONFIG,
+    space=SPACE,
+    trials=TRIALS,
+    trial_epochs=EPOCHS,
+    searcher="random",
+    scheduler="none",
+)
+OURS = dataclasses.replace(RANDOM, name="raygan", trials=4 * TRIALS, searcher="tpe", scheduler="asha")
+
+
+def best_after_each_epoch(search: Search, storage: Path) -> list[float]:
+    """Run the trials, or go on with them; the best val PSNR known after each epoch that any of them trained, in dB."""
+    folder = Folder(storage / f"{search.name}-{search.seed}")
+    config = resolved_device(search.config)
+    job = Job(config, share_photos(training_photos(config.data, photo_memory())), {}, folder.location)
+    run_trials(search, job, folder, trials_at_once(config), None)
+    return pd.read_csv(f"{folder.path}/metrics.csv")["val_psnr"].cummax().tolist()
+
+
+def main() -> None:
+    """Print the table."""
+    storage = Path(sys.argv[1] if len(sys.argv) > 1 else "studies/live").resolve()
+    start_ray()
+    rows = []
+    for seed in range(SEEDS):
+        by_chance, ours = (
+            best_after_each_epoch(dataclasses.replace(search, seed=seed), storage) for search in (RANDOM, OURS)
+        )
+        needed = epochs_to(by_chance[-1], ours)
+        share = f"{needed / len(by_chance):.2f}" if math.isfinite(needed) else f"not in {len(ours)} epochs"
+        rows.append(f"| {seed} | {len(by_chance)} | {by_chance[-1]:.2f} | {needed:.0f} | {share} | {ours[-1]:.2f} |")
+    print(
+        "\n| seed | random search's epochs | its best, dB | RayGAN's epochs to as much | share | its best at the end |"
+    )
+    print("|---|---|---|---|---|---|\n" + "\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What Ray and RayGAN add to a trial: `python benchmarks/overhead.py`, six minutes on two idle cores.
+
+The same four trainings, at values drawn beforehand, with the networks of `--quick`, one thread each: in a plain Optuna
+loop in this process (ask, train, report, tell; no checkpoints, no records), and as RayGAN's trials, one at a time and
+two at a time. Then trials of one tiny epoch, in their own process and on two workers of a TorchTrainer each: what a
+nested trial costs besides its training.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import RandomSampler
+
+from raygan.data.crops import CachedCrops, validation_crops
+from raygan.data.photos import TrainingPhotos, training_photos
+from raygan.presets import PAPER_V1, QUICK
+from raygan.search.experiment import Search
+from raygan.search.trials import run_trials
+from raygan.section import with_values
+from raygan.storage import Folder
+from raygan.train.cluster import photo_memory, share_photos, start_ray
+from raygan.train.driver import Job
+from raygan.train.worker import train
+
+SPACE: dict[str, BaseDistribution] = {
+    "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+    "loss/adversarial_weight": FloatDistribution(1e-4, 1e-1, log=True),
+}
+TRIALS, EPOCHS = 4, 3
+CONFIG = with_values(PAPER_V1, QUICK | {"hardware/device": "cpu"})
+TINY: dict[str, object] = {"training/steps_per_epoch": 2, "training/batch_size": 4, "data/val_crops": 2}
+NESTED_TRIALS = 3
+
+
+def points(count: int) -> list[dict[str, Any]]:
+    """Values that all contestants train with."""
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    return [study.ask(SPACE).params for _ in range(count)]
+
+
+def plain_loop(photos: TrainingPhotos) -> float:
+    """Seconds that the plain Optuna loop takes."""
+    started = time.perf_counter()
+    study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+    for _ in range(TRIALS):
+        trial = study.ask(SPACE)
+        config = with_values(CONFIG, trial.params | {"training/epochs": EPOCHS})
+        scores: list[float] = []
+
+        def report(
+            metrics: dict[str, float],
+            checkpoint: Path | None,  # noqa: ARG001
+            trial: optuna.Trial = trial,
+            scores: list[float] = scores,
+        ) -> None:
+            trial.report(metrics["val_psnr"], int(metrics["epoch"]))
+            scores.append(metrics["val_psnr"])
+
+        crops = CachedCrops(photos.train, config.data, config.training)  # type: ignore[arg-type]
+        train(config, crops, validation_crops(photos.validation, config.data), None, report)
+        study.tell(trial, max(scores))
+    return time.perf_counter() - started
+
+
+def as_trials(photos: TrainingPhotos, at_once: int, trials: int, epochs: int, values: dict[str, object]) -> float:
+    """Seconds that RayGAN's trials take, without starting Ray."""
+    config = with_values(CONFIG, values)
+    search = Search(
+        name="overhead",
+        config=config,
+        space=SPACE,
+        first_points=[with_values(config, point) for point in points(trials)],
+        trials=trials,
+        trial_epochs=epochs,
+        searcher="random",
+        scheduler="none",
+    )
+    with tempfile.TemporaryDirectory() as storage:
+        job = Job(config, share_photos(photos), {}, storage)
+        started = time.perf_counter()
+        run_trials(search, job, Folder(storage), at_once, None)
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print both tables."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    started = time.perf_counter()
+    start_ray()
+    starting = time.perf_counter() - started
+    photos = training_photos(CONFIG.data, photo_memory())
+    plain = plain_loop(photos)
+    rows = [("plain Optuna loop", plain)]
+    rows += [(f"RayGAN, {n} at a time", as_trials(photos, n, TRIALS, EPOCHS, {})) for n in (1, 2)]
+    tiny = [as_trials(photos, 1, trials, 1, TINY) for trials in (1, 1 + NESTED_TRIALS)]
+    nested = [as_trials(photos, 1, trials, 1, TINY | {"hardware/workers": 2}) for trials in (1, 1 + NESTED_TRIALS)]
+    print(f"\n{TRIALS} trials of {EPOCHS} epochs, {ray.cluster_resources().get('CPU', 0):.0f} cores; starting Ray once")
+    print(f"took {starting:.1f} s more\n\n| | seconds | ratio to the plain loop |\n|---|---|---|")
+    for name, seconds in rows:
+        print(f"| {name} | {seconds:.1f} | {seconds / plain:.2f} |")
+    in_process, on_workers = ((many - one) / NESTED_TRIALS for one, many in (tiny, nested))
+    print("\n| a trial of one epoch of two small steps | seconds a trial, after the first |\n|---|---|")
+    print(f"| in its own process | {in_process:.1f} |\n| on two workers of a TorchTrainer | {on_workers:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
