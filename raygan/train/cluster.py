@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from types import FrameType
 
 import ray
@@ -22,7 +23,10 @@ class HardwareError(InputError):
 
 
 def start_ray() -> None:
-    """Connect to the cluster that `RAY_ADDRESS` names or that runs here, or start Ray on this machine."""
+    """Connect to the cluster that `RAY_ADDRESS` names or that runs here, or start Ray on this machine.
+
+    Raises `HardwareError` where that cluster does not let us in.
+    """
     # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch, without
     # each checkpoint's metrics.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -31,13 +35,34 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
+        _require_reachable(os.environ.get("RAY_ADDRESS", ""))
         # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
         variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+        except ConnectionError as error:
+            raise HardwareError(
+                f"{error}: if it was started with a token, set RAY_AUTH_MODE=token, and have the token in "
+                "~/.ray/auth_token"
+            ) from error
     signal.signal(signal.SIGTERM, _stop)
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _require_reachable(address: str) -> None:
+    """Raise `HardwareError` where nothing listens at a cluster's address: Ray would wait for it without end."""
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise HardwareError(
+            f"RAY_ADDRESS={address} is no Ray cluster that can be reached: {error}; give the address that `ray start` "
+            "printed, HOST:PORT, or unset it to start Ray on this machine"
+        ) from error
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -56,6 +56,12 @@ def test_evaluation_photos_that_are_not_there(tmp_path: Path, write_photos: Call
     assert f"{tmp_path}/absent does not exist" in message
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere"])
+def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert f"RAY_ADDRESS={address} is no Ray cluster that can be reached" in refused(tmp_path)
+
+
 def test_a_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
     message = refused(tmp_path, "--set", "hardware/cpus_per_worker=999")
     assert "one trial asks for 1 workers of 999 CPU each, but the cluster's nodes have" in message
