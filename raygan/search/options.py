@@ -156,7 +156,7 @@ def search_parser(experiment: Experiment) -> argparse.ArgumentParser:
             type=_whole,
             metavar="N",
             help="end trials that after so many epochs are still worse than the noisy input; 0: never"
-            " (default: a tenth of a trial's epochs, at least 2, with the schedulers asha and median)",
+            " (default: a fifth of a trial's epochs, at least 3, with the schedulers asha and median)",
         )
         add(
             "--stop-collapsed",
