@@ -69,9 +69,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     watched.add_argument(
         "--optuna-storage", metavar="URL", help="the database that the search was given (default: the study's files)"
     )
+    denoised = commands.add_parser("denoise", help="denoise an image file, or a folder of them")
+    denoised.add_argument("noisy", metavar="NOISY", help="an image file, or a folder or s3:// gs:// prefix of images")
+    denoised.add_argument("denoised", metavar="DENOISED", help="the file, or the folder, to write; never the input")
+    denoised.add_argument(
+        "--checkpoint", metavar="FOLDER", required=True, help="a denoiser's folder, such as STUDY/winner/denoiser"
+    )
+    denoised.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
+    denoised.add_argument(
+        "--tile", type=count, default=512, metavar="PIXELS", help="side of the tiles, which bound memory (default: 512)"
+    )
+    denoised.add_argument(
+        "--ray", action="store_true", help="divide a folder among the GPUs, or else cores, of a Ray cluster"
+    )
     options = parser.parse_args(arguments)
     try:
-        if options.command == "dashboard":
+        if options.command == "denoise":
+            from raygan.image_files import denoise_path
+
+            problems = denoise_path(
+                options.noisy, options.denoised, options.checkpoint, options.device, options.tile, on_ray=options.ray
+            )
+            if problems:
+                print("\n".join(["Passed over:", *problems]), file=sys.stderr)
+                sys.exit(1)
+        elif options.command == "dashboard":
             from raygan.dashboard import watch
             from raygan.storage import Folder
 

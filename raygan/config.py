@@ -60,9 +60,8 @@ class DataConfig(Section):
     """Seed of the split and of validation's crops and noise; keep it fixed to compare runs."""
 
     def _check(self) -> None:
-        for name in ("train_photos", "val_photos", "val_crops"):
-            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
-        require("seed >= 0", self.seed >= 0, seed=self.seed)
+        self._at_least(1, "train_photos", "val_photos", "val_crops")
+        self._at_least(0, "seed")
         require(
             "crop_size > 0 and a multiple of 32",
             self.crop_size > 0 and self.crop_size % 32 == 0,
@@ -123,7 +122,7 @@ class _NetworkConfig(Section):
     own, which depends on each layer's width (He et al., 2015)."""
 
     def _check(self) -> None:
-        require("base_width >= 1", self.base_width >= 1, base_width=self.base_width)
+        self._at_least(1, "base_width")
         momentum = self.batch_norm_momentum
         require("0 < batch_norm_momentum <= 1", 0 < momentum <= 1, batch_norm_momentum=momentum)
         epsilon = self.batch_norm_epsilon
@@ -158,7 +157,7 @@ class GeneratorConfig(_NetworkConfig):
     def _check(self) -> None:
         super()._check()
         require("2 <= depth <= 6", 2 <= self.depth <= 6, depth=self.depth)
-        require("blocks >= 1", self.blocks >= 1, blocks=self.blocks)
+        self._at_least(1, "blocks")
         require("unshuffle one of 1, 2, 4", self.unshuffle in (1, 2, 4), unshuffle=self.unshuffle)
         require("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
 
@@ -209,10 +208,7 @@ class LossConfig(Section):
     """The paper's λd."""
 
     def _check(self) -> None:
-        require("content_weight >= 0", self.content_weight >= 0, content_weight=self.content_weight)
-        require("pixel_weight >= 0", self.pixel_weight >= 0, pixel_weight=self.pixel_weight)
-        weight = self.adversarial_weight
-        require("adversarial_weight >= 0", weight >= 0, adversarial_weight=weight)
+        self._at_least(0, "content_weight", "adversarial_weight", "pixel_weight")
         require(
             'content == "vgg19", where vgg19_weights are given,',
             self.vgg19_weights is None or self.content == "vgg19",
@@ -221,9 +217,9 @@ class LossConfig(Section):
         )
         require(
             "content_weight > 0 or adversarial_weight > 0",
-            self.content_weight > 0 or weight > 0,
+            self.content_weight > 0 or self.adversarial_weight > 0,
             content_weight=self.content_weight,
-            adversarial_weight=weight,
+            adversarial_weight=self.adversarial_weight,
         )
 
 
@@ -289,11 +285,8 @@ class TrainingConfig(Section):
     """Seed of the initial weights and of every epoch's crops and noise."""
 
     def _check(self) -> None:
-        for name in ("batch_size", "epochs"):
-            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
-        require("seed >= 0", self.seed >= 0, seed=self.seed)
-        require("pixel_epochs >= 0", self.pixel_epochs >= 0, pixel_epochs=self.pixel_epochs)
-        require("warm_up_steps >= 0", self.warm_up_steps >= 0, warm_up_steps=self.warm_up_steps)
+        self._at_least(1, "batch_size", "epochs")
+        self._at_least(0, "seed", "pixel_epochs", "warm_up_steps")
         require("0 <= average_decay < 1", 0 <= self.average_decay < 1, average_decay=self.average_decay)
         norm = self.max_gradient_norm
         require("max_gradient_norm > 0 or none", norm is None or norm > 0, max_gradient_norm=norm)
@@ -317,8 +310,7 @@ class HardwareConfig(Section):
     """GPUs of each worker, when it computes on GPUs; a fraction shares one among trials."""
 
     def _check(self) -> None:
-        for name in ("workers", "cpus_per_worker", "reading_cpus_per_worker"):
-            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
+        self._at_least(1, "workers", "cpus_per_worker", "reading_cpus_per_worker")
         gpus = self.gpus_per_worker
         # NCCL refuses two workers on one GPU, and Ray parts of more than one.
         whole = gpus >= 1 and float(gpus).is_integer()

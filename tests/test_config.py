@@ -134,6 +134,7 @@ def test_unknown_path_lists_the_valid_ones() -> None:
         ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1 or none"),
         ("hardware/gpus_per_worker", 1.5, r"gpus_per_worker whole, or 0 < gpus_per_worker < 1 must hold, but got"),
         ("hardware/gpus_per_worker", 0.0, r"but got gpus_per_worker=0.0"),
+        ("data/crop_size", 96, r"multiple of generator's stride must hold, but got crop_size=96, stride=64"),
         ("hardware/workers", 3, r"multiple of hardware/workers must hold, but got batch_size=8, workers=3"),
     ],
 )

@@ -21,6 +21,8 @@ LAYERS = [
     "metrics",
     "denoise",
     "train",
+    "denoiser",
+    "image_files",
     "evaluate",
     "report",
     "search",
