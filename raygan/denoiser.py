@@ -42,7 +42,7 @@ class Denoiser:
         except FileNotFoundError as error:
             raise ImageError(
                 f"there is no denoiser in {folder}: give the folder that holds generator.safetensors, such as "
-                "STUDY/winner/denoiser"
+                "STUDY/best"
             ) from error
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)

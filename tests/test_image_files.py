@@ -1,12 +1,11 @@
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from conftest import raygan
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from test_denoiser import image_of, save_denoiser
@@ -110,11 +109,6 @@ def broken(content: bytes) -> bytes:
 def test_what_is_no_image_is_refused(same: Denoiser, content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         denoise_file(same, content, ".png")
-
-
-def raygan(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_a_file_is_denoised_from_the_command_line(checkpoint: Folder, tmp_path: Path) -> None:
