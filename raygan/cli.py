@@ -17,6 +17,11 @@ from raygan.search.experiment import Experiment
 from raygan.search.options import apply_options, count, search_parser
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(text.split(","))
+
+
 def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     """Run a search file: apply the command line's options to its experiment, run the study, show the result.
 
@@ -69,9 +74,72 @@ def main(arguments: Sequence[str] | None = None) -> None:
     watched.add_argument(
         "--optuna-storage", metavar="URL", help="the database that the search was given (default: the study's files)"
     )
+    denoised = commands.add_parser("denoise", help="denoise an image file, or a folder of them")
+    denoised.add_argument("noisy", metavar="NOISY", help="an image file, or a folder or s3:// gs:// prefix of images")
+    denoised.add_argument("denoised", metavar="DENOISED", help="the file, or the folder, to write; never the input")
+    denoised.add_argument(
+        "--checkpoint", metavar="FOLDER", required=True, help="a denoiser's folder, such as STUDY/best"
+    )
+    denoised.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
+    denoised.add_argument(
+        "--tile", type=count, default=512, metavar="PIXELS", help="side of the tiles, which bound memory (default: 512)"
+    )
+    denoised.add_argument(
+        "--ray", action="store_true", help="divide a folder among the GPUs, or else cores, of a Ray cluster"
+    )
+    evaluated = commands.add_parser("evaluate", help="compare denoisers with each other and with classical filters")
+    evaluated.add_argument(
+        "checkpoints", metavar="CHECKPOINT", nargs="+", help="a denoiser's folder, such as STUDY/best, or its prefix"
+    )
+    evaluated.add_argument(
+        "--evaluate-on", metavar="PHOTOS", default="bsd300", help='"bsd300" (default), "samples", or a folder or prefix'
+    )
+    evaluated.add_argument("--output", metavar="FOLDER", default="evaluation", help="(default: evaluation)")
+    evaluated.add_argument(
+        "--filters",
+        metavar="NAMES",
+        type=names,
+        default=("median",),
+        help="classical filters, commas between: median (default), bilateral, nonlocal_means, total_variation, "
+        "wavelet, bm3d (where that package is installed), or all",
+    )
+    evaluated.add_argument(
+        "--levels", metavar="NAMES", type=names, default=("low", "mean", "high"), help="(default: low,mean,high)"
+    )
+    evaluated.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, for vgg_distance")
+    exported = commands.add_parser("export", help="write a denoiser as ONNX or as a torch.export program")
+    exported.add_argument("checkpoint", metavar="CHECKPOINT", help="a denoiser's folder, such as STUDY/best")
+    exported.add_argument("file", metavar="FILE", help="what to write: a name that ends in .onnx or .pt2")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "dashboard":
+        if options.command == "evaluate":
+            from raygan.evaluate import evaluate_checkpoints
+            from raygan.report.tables import evaluation_table
+
+            summary = evaluate_checkpoints(
+                options.checkpoints,
+                options.evaluate_on,
+                options.output,
+                options.filters,
+                options.levels,
+                options.vgg19,
+            )
+            print(f"\n{evaluation_table(summary)}")
+            print(f"\nWritten: {options.output}/per_image.csv, summary.csv, pictures/")
+        elif options.command == "export":
+            from raygan.export import export
+
+            export(options.checkpoint, options.file)
+        elif options.command == "denoise":
+            from raygan.image_files import denoise_path
+
+            problems = denoise_path(
+                options.noisy, options.denoised, options.checkpoint, options.device, options.tile, on_ray=options.ray
+            )
+            if problems:
+                print("\n".join(["Passed over:", *problems]), file=sys.stderr)
+                sys.exit(1)
+        elif options.command == "dashboard":
             from raygan.dashboard import watch
             from raygan.storage import Folder
 

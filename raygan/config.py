@@ -49,7 +49,10 @@ class DataConfig(Section):
     val_crops: int = 100
     """Fixed crops cut from the validation photos."""
     crop_size: int = 256
-    """Side of the square crops in pixels: a multiple of 64, which every `generator/depth` divides."""
+    """Side of the square crops in pixels: a multiple of 32, and of what the generator's `depth` and `unshuffle` ask."""
+    augmentation: Literal["none", "flips", "flips_and_rotations"] = "none"
+    """What is done to training crops by chance: nothing (the paper's), left-right flips, or those and quarter turns,
+    which give each crop one of eight positions."""
     cache: Literal["auto", "memory", "stream"] = "auto"
     """Where training photos are kept: decoded, in the cluster's shared memory; or nowhere, read and decoded again in
     every epoch; auto: in memory if they fit. Crops are the same either way."""
@@ -57,12 +60,11 @@ class DataConfig(Section):
     """Seed of the split and of validation's crops and noise; keep it fixed to compare runs."""
 
     def _check(self) -> None:
-        for name in ("train_photos", "val_photos", "val_crops"):
-            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
-        require("seed >= 0", self.seed >= 0, seed=self.seed)
+        self._at_least(1, "train_photos", "val_photos", "val_crops")
+        self._at_least(0, "seed")
         require(
-            "crop_size > 0 and a multiple of 64",
-            self.crop_size > 0 and self.crop_size % 64 == 0,
+            "crop_size > 0 and a multiple of 32",
+            self.crop_size > 0 and self.crop_size % 32 == 0,
             crop_size=self.crop_size,
         )
         require('cache != "stream", where photos are "samples",', (self.cache, self.photos) != ("stream", "samples"))
@@ -116,10 +118,11 @@ class _NetworkConfig(Section):
     batch_norm_epsilon: float = 1e-3
     """Added to the variance in batch normalisation (Keras's default)."""
     initial_deviation: float = 0.02
-    """Standard deviation of the normal distribution that weights start from."""
+    """Standard deviation of the normal distribution that weights start from; the residual U-Net's start from torch's
+    own, which depends on each layer's width (He et al., 2015)."""
 
     def _check(self) -> None:
-        require("base_width >= 1", self.base_width >= 1, base_width=self.base_width)
+        self._at_least(1, "base_width")
         momentum = self.batch_norm_momentum
         require("0 < batch_norm_momentum <= 1", 0 < momentum <= 1, batch_norm_momentum=momentum)
         epsilon = self.batch_norm_epsilon
@@ -131,10 +134,15 @@ class _NetworkConfig(Section):
 class GeneratorConfig(_NetworkConfig):
     """The denoising network."""
 
-    architecture: Literal["unet"] = "unet"
+    architecture: Literal["unet", "residual_unet"] = "unet"
     """Key of `raygan.models.generator.GENERATORS`."""
     depth: int = 6
     """How often height and width are halved, 2 to 6: the paper's five encoder levels and the bottleneck, or fewer."""
+    blocks: int = 2
+    """Of the architecture "residual_unet", residual blocks at each resolution on the way down, and again up."""
+    unshuffle: int = 1
+    """Of the architecture "residual_unet", by how much height and width are divided before the first layer, each
+    square's pixels becoming channels of one (Shi et al., 2016): 1, full resolution, 2 or 4, which cost less a pixel."""
     upsampling: Literal["transposed", "resize"] = "transposed"
     """How they are doubled again: "transposed", 4x4 transposed convolutions (the paper's), or "resize", to the nearest
     neighbour, and 3x3 convolutions, which leave no checkerboards (Odena et al., 2016)."""
@@ -149,7 +157,14 @@ class GeneratorConfig(_NetworkConfig):
     def _check(self) -> None:
         super()._check()
         require("2 <= depth <= 6", 2 <= self.depth <= 6, depth=self.depth)
+        self._at_least(1, "blocks")
+        require("unshuffle one of 1, 2, 4", self.unshuffle in (1, 2, 4), unshuffle=self.unshuffle)
         require("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
+
+    @property
+    def stride(self) -> int:
+        """What the height and width of the images that it takes must be multiples of."""
+        return (1 << self.depth) * (self.unshuffle if self.architecture == "residual_unet" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +187,15 @@ class DiscriminatorConfig(_NetworkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
-    """The generator's loss: content_weight * content_loss + adversarial_weight * adversarial_loss."""
+    """The generator's loss: content_weight * content_loss + adversarial_weight * adversarial_loss.
+
+    And pixel_weight * pixel_loss, the mean absolute difference of pixels, where that weight is not 0.
+    """
 
     content: Literal["vgg19", "mse"] = "vgg19"
     """What the content loss compares: VGG19's conv2_2 features, or the pixels."""
+    pixel_weight: float = 0.0
+    """Weight of the pixel loss; while the generator trains alone (`training/pixel_epochs`), it is the whole loss."""
     vgg19_weights: str | None = None
     """File of VGG19 weights, in Keras's (.npz) or torchvision's (.pth) layout; none: torchvision's, downloaded."""
     feature_scale: Literal["paper", "source", "relative"] = "paper"
@@ -188,9 +208,7 @@ class LossConfig(Section):
     """The paper's λd."""
 
     def _check(self) -> None:
-        require("content_weight >= 0", self.content_weight >= 0, content_weight=self.content_weight)
-        weight = self.adversarial_weight
-        require("adversarial_weight >= 0", weight >= 0, adversarial_weight=weight)
+        self._at_least(0, "content_weight", "adversarial_weight", "pixel_weight")
         require(
             'content == "vgg19", where vgg19_weights are given,',
             self.vgg19_weights is None or self.content == "vgg19",
@@ -199,9 +217,9 @@ class LossConfig(Section):
         )
         require(
             "content_weight > 0 or adversarial_weight > 0",
-            self.content_weight > 0 or weight > 0,
+            self.content_weight > 0 or self.adversarial_weight > 0,
             content_weight=self.content_weight,
-            adversarial_weight=weight,
+            adversarial_weight=self.adversarial_weight,
         )
 
 
@@ -243,6 +261,19 @@ class TrainingConfig(Section):
     """Steps an epoch, by default the paper's (1,000 photos in batches of 8); none: one pass over the photos."""
     epochs: int = 30
     """Epochs of a full training; the best by validation is kept."""
+    pixel_epochs: int = 0
+    """How many of these, at first, the generator trains alone, by the mean absolute difference of pixels; in those
+    after it is fine-tuned by the losses of `loss/`, against the discriminator."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """How learning rates go on from `optimizers/`: as they are, or down to 0 by half a cosine over all epochs
+    (Loshchilov and Hutter, 2017)."""
+    warm_up_steps: int = 0
+    """Steps at first over which learning rates rise to that from near 0."""
+    average_decay: float = 0.0
+    """Decay a step of the generator's moving average (Polyak and Juditsky, 1992), which is then what is validated and
+    kept; 0: none. Of 1 / (1 - decay) steps it is the mean."""
+    max_gradient_norm: float | None = None
+    """Longest gradient of a network, over all its weights: a longer one is scaled down to it; none: as they come."""
     best_by: Literal["val_psnr", "val_ssim"] = "val_psnr"
     """What tells the best epoch."""
     batch_statistics: Literal["worker", "all"] = "worker"
@@ -254,9 +285,11 @@ class TrainingConfig(Section):
     """Seed of the initial weights and of every epoch's crops and noise."""
 
     def _check(self) -> None:
-        for name in ("batch_size", "epochs"):
-            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
-        require("seed >= 0", self.seed >= 0, seed=self.seed)
+        self._at_least(1, "batch_size", "epochs")
+        self._at_least(0, "seed", "pixel_epochs", "warm_up_steps")
+        require("0 <= average_decay < 1", 0 <= self.average_decay < 1, average_decay=self.average_decay)
+        norm = self.max_gradient_norm
+        require("max_gradient_norm > 0 or none", norm is None or norm > 0, max_gradient_norm=norm)
         steps = self.steps_per_epoch
         require("steps_per_epoch >= 1 or none", steps is None or steps >= 1, steps_per_epoch=steps)
 
@@ -277,8 +310,7 @@ class HardwareConfig(Section):
     """GPUs of each worker, when it computes on GPUs; a fraction shares one among trials."""
 
     def _check(self) -> None:
-        for name in ("workers", "cpus_per_worker", "reading_cpus_per_worker"):
-            require(f"{name} >= 1", getattr(self, name) >= 1, **{name: getattr(self, name)})
+        self._at_least(1, "workers", "cpus_per_worker", "reading_cpus_per_worker")
         gpus = self.gpus_per_worker
         # NCCL refuses two workers on one GPU, and Ray parts of more than one.
         whole = gpus >= 1 and float(gpus).is_integer()
@@ -301,6 +333,13 @@ class Config(Section):
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def _check(self) -> None:
+        stride, crop_size = self.generator.stride, self.data.crop_size
+        require(
+            "data/crop_size a multiple of generator's stride",
+            crop_size % stride == 0,
+            crop_size=crop_size,
+            stride=stride,
+        )
         batch_size, workers = self.training.batch_size, self.hardware.workers
         require(
             "training/batch_size a multiple of hardware/workers",

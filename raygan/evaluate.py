@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +19,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
-from raygan.config import NoiseConfig
+from raygan.classical import filtered, filters_named
+from raygan.config import Config, NoiseConfig
 from raygan.data.crops import to_unit_range
 from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
+from raygan.data.photos import evaluation_photos
 from raygan.denoise import denoise
-from raygan.losses import Vgg19
+from raygan.errors import InputError
+from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import psnr, ssim, vgg_distance
+from raygan.progress import time_left
+from raygan.section import with_values
 from raygan.seeds import torch_generator
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser
@@ -37,17 +43,20 @@ PICTURES = 4
 """Photos, the first by name, of which before/after pictures are kept."""
 
 
-def median(noisy: Tensor) -> Tensor:
-    """The median of each value's 3x3 neighbourhood in its channel, of images (B, 3, H, W)."""
-    return torch.from_numpy(ndimage.median_filter(noisy.numpy(), size=(1, 1, 3, 3), mode="reflect"))
-
-
-CLASSICAL: dict[str, Callable[[Tensor], Tensor]] = {"median": median}
 SETS = ("training", "validation", "evaluation")
-COLUMNS = ("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "vgg_distance", "picture")
+COLUMNS = (
+    *("image", "set", "kind", "level", "intensity", "method"),
+    *("psnr", "ssim", "vgg_distance", "seconds", "picture"),
+)
 BEST = {"psnr": "max", "ssim": "max", "vgg_distance": "min"}
 """Which of several images' scores is the best, by measure."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
+Task = tuple[NoiseConfig, Mapping[str, Folder]]
+"""A noise to remove, and the denoisers, by name, that are to remove it."""
+
+
+class LevelError(InputError):
+    """A level of noise that is not there."""
 
 
 def evaluate(
@@ -57,14 +66,16 @@ def evaluate(
     asked: dict[str, float],
     actors: int,
     vgg19_weights: dict[str, Tensor] | None = None,
+    filters: Sequence[str] = ("median",),
+    levels: Sequence[Level] = LEVELS,
 ) -> Iterator[list[dict[str, Any]]]:
     """Evaluate denoisers on photos by a Ray Data job; yields each photo's rows as they are done.
 
     `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`), `denoisers` are
-    folders of checkpoints by name, and `noise` says which kinds to add: at their low, mean and high intensity to the
-    set "evaluation", at the mean to others. `actors` actors of `asked` resources each hold the generators. A photo's
-    noise depends on its name, the kind and the level alone. With `vgg19_weights` (see
-    `raygan.losses.read_vgg19_weights`), rows have a `vgg_distance` too. `tabulate` makes a table of the rows.
+    folders of checkpoints by name, `filters` names of `raygan.classical.FILTERS`, and `noise` says which kinds to add:
+    at the intensities `levels` to the set "evaluation", at the mean to others. `actors` actors of `asked` resources
+    each hold the generators. A photo's noise depends on its name, the kind and the level alone. With `vgg19_weights`
+    (see `raygan.losses.read_vgg19_weights`), rows have a `vgg_distance` too. `tabulate` makes a table of the rows.
     """
     import ray.data
 
@@ -79,6 +90,8 @@ def evaluate(
             set(names[:PICTURES]),
             torch.device("cuda" if "GPU" in asked else "cpu"),
             vgg19_weights,
+            filters,
+            levels,
         ),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -90,19 +103,22 @@ def evaluate(
 
 
 def tabulate(
-    photos: Iterable[list[dict[str, Any]]], noise: NoiseConfig, denoisers: Sequence[str]
+    photos: Iterable[list[dict[str, Any]]],
+    noise: NoiseConfig,
+    denoisers: Sequence[str],
+    filters: Sequence[str] = ("median",),
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
     """What `evaluate` yields as a table, sorted, and the pictures by file name.
 
     The table has a row per image, kind, level and method (`noisy`, the classical filters, and each denoiser's name),
-    and the columns `image, set, kind, level, intensity, method, psnr, ssim, vgg_distance, picture`, without
-    `vgg_distance` where the rows have none. Pictures are PNG files: clean,
-    noisy, and each method's result side by side, at the mean intensity; `picture` names the file that shows a row.
+    and the columns `image, set, kind, level, intensity, method, psnr, ssim, vgg_distance, seconds, picture`, without
+    `vgg_distance` where the rows have none; `seconds` is what the method took. Pictures are PNG files: clean, noisy,
+    and each method's result side by side, at the mean intensity; `picture` names the file that shows a row.
     """
     rows = [row for part in photos for row in part]
     pictures = {row["picture"]: row["png"] for row in rows if row["png"]}
     table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column in rows[0]])
-    methods = ["noisy", *CLASSICAL, *denoisers]
+    methods = ["noisy", *filters, *denoisers]
     for column, order in (("set", SETS), ("kind", noise.kinds), ("level", LEVELS), ("method", methods)):
         table[column] = pd.Categorical(table[column], order)
     table = table.sort_values(["set", "image", "kind", "level", "method"], ignore_index=True)
@@ -113,9 +129,9 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
     """Each measure's average and best value over each set's images.
 
     `per_image` has the rows of `tabulate`, and in `task` the number of the noise that was to be removed. The result has
-    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`, and
-    `vgg_distance_mean, vgg_distance_min` where there is a distance. Where the evaluation photos lie in several folders,
-    each of them is a set too, "evaluation/<folder>".
+    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`,
+    `vgg_distance_mean, vgg_distance_min` where there is a distance, and `seconds_mean`. Where the evaluation photos lie
+    in several folders, each of them is a set too, "evaluation/<folder>".
     """
     parts = [per_image]
     evaluated = per_image[per_image["set"] == "evaluation"]
@@ -129,7 +145,94 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
         if measure in per_image
         for statistic in ("mean", best)
     }
-    return groups.agg(**{"images": ("image", "size"), **measured}).reset_index()
+    seconds = {"seconds_mean": ("seconds", "mean")}
+    return groups.agg(**{"images": ("image", "size"), **measured, **seconds}).reset_index()
+
+
+def write_evaluation(
+    photos: Dataset,
+    source: str,
+    tasks: Sequence[Task],
+    config: Config,
+    vgg19_weights: dict[str, Tensor] | None,
+    folder: Folder,
+    filters: Sequence[str] = ("median",),
+    levels: Sequence[Level] = LEVELS,
+) -> pd.DataFrame:
+    """Evaluate on the running cluster, and write `per_image.csv`, `summary.csv` and `pictures/`; returns the summary.
+
+    `photos` are those of `evaluate`, from `source`; `config` says what one evaluating process asks the cluster for.
+    """
+    import ray
+
+    from raygan.train.cluster import resources, trials_at_once
+
+    count = photos.count()
+    actors = min(trials_at_once(config), count)
+    tables = []
+    for index, (noise, denoisers) in enumerate(tasks):
+        what = "the denoiser" if list(denoisers) == ["raygan"] else f"{len(denoisers)} denoisers"
+        at = "three levels" if len(levels) == len(LEVELS) else f"{', '.join(levels)} intensity"
+        print(f"\nEvaluation of {what}: {count} photos, each noise kind, at {at} on {source}")
+        # As a Ray task, so that the job runs, and writes its logs, on the cluster.
+        run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
+        done = run.remote(photos, denoisers, noise, resources(config), actors, vgg19_weights, filters, levels)
+        table, pictures = tabulate(_shown(map(ray.get, done), count), noise, list(denoisers), filters)
+        table.insert(0, "task", index)
+        table["picture"] = table["picture"].map(lambda name, index=index: f"{index}-{name}" if name else "")
+        tables.append(table)
+        for name, png in pictures.items():
+            folder.write(f"pictures/{index}-{name}", png)
+    table = pd.concat(tables, ignore_index=True)
+    summary = summarise(table)
+    folder.write("per_image.csv", table.to_csv(index=False))
+    folder.write("summary.csv", summary.to_csv(index=False))
+    return summary
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[str],
+    evaluate_on: str,
+    output: str,
+    filters: Sequence[str],
+    levels: Sequence[Level],
+    vgg19: str | None,
+) -> pd.DataFrame:
+    """Compare denoisers with each other, the noisy input and classical filters, into `output`; returns the summary.
+
+    `checkpoints` are folders such as STUDY/best, or s3:// gs:// prefixes; the noise is what the first removes.
+    `evaluate_on` is as `DataConfig.evaluate_on`. Raises what `evaluation_photos`, `read_vgg19_weights` and
+    `load_denoiser` raise.
+    """
+    from raygan.train.cluster import resolved_device, start_ray
+
+    chosen = filters_named(filters)
+    if unknown := set(levels) - set(LEVELS):
+        raise LevelError(f"there is no level {', '.join(sorted(unknown))}; there are {', '.join(LEVELS)}")
+    folders = {"raygan" if len(checkpoints) == 1 else path: Folder(path) for path in checkpoints}
+    configs = [load_denoiser(folder)[1] for folder in folders.values()]
+    weights = read_vgg19_weights(Path(vgg19)) if vgg19 else None
+    start_ray()
+    config = resolved_device(with_values(configs[0], {"hardware/device": "auto", "hardware/workers": 1}))
+    photos = evaluation_photos(evaluate_on)
+    return write_evaluation(
+        photos, evaluate_on, [(config.noise, folders)], config, weights, Folder(output), chosen, levels
+    )
+
+
+def _shown(photos: Iterable[list[dict[str, Any]]], count: int) -> Iterator[list[dict[str, Any]]]:
+    """What the evaluation job yields, showing now and then how far it is."""
+    first = shown = 0.0
+    for done, rows in enumerate(photos, start=1):
+        now = time.monotonic()
+        if done == 1:
+            # The pace is that of the photos after the first, which waited for the actors to start.
+            first = shown = now
+        if now - shown > 20 or done == count:
+            shown = now
+            left = (count - done) * (now - first) / max(1, done - 1)
+            print(f"evaluation {done}/{count} photos   [{time_left(left)}]")
+        yield rows
 
 
 class _Evaluator:
@@ -142,6 +245,8 @@ class _Evaluator:
         pictured: set[str],
         device: torch.device,
         vgg19_weights: dict[str, Tensor] | None,
+        filters: Sequence[str],
+        levels: Sequence[Level],
     ) -> None:
         self.device = device
         self.vgg19 = Vgg19(vgg19_weights).to(device) if vgg19_weights is not None else None
@@ -151,19 +256,19 @@ class _Evaluator:
         }
         self.noise = noise
         self.pictured = pictured
+        self.filters = filters
+        self.levels = levels
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         name, part, pixels = str(batch["name"][0]), str(batch["set"][0]), np.array(batch["pixels"][0])
         clean = to_unit_range(torch.from_numpy(pixels).permute(2, 0, 1)[None], "cpu")
         rows: dict[str, list[Any]] = {}
         for kind in self.noise.kinds:
-            for level in LEVELS if part == "evaluation" else MEAN_ONLY:
+            for level in self.levels if part == "evaluation" else MEAN_ONLY:
                 intensity = level_intensity(self.noise.range_of(kind), level)
                 key = (zlib.crc32(name.encode()), self.noise.kinds.index(kind), LEVELS.index(level))
                 noisy = add_noise(clean, [kind], torch.tensor([intensity]), [torch_generator("evaluation noise", *key)])
-                results = {"noisy": noisy, **{method: run(noisy) for method, run in CLASSICAL.items()}}
-                for method, generator in self.generators.items():
-                    results[method] = denoise(generator, noisy.to(self.device)).cpu()
+                results, seconds = self._denoised(noisy)
                 distances = self._vgg_distances(clean, list(results.values()))
                 picture = part == "evaluation" and level == "mean" and name in self.pictured
                 file = f"{name.replace('/', '-').rpartition('.')[0]}-{kind}-{intensity:g}.png"
@@ -179,12 +284,25 @@ class _Evaluator:
                         "psnr": psnr(clean.double(), denoised.double()).item(),
                         "ssim": ssim(clean.double(), denoised.double()).item(),
                         **({"vgg_distance": distances[index]} if distances else {}),
+                        "seconds": seconds[method],
                         "picture": file if picture else "",
                         "png": _side_by_side([clean, *results.values()]) if first else b"",
                     }
                     for column, value in row.items():
                         rows.setdefault(column, []).append(value)
         return rows
+
+    def _denoised(self, noisy: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Each method's result for an image, and the seconds that it took, with the way to the device and back."""
+        results, seconds = {"noisy": noisy}, {"noisy": 0.0}
+        for method in (*self.filters, *self.generators):
+            started = time.perf_counter()
+            if method in self.generators:
+                results[method] = denoise(self.generators[method], noisy.to(self.device)).cpu()
+            else:
+                results[method] = filtered(method, noisy)
+            seconds[method] = time.perf_counter() - started
+        return results, seconds
 
     def _vgg_distances(self, clean: Tensor, results: list[Tensor]) -> list[float]:
         """Of each result to the clean photo; none without weights."""

@@ -144,6 +144,11 @@ def _pixel_content_loss(clean: Tensor, denoised: Tensor) -> Tensor:
     return functional.mse_loss(denoised, clean)
 
 
+def pixel_loss(clean: Tensor, denoised: Tensor) -> Tensor:
+    """Mean absolute difference of the pixels, as a scalar."""
+    return functional.l1_loss(denoised, clean)
+
+
 def adversarial_loss(scores: Tensor, *, clean: bool) -> Tensor:
     """Binary cross-entropy of a discriminator's logits against "clean" (1) or "denoised" (0), as a scalar."""
     return functional.binary_cross_entropy_with_logits(scores, torch.full_like(scores, float(clean)))

@@ -37,6 +37,11 @@ class Section:
     def _check(self) -> None:
         """Raise `ConfigError` where the values break a rule."""
 
+    def _at_least(self, least: int, *names: str) -> None:
+        """Raise `ConfigError` where one of these fields is less."""
+        for name in names:
+            require(f"{name} >= {least}", getattr(self, name) >= least, **{name: getattr(self, name)})
+
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings, ready for `json.dumps`."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

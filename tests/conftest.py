@@ -117,6 +117,12 @@ def run_search(*options: str | Path, file: str = "v1", timeout: float = 280) -> 
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
+def raygan(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the `raygan` command as a user would."""
+    command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+
+
 def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
     """Start a search, signal its main process once `when` holds, and give back how it ended and what it said."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -81,7 +81,7 @@ def test_set_overrides_other_options() -> None:
     [
         (["--set", "loss/adversarial_weight"], "--set needs path=value"),
         (["--set", "loss/lambda=1"], "no setting 'loss/lambda'"),
-        (["--set", "data/crop_size=100"], "multiple of 64"),
+        (["--set", "data/crop_size=100"], "multiple of 32"),
         (["--workers", "3"], "multiple of hardware/workers"),
         (["--vgg19", "w.npz", "--set", "loss/content=mse"], "where vgg19_weights are given"),
         (["--quick", "--set", "loss/vgg19_weights=w.npz"], "where vgg19_weights are given"),

@@ -48,6 +48,14 @@ PAPER = {
     "training/steps_per_epoch": 125,
     "training/epochs": 30,
     "training/precision": "float32",
+    # What it does not have.
+    "data/augmentation": "none",
+    "loss/pixel_weight": 0.0,
+    "training/pixel_epochs": 0,
+    "training/lr_schedule": "constant",
+    "training/warm_up_steps": 0,
+    "training/average_decay": 0.0,
+    "training/max_gradient_norm": None,
 }
 # v0, v1, ablation.
 DIFFERING = {
@@ -63,6 +71,7 @@ OURS = {
     *("generator/inference_statistics", "discriminator/frozen_statistics", "discriminator/patch_layers"),
     *("hardware/device", "hardware/workers", "hardware/cpus_per_worker", "hardware/gpus_per_worker"),
     *("data/cache", "hardware/reading_cpus_per_worker", "training/batch_statistics", "training/best_by"),
+    *("generator/blocks", "generator/unshuffle"),
 }
 
 
@@ -106,7 +115,7 @@ def test_unknown_path_lists_the_valid_ones() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("data/crop_size", 100, r"crop_size > 0 and a multiple of 64 must hold, but got crop_size=100"),
+        ("data/crop_size", 100, r"crop_size > 0 and a multiple of 32 must hold, but got crop_size=100"),
         ("noise/gaussian/low", 1.0, r"0 <= low <= high must hold, but got low=1.0, high=0.08"),
         ("noise/kinds", ["gaussian", "gaussian"], r"without repeats"),
         ("noise/kinds", ["poisson"], r"kinds must be one of 'gaussian', 'salt_and_pepper', 'speckle'"),
@@ -125,6 +134,7 @@ def test_unknown_path_lists_the_valid_ones() -> None:
         ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1 or none"),
         ("hardware/gpus_per_worker", 1.5, r"gpus_per_worker whole, or 0 < gpus_per_worker < 1 must hold, but got"),
         ("hardware/gpus_per_worker", 0.0, r"but got gpus_per_worker=0.0"),
+        ("data/crop_size", 96, r"multiple of generator's stride must hold, but got crop_size=96, stride=64"),
         ("hardware/workers", 3, r"multiple of hardware/workers must hold, but got batch_size=8, workers=3"),
     ],
 )

@@ -5,15 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import write_vgg19
+from conftest import raygan, write_vgg19
 from PIL import Image
 from skimage.filters import median as skimage_median
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 
+from raygan.classical import FILTERS, filtered
 from raygan.config import Config, IntensityRange, NoiseConfig
 from raygan.data.photos import evaluation_photos
-from raygan.evaluate import evaluate, median, summarise, tabulate
+from raygan.evaluate import evaluate, summarise, tabulate
 from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import vgg_distance
 from raygan.models.generator import build_generator
@@ -68,7 +69,9 @@ def test_noiseless_scores_are_scikit_images(write_photos: Write, denoiser: Folde
 def test_every_photo_kind_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
     folder = write_photos(5)
     table, pictures = run(folder, denoiser, NoiseConfig(), actors=2)
-    assert list(table.columns) == [*("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "picture")]
+    assert list(table.columns) == [
+        *("image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "seconds", "picture")
+    ]
     assert len(table) == 5 * 3 * 3 * 3
     assert not table.duplicated(["image", "kind", "level", "method"]).any()
     # The noise is scikit-image's, at the paper's intensities.
@@ -93,7 +96,8 @@ def test_every_photo_kind_level_and_method_is_scored(write_photos: Write, denois
 def test_dividing_the_work_changes_nothing(write_photos: Write, denoiser: Folder) -> None:
     folder = write_photos(4)
     noise = NoiseConfig(kinds=("speckle",))
-    pd.testing.assert_frame_equal(run(folder, denoiser, noise)[0], run(folder, denoiser, noise, actors=2)[0])
+    one, two = (run(folder, denoiser, noise, actors)[0].drop(columns="seconds") for actors in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -102,13 +106,13 @@ def test_with_vgg19_weights_every_row_has_its_distance(write_photos: Write, deno
     folder, noise = write_photos(2), NoiseConfig(kinds=("gaussian",), gaussian=IntensityRange(low=0.0, high=0.08))
     rows = evaluate(evaluation_photos(str(folder)), {"raygan": denoiser}, noise, {"CPU": 1}, 1, weights)
     table, _ = tabulate(rows, noise, ["raygan"])
-    assert list(table.columns[-4:]) == ["psnr", "ssim", "vgg_distance", "picture"]
+    assert list(table.columns[-5:]) == ["psnr", "ssim", "vgg_distance", "seconds", "picture"]
     noisy = table[table["method"] == "noisy"].set_index(["image", "level"])["vgg_distance"]
     for name, clean in clean_images(folder).items():
         assert noisy[name, "low"] == 0 < noisy[name, "mean"] < noisy[name, "high"]
         image = torch.from_numpy(clean[None]).float()
         row = table[(table["image"] == name) & (table["method"] == "median") & (table["level"] == "low")]
-        expected = vgg_distance(image, median(image), Vgg19(weights)).item()
+        expected = vgg_distance(image, filtered("median", image), Vgg19(weights)).item()
         assert row["vgg_distance"].item() == pytest.approx(expected, rel=1e-4)
     summary = summarise(table.assign(task=0)).set_index(["level", "method"])
     assert summary.loc[("mean", "noisy"), "vgg_distance_mean"] == pytest.approx(noisy[:, "mean"].mean())
@@ -119,35 +123,75 @@ def test_with_vgg19_weights_every_row_has_its_distance(write_photos: Write, deno
 def test_summary_averages_and_maximises_over_images() -> None:
     per_image = pd.DataFrame(
         [
-            (0, "x/a", "evaluation", "gaussian", "mean", 0.04, "noisy", 10.0, 0.1),
-            (0, "y/b", "evaluation", "gaussian", "mean", 0.04, "noisy", 14.0, 0.3),
-            (0, "x/a", "evaluation", "gaussian", "mean", 0.04, "raygan", 20.0, 0.5),
-            (0, "y/b", "evaluation", "gaussian", "mean", 0.04, "raygan", 21.0, 0.9),
-            (0, "z/c", "training", "gaussian", "mean", 0.04, "raygan", 30.0, 0.8),
+            (0, "x/a", "evaluation", "gaussian", "mean", 0.04, "noisy", 10.0, 0.1, 0.0),
+            (0, "y/b", "evaluation", "gaussian", "mean", 0.04, "noisy", 14.0, 0.3, 0.0),
+            (0, "x/a", "evaluation", "gaussian", "mean", 0.04, "raygan", 20.0, 0.5, 2.0),
+            (0, "y/b", "evaluation", "gaussian", "mean", 0.04, "raygan", 21.0, 0.9, 4.0),
+            (0, "z/c", "training", "gaussian", "mean", 0.04, "raygan", 30.0, 0.8, 1.0),
         ],
-        columns=["task", "image", "set", "kind", "level", "intensity", "method", "psnr", "ssim"],
+        columns=["task", "image", "set", "kind", "level", "intensity", "method", "psnr", "ssim", "seconds"],
     )
     summary = summarise(per_image)
     assert list(summary.columns) == [
         *("task", "set", "kind", "level", "intensity", "method"),
-        *("images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max"),
+        *("images", "psnr_mean", "psnr_max", "ssim_mean", "ssim_max", "seconds_mean"),
     ]
     rows = {(row[1], row[5]): row[6:] for row in summary.to_numpy().tolist()}
     assert rows == {
-        ("evaluation", "noisy"): [2, 12.0, 14.0, 0.2, 0.3],
-        ("evaluation", "raygan"): [2, 20.5, 21.0, 0.7, 0.9],
-        ("training", "raygan"): [1, 30.0, 30.0, 0.8, 0.8],
+        ("evaluation", "noisy"): [2, 12.0, 14.0, 0.2, 0.3, 0.0],
+        ("evaluation", "raygan"): [2, 20.5, 21.0, 0.7, 0.9, 3.0],
+        ("training", "raygan"): [1, 30.0, 30.0, 0.8, 0.8, 1.0],
         # The evaluation photos of each folder apart, as BSD300's train and test photos are.
-        ("evaluation/x", "noisy"): [1, 10.0, 10.0, 0.1, 0.1],
-        ("evaluation/y", "noisy"): [1, 14.0, 14.0, 0.3, 0.3],
-        ("evaluation/x", "raygan"): [1, 20.0, 20.0, 0.5, 0.5],
-        ("evaluation/y", "raygan"): [1, 21.0, 21.0, 0.9, 0.9],
+        ("evaluation/x", "noisy"): [1, 10.0, 10.0, 0.1, 0.1, 0.0],
+        ("evaluation/y", "noisy"): [1, 14.0, 14.0, 0.3, 0.3, 0.0],
+        ("evaluation/x", "raygan"): [1, 20.0, 20.0, 0.5, 0.5, 2.0],
+        ("evaluation/y", "raygan"): [1, 21.0, 21.0, 0.9, 0.9, 4.0],
     }
 
 
 def test_median_is_scikit_images() -> None:
-    noisy = torch.rand(2, 3, 20, 30)
-    expected = [
-        [skimage_median(channel, np.ones((3, 3)), mode="reflect") for channel in image] for image in noisy.numpy()
-    ]
-    assert np.array_equal(median(noisy).numpy(), np.array(expected))
+    noisy = torch.rand(1, 3, 20, 30)
+    expected = [skimage_median(channel, np.ones((3, 3)), mode="reflect") for channel in noisy[0].numpy()]
+    assert np.array_equal(filtered("median", noisy)[0].numpy(), np.array(expected))
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("deviation", [0.1, 0.25])
+def test_every_filter_denoises(name: str, deviation: float) -> None:
+    """Of Gaussian noise on an image that is smooth but for one edge, each removes at least 3 dB."""
+    ramp = torch.linspace(0.2, 0.5, 96)
+    clean = (ramp[:, None] + 0.3 * (ramp > 0.35)).expand(1, 3, 96, 96)
+    noisy = clean + deviation * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    before, after = ((image - clean).square().mean().log10() for image in (noisy, filtered(name, noisy)))
+    assert 10 * (before - after) > 3
+
+
+def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    folder = write_photos(2)
+    command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
+    result = raygan(*command, "--filters", "median,wavelet", "--levels", "mean")
+    assert result.returncode == 0, result.stderr
+    assert "mean intensity, 2 photos" in result.stdout
+    summary = pd.read_csv(tmp_path / "found" / "summary.csv").set_index(["kind", "method"])
+    assert set(summary.index.get_level_values("method")) == {"noisy", "median", "wavelet", "raygan"}
+    assert set(summary["level"]) == {"mean"}
+    for name, label in (("noisy", "noisy input"), ("wavelet", "wavelet"), ("raygan", "RayGAN")):
+        row = summary.loc[("speckle", name)]
+        [line] = [line for line in result.stdout.splitlines() if line.startswith(label)]
+        assert f"{row['psnr_mean']:.2f} / {row['ssim_mean']:.3f}" in line
+    per_image = pd.read_csv(tmp_path / "found" / "per_image.csv")
+    assert len(per_image) == 2 * 3 * 4
+    assert (per_image.loc[per_image["method"] != "noisy", "seconds"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--filters", "median,blur"], "there is no filter blur; there are median, bilateral"),
+        (["--levels", "lower"], "there is no level lower; there are low, mean, high"),
+    ],
+)
+def test_unknown_names_are_refused(denoiser: Folder, options: list[str], message: str) -> None:
+    result = raygan("evaluate", denoiser.location, *options)
+    assert result.returncode == 2
+    assert message in result.stderr

@@ -47,7 +47,7 @@ class CachedCrops:
         self, photos: Photos, data: DataConfig, training: TrainingConfig, *, rank: int = 0, workers: int = 1
     ) -> None:
         self.photos = photos
-        self.crop_size = data.crop_size
+        self.data = data
         self.seed = training.seed
         self.rank = rank
         self.batch_size = training.batch_size
@@ -61,9 +61,7 @@ class CachedCrops:
             start = step * self.batch_size + self.rank * self.share
             yield as_batch(
                 [
-                    random_crop(
-                        self.photos.pixels[indices[place]], self.crop_size, crop_stream(self.seed, epoch, place)
-                    )
+                    training_crop(self.photos.pixels[indices[place]], self.data, crop_stream(self.seed, epoch, place))
                     for place in range(start, start + self.share)
                 ]
             )
@@ -105,6 +103,16 @@ def random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generato
     top = random.integers(height - size + 1)
     left = random.integers(width - size + 1)
     return pixels[top : top + size, left : left + size]
+
+
+def training_crop(pixels: NDArray[np.uint8], data: DataConfig, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A square of the pixels, (H, W, 3), at a random place, and turned and flipped as `data.augmentation` says."""
+    crop = random_crop(pixels, data.crop_size, random)
+    if data.augmentation != "none" and random.integers(2):
+        crop = crop[:, ::-1]
+    if data.augmentation == "flips_and_rotations":
+        crop = np.rot90(crop, int(random.integers(4)))
+    return crop
 
 
 def as_batch(crops: list[NDArray[np.uint8]]) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raygan.config import Config
-from raygan.data.crops import crop_stream, epoch_order, random_crop, steps_per_epoch
+from raygan.data.crops import crop_stream, epoch_order, steps_per_epoch, training_crop
 from raygan.data.decode import decode_photo
 from raygan.data.photos import PhotosError, StoredPhotos
 
@@ -94,5 +94,5 @@ def _crops_of_steps(
             pixels, problem = decode_photo(photos.folder, name, data.crop_size)
             if problem:
                 raise PhotosError(f"{photos.folder}/{name} was usable when the study began, but is {problem} now")
-            crops.append(random_crop(pixels, data.crop_size, crop_stream(training.seed, epoch, place)))
+            crops.append(training_crop(pixels, data, crop_stream(training.seed, epoch, place)))
     return {"crop": np.stack(crops)}

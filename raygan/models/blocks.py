@@ -108,6 +108,25 @@ class UpConcat(nn.Module):
         return torch.relu(torch.cat([upsampled, skipped], dim=1))
 
 
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each with normalisation, a ReLU between them, added to what they were given."""
+
+    def __init__(self, width: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            build_norm(width, config),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            build_norm(width, config),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features of the same shape, (B, width, H, W)."""
+        added: Tensor = self.layers(features)
+        return features + added
+
+
 def initialise(network: nn.Module, deviation: float) -> None:
     """Draw convolution and dense weights from N(0, deviation) and zero their biases (paper, networks)."""
     for layer in network.modules():

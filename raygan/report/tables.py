@@ -15,7 +15,14 @@ from raygan.report.paper import paper_table
 from raygan.report.pareto import LESS_IS_BETTER, front
 
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
-METHOD_NAMES = {"noisy": "noisy input", "median": "median filter 3x3", "raygan": "RayGAN"}
+METHOD_NAMES = {
+    "noisy": "noisy input",
+    "median": "median filter 3x3",
+    "nonlocal_means": "non-local means",
+    "total_variation": "total variation",
+    "bm3d": "BM3D",
+    "raygan": "RayGAN",
+}
 MEASURES = ("psnr", "ssim")
 """What every evaluation measures, and the paper did."""
 VGG_DISTANCE = (
@@ -55,6 +62,29 @@ def result_table(study: StudyFiles) -> str:
     if "vgg_distance" in others:
         lines.append("PSNR / SSIM / vgg_distance (lower is better)")
     return "\n".join(lines)
+
+
+def evaluation_table(summary: pd.DataFrame) -> str:
+    """Every method's means over the evaluation photos: a table a level, a row a method, seconds an image at its end."""
+    evaluated = summary[summary["set"] == "evaluation"]
+    measures = [one for one in (*MEASURES, "vgg_distance") if f"{one}_mean" in summary]
+    width = 12 + 8 * (len(measures) - 1)
+    lines = []
+    for level, of_level in evaluated.groupby("level", sort=False):
+        kinds = of_level["kind"].unique()
+        heading = f"{level} intensity, {of_level['images'].iloc[0]} photos"
+        names = "".join(f"{KIND_NAMES[kind]:>{width}}" for kind in kinds)
+        lines += [f"{heading:<36}{names}{'seconds':>10}"]
+        for method, rows in of_level.groupby("method", sort=False):
+            scores = rows.set_index("kind")
+            cells = (
+                " / ".join(f"{scores[f'{one}_mean'][kind]:.{2 if one == 'psnr' else 3}f}" for one in measures)
+                for kind in kinds
+            )
+            row = "".join(f"{cell:>{width}}" for cell in cells)
+            lines.append(f"{METHOD_NAMES.get(str(method), str(method)):<36}{row}{rows['seconds_mean'].mean():>10.3f}")
+        lines.append("")
+    return "\n".join([*lines, f"Means of {' / '.join(measures)}, and of the seconds that a photo took."])
 
 
 def scores_beside_the_papers(study: StudyFiles, system: System, photo_set: str) -> pd.DataFrame:

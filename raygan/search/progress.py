@@ -12,6 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from raygan.progress import time_left
 from raygan.report.tables import short
 from raygan.search.economy import collapsed_from
 from raygan.search.experiment import Experiment, Search
@@ -162,15 +163,6 @@ def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
         f"epoch {int(metrics['epoch']):>2}/{epochs}  val PSNR {metrics['val_psnr']:5.2f} dB  "
         f"val SSIM {metrics['val_ssim']:.3f}  {metrics['seconds']:.0f} s"
     )
-
-
-def time_left(seconds: float) -> str:
-    """A duration for people."""
-    if seconds == 0:
-        return "done"
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s left"
-    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
 
 
 def _cause(trial: Trial) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 import ray
 from pyarrow import ArrowException
 
-from raygan.config import Config, NoiseConfig
+from raygan.config import Config
 from raygan.data.crops import Photos
 from raygan.data.download import ASSETS
 from raygan.data.photos import StoredPhotos, evaluation_photos, fixed_crops, training_photos
-from raygan.evaluate import evaluate, summarise, tabulate
+from raygan.evaluate import Task, write_evaluation
+from raygan.progress import time_left
 from raygan.report.terminal import final_report
 from raygan.search.constraint import constraint_of
 from raygan.search.drivers import Drivers
@@ -26,7 +26,7 @@ from raygan.search.ledger import Ledger, StudyError, package_versions, read_stud
 from raygan.search.lock import locked, refuse_if_held
 from raygan.search.optuna_record import open_study, optuna_storage, record_of_files
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
-from raygan.search.progress import epoch_line, time_left
+from raygan.search.progress import epoch_line
 from raygan.search.trials import check_room, run_trials
 from raygan.search.warm_start import warm_start
 from raygan.section import parse_value, with_values
@@ -35,7 +35,6 @@ from raygan.train.checkpoint import DENOISER_FILES
 from raygan.train.cluster import (
     photo_memory,
     resolved_device,
-    resources,
     share_photos,
     start_ray,
     trials_at_once,
@@ -155,7 +154,7 @@ def _run(
         study |= {"status": "evaluating"}
         write_study(folder, study)
     if isinstance(experiment, Search):
-        tasks = [(config.noise, {"raygan": folder.child("best")})]
+        tasks: list[Task] = [(config.noise, {"raygan": folder.child("best")})]
     else:
         tasks = _denoisers_of_the_arms(experiment, folder)
     _evaluate(job, tasks, folder)
@@ -248,7 +247,7 @@ def _train_winner(job: Job, folder: Folder, best_trial: Mapping[str, Any]) -> No
     print(f"winner trained in {time.monotonic() - started:.0f} s")
 
 
-def _denoisers_of_the_arms(comparison: Comparison, folder: Folder) -> list[tuple[NoiseConfig, dict[str, Folder]]]:
+def _denoisers_of_the_arms(comparison: Comparison, folder: Folder) -> list[Task]:
     """Keep each good trial's best epoch in `denoisers/`; returns them by the noise that their arm removes."""
     configs = _configs(comparison)
     noises = {config.noise.task: config.noise for config in reversed(configs.values())}
@@ -262,46 +261,11 @@ def _denoisers_of_the_arms(comparison: Comparison, folder: Folder) -> list[tuple
     return [(noises[task], group) for task, group in denoisers.items()]
 
 
-def _evaluate(job: Job, tasks: list[tuple[NoiseConfig, dict[str, Folder]]], folder: Folder) -> None:
-    """Evaluate denoisers on the evaluation photos and on crops of the others, and write `evaluation/`.
-
-    Each task is a noise to remove with the denoisers that are to remove it.
-    """
+def _evaluate(job: Job, tasks: list[Task], folder: Folder) -> None:
+    """Evaluate denoisers on the evaluation photos and on crops of the others, and write `evaluation/`."""
     data = job.config.data
     photos = evaluation_photos(data.evaluate_on).union(*fixed_crops(ray.get(job.photos), data)).materialize()
-    count = photos.count()
-    one_worker = with_values(job.config, {"hardware/workers": 1})
-    actors = min(trials_at_once(one_worker), count)
     # One measure for all denoisers: where arms have several weights, by the first.
     vgg19_weights = next(iter(job.vgg19_weights.values()), None)
-    tables = []
-    for index, (noise, denoisers) in enumerate(tasks):
-        what = "the denoiser" if list(denoisers) == ["raygan"] else f"{len(denoisers)} denoisers"
-        print(f"\nEvaluation of {what}: {count} photos, each noise kind, at three levels on {data.evaluate_on}")
-        # As a Ray task, so that the job runs, and writes its logs, on the cluster.
-        run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
-        done = run.remote(photos, denoisers, noise, resources(job.config), actors, vgg19_weights)
-        table, pictures = tabulate(_shown(done, count), noise, list(denoisers))
-        table.insert(0, "task", index)
-        table["picture"] = table["picture"].map(lambda name, index=index: f"{index}-{name}" if name else "")
-        tables.append(table)
-        for name, png in pictures.items():
-            folder.write(f"evaluation/pictures/{index}-{name}", png)
-    table = pd.concat(tables, ignore_index=True)
-    folder.write("evaluation/per_image.csv", table.to_csv(index=False))
-    folder.write("evaluation/summary.csv", summarise(table).to_csv(index=False))
-
-
-def _shown(photos: Iterable[ray.ObjectRef], count: int) -> Iterator[list[dict[str, Any]]]:
-    """What the evaluation job yields, showing now and then how far it is."""
-    first = shown = 0.0
-    for done, rows in enumerate(photos, start=1):
-        now = time.monotonic()
-        if done == 1:
-            # The pace is that of the photos after the first, which waited for the actors to start.
-            first = shown = now
-        if now - shown > 20 or done == count:
-            shown = now
-            left = (count - done) * (now - first) / max(1, done - 1)
-            print(f"evaluation {done}/{count} photos   [{time_left(left)}]")
-        yield ray.get(rows)
+    one_worker = with_values(job.config, {"hardware/workers": 1})
+    write_evaluation(photos, data.evaluate_on, tasks, one_worker, vgg19_weights, folder.child("evaluation"))

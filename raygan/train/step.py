@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raygan.losses import ContentLoss, adversarial_loss
+from raygan.losses import ContentLoss, adversarial_loss, pixel_loss
+
+METRICS = (
+    *("content_loss", "pixel_loss", "adversarial_loss", "generator_loss"),
+    *("discriminator_loss_clean", "discriminator_loss_denoised", "discriminator_loss"),
+    *("discriminator_accuracy_clean", "discriminator_accuracy_denoised"),
+)
+"""What a step measures; NaN where it has no part in the step."""
+PIXEL_METRICS = ("pixel_loss", "generator_loss")
+"""What a step of the generator alone measures."""
 
 
 @dataclass
@@ -26,6 +35,9 @@ class Players:
     content_loss: ContentLoss
     content_weight: float
     adversarial_weight: float
+    pixel_weight: float
+    max_gradient_norm: float | None
+    """See `TrainingConfig.max_gradient_norm`."""
     precision: str
     """See `TrainingConfig.precision`."""
     frozen_statistics: str
@@ -35,6 +47,16 @@ class Players:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context for forward passes; it must end before weights are updated, since it keeps those it converted."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def pixel_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
+    """Update the generator alone, by the mean absolute difference of pixels; as `train_step` otherwise."""
+    with autocast(clean.device, players.precision):
+        denoised = players.generator(noisy)
+    loss = pixel_loss(clean, denoised)
+    _update(players.generator_optimizer, loss, players.max_gradient_norm)
+    unknown = torch.full_like(loss, torch.nan).detach()
+    return dict.fromkeys(METRICS, unknown) | dict.fromkeys(PIXEL_METRICS, loss.detach())
 
 
 def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
@@ -51,9 +73,7 @@ def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tens
     clean_loss = adversarial_loss(clean_scores, clean=True)
     denoised_loss = adversarial_loss(denoised_scores, clean=False)
     discriminator_loss = clean_loss + denoised_loss
-    players.discriminator_optimizer.zero_grad()
-    discriminator_loss.backward()  # type: ignore[no-untyped-call]
-    players.discriminator_optimizer.step()
+    _update(players.discriminator_optimizer, discriminator_loss, players.max_gradient_norm)
 
     players.discriminator.requires_grad_(False)
     players.frozen_discriminator.train(players.frozen_statistics == "batch")
@@ -63,12 +83,14 @@ def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tens
     players.frozen_discriminator.train()
     adversarial = adversarial_loss(scores, clean=True)
     generator_loss = players.content_weight * content + players.adversarial_weight * adversarial
-    players.generator_optimizer.zero_grad()
-    generator_loss.backward()  # type: ignore[no-untyped-call]
-    players.generator_optimizer.step()
+    pixels = pixel_loss(clean, denoised)
+    if players.pixel_weight:
+        generator_loss = generator_loss + players.pixel_weight * pixels
+    _update(players.generator_optimizer, generator_loss, players.max_gradient_norm)
 
     return {
         "content_loss": content.detach(),
+        "pixel_loss": pixels.detach(),
         "adversarial_loss": adversarial.detach(),
         "generator_loss": generator_loss.detach(),
         "discriminator_loss_clean": clean_loss.detach(),
@@ -77,3 +99,12 @@ def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tens
         "discriminator_accuracy_clean": (clean_scores > 0).float().mean(),
         "discriminator_accuracy_denoised": (denoised_scores <= 0).float().mean(),
     }
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor, max_gradient_norm: float | None) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    if max_gradient_norm is not None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, max_gradient_norm)
+    optimizer.step()

@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raygan.config import AdamConfig, Config
 from raygan.data.crops import CropSource, to_unit_range
@@ -26,8 +27,9 @@ from raygan.models.generator import build_generator
 from raygan.seeds import derived_seed, torch_generator
 from raygan.storage import Folder
 from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint
+from raygan.train.lr_schedule import lr_factor
 from raygan.train.pictures import before_and_after, first_crop_png
-from raygan.train.step import Players, train_step
+from raygan.train.step import METRICS, PIXEL_METRICS, Players, pixel_step, train_step
 from raygan.train.step_log import StepLog
 from raygan.train.tensorboard import TensorBoardLog
 from raygan.train.validation import validate
@@ -107,21 +109,22 @@ def train(
     torch.manual_seed(derived_seed("initial weights", config.training.seed))
     generator = build_generator(config.generator).to(place.device).to(memory_format=torch.channels_last)
     players = _build_players(config, generator, vgg19_weights, place)
+    average = _moving_average(generator, config.training.average_decay)
+    denoiser = average.module if average else generator
     states: dict[str, Resumable] = {
         "generator": generator,
         "discriminator": players.frozen_discriminator,
         "generator_optimizer": players.generator_optimizer,
         "discriminator_optimizer": players.discriminator_optimizer,
     }
+    if average is not None:
+        states["average"] = average
     done, best = 0, None
     if resume_from is not None:
         saved = load_checkpoint(resume_from, config, place.device, varying)
         done, best = saved.epoch, saved.best
         for name, owner in states.items():
             owner.load_state_dict(saved.training[name])
-        # The state holds the rates that it was saved with.
-        _set_adam(players.generator_optimizer, config.optimizers.generator)
-        _set_adam(players.discriminator_optimizer, config.optimizers.discriminator)
     with contextlib.ExitStack() as logs:
         board = steps = None
         if run_log is not None and place.rank == 0:
@@ -133,7 +136,7 @@ def train(
             started = time.perf_counter()
             step_metrics: list[dict[str, Tensor]] = []
             try:
-                _train_epoch(config, players, crops, epoch, place, step_metrics)
+                _train_epoch(config, players, average, crops, epoch, place, step_metrics)
             except DivergedError:
                 # The steps that led to it are worth seeing. All workers come here, or none.
                 _log_steps(steps, epoch, *_over_workers(step_metrics, place))
@@ -142,7 +145,7 @@ def train(
             _log_steps(steps, epoch, names, values)
             metrics = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
             trained = time.perf_counter()
-            metrics |= _validation_metrics(config, generator, val_crops, place)
+            metrics |= _validation_metrics(config, denoiser, val_crops, place)
             now = time.perf_counter()
             if math.isnan(metrics["val_psnr"]):
                 raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is {metrics['val_psnr']}")
@@ -157,12 +160,12 @@ def train(
             }
             measure = config.training.best_by
             if best is None or metrics[measure] > best.metrics[measure]:
-                best = Best.of(generator, metrics)
+                best = Best.of(denoiser, metrics)
             metrics["best_epoch"] = best.metrics["epoch"]
             metrics |= {f"best_{name}": best.metrics[name] for name in ("val_psnr", "val_ssim", "val_milliseconds")}
             if board is not None:
                 board.scalars(metrics, epoch)
-                pictures = before_and_after(generator, val_crops, config, place.device)
+                pictures = before_and_after(denoiser, val_crops, config, place.device)
                 board.images(pictures, epoch)
                 board.flush()
                 if run_log is not None and best.metrics["epoch"] == epoch:
@@ -198,6 +201,8 @@ def _build_players(
         content_loss=content_loss,
         content_weight=config.loss.content_weight,
         adversarial_weight=config.loss.adversarial_weight,
+        pixel_weight=config.loss.pixel_weight,
+        max_gradient_norm=config.training.max_gradient_norm,
         precision=config.training.precision,
         frozen_statistics=config.discriminator.frozen_statistics,
     )
@@ -209,9 +214,18 @@ def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
     )
 
 
-def _set_adam(optimizer: torch.optim.Optimizer, config: AdamConfig) -> None:
+def _set_adam(optimizer: torch.optim.Optimizer, config: AdamConfig, factor: float) -> None:
+    # All of it, since what a checkpoint holds may be of other values.
     for group in optimizer.param_groups:
-        group |= {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+        group |= {"lr": factor * config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+
+
+def _moving_average(generator: nn.Module, decay: float) -> AveragedModel | None:
+    """The generator's, of its weights and of batch norm's moving statistics."""
+    if not decay:
+        return None
+    mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(generator, multi_avg_fn=mean, use_buffers=True)
 
 
 def _distributed(network: nn.Module, place: Place) -> nn.Module:
@@ -225,6 +239,7 @@ def _distributed(network: nn.Module, place: Place) -> nn.Module:
 def _train_epoch(
     config: Config,
     players: Players,
+    average: AveragedModel | None,
     crops: CropSource,
     epoch: int,
     place: Place,
@@ -236,6 +251,8 @@ def _train_epoch(
     players.discriminator.train()
     # Layers that draw random numbers use torch's global generator: tie it to the epoch, as all else is.
     torch.manual_seed(derived_seed("layers", seed, epoch, place.rank))
+    alone = epoch <= config.training.pixel_epochs
+    run_step, watched = (pixel_step, PIXEL_METRICS) if alone else (train_step, METRICS)
     for step, pixels in enumerate(crops.batches(epoch)):
         clean = to_unit_range(pixels, place.device)
         # Drawn for the whole batch, of which this worker has some rows: the number of workers changes no noise.
@@ -245,10 +262,16 @@ def _train_epoch(
         streams = [torch_generator("noise", *key, row, device=place.device) for row in rows]
         mine = slice(rows.start, rows.stop)
         noisy = add_noise(clean, kinds[mine], intensities[mine], streams)
-        step_metrics.append(train_step(players, _channels_last(clean), _channels_last(noisy)))
+        factor = lr_factor(config.training, (epoch - 1) * crops.steps + step, config.training.epochs * crops.steps)
+        _set_adam(players.generator_optimizer, config.optimizers.generator, factor)
+        _set_adam(players.discriminator_optimizer, config.optimizers.discriminator, factor)
+        step_metrics.append(run_step(players, _channels_last(clean), _channels_last(noisy)))
+        if average is not None:
+            average.update_parameters(players.generator)
         if (step + 1) % CHECK_EVERY == 0 or step + 1 == crops.steps:
-            _require_finite(step_metrics[-CHECK_EVERY:], epoch, step, place)
-    _average_moving_statistics(players, place)
+            _require_finite(step_metrics[-CHECK_EVERY:], watched, epoch, step, place)
+    networks = (players.generator, players.discriminator, *([] if average is None else [average.module]))
+    _average_moving_statistics(networks, place)
 
 
 def _log_steps(steps: StepLog | None, epoch: int, names: list[str], values: Tensor) -> None:
@@ -269,24 +292,26 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _average_moving_statistics(players: Players, place: Place) -> None:
+def _average_moving_statistics(networks: Iterable[nn.Module], place: Place) -> None:
     """Give all workers the mean of the moving statistics, which each has gathered on its own crops."""
     if place.workers == 1:
         return
-    for network in (players.generator, players.discriminator):
+    for network in networks:
         for buffer in network.buffers():
             if buffer.is_floating_point():
                 distributed.all_reduce(buffer)
                 buffer /= place.workers
 
 
-def _require_finite(step_metrics: list[dict[str, Tensor]], epoch: int, step: int, place: Place) -> None:
+def _require_finite(
+    step_metrics: list[dict[str, Tensor]], watched: Collection[str], epoch: int, step: int, place: Place
+) -> None:
     # Of all workers: one that stopped alone would leave the others waiting.
     names, values = _over_workers(step_metrics, place)
     broken = [
         f"{name} is {value}"
         for name, value in zip(names, values.sum(dim=0).tolist(), strict=True)
-        if not math.isfinite(value)
+        if name in watched and not math.isfinite(value)
     ]
     if broken:
         raise DivergedError(f"training diverged in epoch {epoch}, by step {step + 1}: {', '.join(broken)}")

@@ -20,7 +20,7 @@ def refused(tmp_path: Path, *options: str | Path) -> str:
     ("options", "message"),
     [
         (["--set", "loss/lambda=1"], "v1.py: there is no setting 'loss/lambda'; the settings are:"),
-        (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 64 must hold, but got crop_size=100"),
+        (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 32 must hold, but got crop_size=100"),
         (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
         (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1, but is '0'"),
         (["--trials", "many"], "argument --trials/--max-trials: must be a whole number of at least 0, but is 'many'"),

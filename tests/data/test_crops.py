@@ -1,4 +1,8 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from raygan.config import DataConfig, TrainingConfig
@@ -77,3 +81,24 @@ def test_validation_crops_are_fixed_and_spread_over_the_photos() -> None:
 def test_unit_range_is_exact_at_its_ends() -> None:
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8)
     assert to_unit_range(pixels, "cpu").tolist() == [0.0, 0.20000000298023224, 1.0]
+
+
+@pytest.mark.parametrize(("augmentation", "positions"), [("none", 1), ("flips", 2), ("flips_and_rotations", 8)])
+def test_augmentation_turns_the_same_crops(augmentation: Any, positions: int) -> None:
+    """Of the square's eight symmetries, numbered by turns and flips, as many occur as the setting says."""
+    training = TrainingConfig(batch_size=4, steps_per_epoch=20)
+    plain, turned = (
+        torch.cat(list(CachedCrops(numbered_photos(), data, training).batches(1)))
+        for data in (DATA, dataclasses.replace(DATA, augmentation=augmentation))
+    )
+    found = set()
+    for crop, result in zip(plain, turned, strict=True):
+        symmetries = {
+            (turns, flipped): torch.rot90(crop.flip(2) if flipped else crop, turns, (1, 2))
+            for turns in range(4)
+            for flipped in (False, True)
+        }
+        [match] = [name for name, image in symmetries.items() if torch.equal(image, result)]
+        found.add(match)
+    assert len(found) == positions
+    assert augmentation != "flips" or found == {(0, False), (0, True)}

@@ -19,7 +19,8 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def config(tiny_config: Config, write_photos: Write) -> Config:
-    return with_values(tiny_config, {"data/photos": str(write_photos(10)), "data/train_photos": 7})
+    values = {"data/photos": str(write_photos(10)), "data/train_photos": 7, "data/augmentation": "flips_and_rotations"}
+    return with_values(tiny_config, values)
 
 
 def both(config: Config) -> tuple[Photos, StoredPhotos]:

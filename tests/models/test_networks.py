@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import pytest
@@ -106,6 +107,43 @@ def test_every_depth_keeps_shapes(depth: int, upsampling: Any, residual: bool) -
         assert denoise(generator, torch.rand(1, 3, 13, 70)).shape == (1, 3, 13, 70)
 
 
+def test_a_residual_unets_parameters_counted_by_hand() -> None:
+    """Widths 4, 8, 16: a block of each, down and up again, between 2x2 convolutions down and 4x4 ones up."""
+    config = GeneratorConfig(architecture="residual_unet", base_width=4, depth=2, blocks=1, normalization="none")
+    blocks = {width: 2 * (9 * width**2 + width) for width in (4, 8, 16)}
+    down = (4 * 4 * 8 + 8) + (4 * 8 * 16 + 16)
+    up = (16 * 16 * 8 + 8) + (16 * 8 * 4 + 4)
+    count = (27 * 4 + 4) + (9 * 4 * 3 + 3) + 2 * blocks[4] + 2 * blocks[8] + blocks[16] + down + up
+    assert trainable(build_generator(config)) == parameters(config) == count
+    # Batch norm has two values a channel, after each of a block's convolutions.
+    normalised = dataclasses.replace(config, normalization="batch")
+    assert parameters(normalised) == count + 4 * (4 + 8 + 16 + 8 + 4)
+    # At half resolution, four pixels' values come in and go out together.
+    assert parameters(dataclasses.replace(config, unshuffle=2)) == count + 9 * 9 * 4 + 9 * 4 * 9 + 9
+    assert parameters(dataclasses.replace(config, blocks=3)) == count + 2 * (2 * blocks[4] + 2 * blocks[8] + blocks[16])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("upsampling", ["transposed", "resize"])
+@pytest.mark.parametrize("unshuffle", [1, 2, 4])
+def test_a_residual_unet_takes_any_size(unshuffle: int, upsampling: Any, residual: bool) -> None:
+    config = GeneratorConfig(
+        architecture="residual_unet",
+        base_width=2,
+        depth=2,
+        blocks=1,
+        unshuffle=unshuffle,
+        upsampling=upsampling,
+        residual=residual,
+    )
+    generator = build_generator(config).eval()
+    assert generator.stride == 4 * unshuffle
+    noisy = torch.rand(1, 3, 13, 70)
+    denoised = denoise(generator, noisy)
+    assert denoised.shape == noisy.shape
+    assert torch.equal(denoised, noisy) == residual
+
+
 def test_resizing_needs_no_transposed_convolution() -> None:
     generator = build_generator(GeneratorConfig(base_width=4, upsampling="resize"))
     assert not any(isinstance(module, nn.ConvTranspose2d) for module in generator.modules())
@@ -114,9 +152,11 @@ def test_resizing_needs_no_transposed_convolution() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "resize"])
-def test_a_residual_generator_starts_as_the_identity_and_learns(upsampling: Any) -> None:
+@pytest.mark.parametrize("architecture", GENERATORS)
+def test_a_residual_generator_starts_as_the_identity_and_learns(architecture: Any, upsampling: Any) -> None:
     torch.manual_seed(0)
-    generator = build_generator(GeneratorConfig(base_width=4, depth=3, upsampling=upsampling, residual=True))
+    config = GeneratorConfig(architecture=architecture, base_width=4, depth=3, upsampling=upsampling, residual=True)
+    generator = build_generator(config)
     noisy, clean = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
     torch.testing.assert_close(generator(noisy), noisy, rtol=0, atol=0)
     torch.testing.assert_close(generator.eval()(noisy), noisy, rtol=0, atol=0)

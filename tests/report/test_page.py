@@ -3,14 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Study
+from conftest import Study, raygan
 from playwright.sync_api import Page, sync_playwright
 
 from raygan.report.figures import search_figures
@@ -19,11 +17,6 @@ from raygan.report.tables import front_table
 from raygan.storage import Folder
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def raygan(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from raygan.config import Config
 from raygan.losses import build_content_loss
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
-from raygan.train.step import Players, train_step
+from raygan.train.step import METRICS, PIXEL_METRICS, Players, pixel_step, train_step
 
 
 @pytest.fixture
@@ -26,6 +27,8 @@ def players(tiny_config: Config) -> Players:
         content_loss=build_content_loss(tiny_config.loss, None),
         content_weight=0.7,
         adversarial_weight=0.3,
+        pixel_weight=0.0,
+        max_gradient_norm=None,
         precision="float32",
         frozen_statistics="batch",
     )
@@ -70,6 +73,52 @@ def test_step_is_the_papers(players: Players) -> None:
     assert values["discriminator_loss_clean"].item() == pytest.approx(on_clean.item(), rel=1e-5)
     assert values["discriminator_loss_denoised"].item() == pytest.approx(on_denoised.item(), rel=1e-5)
     assert values["discriminator_loss"].item() == pytest.approx((on_clean + on_denoised).item(), rel=1e-5)
+
+
+def test_a_pixel_step_moves_the_generator_alone(players: Players) -> None:
+    clean, noisy = batch()
+    generator, discriminator = copy.deepcopy(players.generator), copy.deepcopy(players.discriminator)
+    loss = (generator(noisy) - clean).abs().mean()
+    descend(generator, loss)
+    values = pixel_step(players, clean, noisy)
+    for weight, expected in zip(players.generator.parameters(), generator.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+    assert players.discriminator.state_dict().keys() == discriminator.state_dict().keys()
+    for name, value in players.discriminator.state_dict().items():
+        assert torch.equal(value, discriminator.state_dict()[name])
+    assert tuple(values) == METRICS
+    for name, value in values.items():
+        assert value.item() == pytest.approx(loss.item() if name in PIXEL_METRICS else float("nan"), nan_ok=True)
+
+
+def test_the_pixel_loss_joins_by_its_weight(players: Players) -> None:
+    clean, noisy = batch()
+    by_hand = (players.generator(noisy) - clean).abs().mean().item()
+    players.pixel_weight = 2.0
+    values = {name: value.item() for name, value in train_step(players, clean, noisy).items()}
+    assert tuple(values) == METRICS
+    assert values["pixel_loss"] == pytest.approx(by_hand, rel=1e-5)
+    total = 0.7 * values["content_loss"] + 0.3 * values["adversarial_loss"] + 2 * by_hand
+    assert values["generator_loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [pixel_step, train_step])
+def test_a_long_gradient_is_scaled_down(players: Players, step: Any) -> None:
+    """Gradient descent at rate 0.1 moves all weights together by a tenth of the gradient's length."""
+    clean, noisy = batch()
+    before = torch.nn.utils.parameters_to_vector(players.generator.parameters()).detach().clone()
+    free, clipped = copy.deepcopy(players), copy.deepcopy(players)
+    moved = {}
+    for own, longest in ((free, None), (clipped, 1e-3)):
+        own.frozen_discriminator, own.max_gradient_norm = own.discriminator, longest
+        own.generator_optimizer = torch.optim.SGD(own.generator.parameters(), lr=0.1)
+        own.discriminator_optimizer = torch.optim.SGD(own.discriminator.parameters(), lr=0.0)
+        step(own, clean, noisy)
+        moved[longest] = torch.nn.utils.parameters_to_vector(own.generator.parameters()) - before
+    assert moved[None].norm().item() > 1e-3
+    assert moved[1e-3].norm().item() == pytest.approx(1e-4, rel=1e-2)
+    direction = functional.cosine_similarity(moved[None], moved[1e-3], dim=0)
+    assert direction.item() == pytest.approx(1, abs=1e-3)
 
 
 def test_accuracy_counts_right_guesses(players: Players) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_training_reports_every_epoch(photos: Photos, tiny_config: Config, tmp_p
             "val_seconds",
         ),
         *("best_epoch", "best_val_psnr", "best_val_ssim", "best_val_milliseconds"),
-        *("content_loss", "adversarial_loss", "generator_loss"),
+        *("content_loss", "pixel_loss", "adversarial_loss", "generator_loss"),
         *("discriminator_loss", "discriminator_loss_clean", "discriminator_loss_denoised"),
         *("discriminator_accuracy_clean", "discriminator_accuracy_denoised"),
         *("generator_learning_rate", "discriminator_learning_rate"),
@@ -141,14 +142,78 @@ def test_same_configuration_same_result_to_the_last_bit(photos: Photos, tiny_con
     assert outcome(first.checkpoint(3)) != outcome(other.checkpoint(3))
 
 
+TWO_PHASES: dict[str, object] = {
+    "generator/architecture": "residual_unet",
+    "generator/depth": 2,
+    "generator/residual": True,
+    "data/augmentation": "flips_and_rotations",
+    "training/pixel_epochs": 2,
+    "training/lr_schedule": "cosine",
+    "training/warm_up_steps": 2,
+    "training/average_decay": 0.5,
+    "training/max_gradient_norm": 1.0,
+}
+
+
+@pytest.mark.parametrize("values", [{}, TWO_PHASES])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_resuming_continues_to_the_last_bit(photos: Photos, tiny_config: Config, tmp_path: Path, epoch: int) -> None:
-    whole = Run(photos, tiny_config, tmp_path / "whole").train()
-    resumed = Run(photos, tiny_config, tmp_path / "resumed").train(whole.checkpoint(epoch))
+def test_resuming_continues_to_the_last_bit(
+    photos: Photos, tiny_config: Config, tmp_path: Path, epoch: int, values: dict[str, object]
+) -> None:
+    config = with_values(tiny_config, values)
+    whole = Run(photos, config, tmp_path / "whole").train()
+    resumed = Run(photos, config, tmp_path / "resumed").train(whole.checkpoint(epoch))
     assert [metrics["epoch"] for metrics in resumed.epochs] == list(range(epoch + 1, 4))
     assert outcome(whole.checkpoint(3)) == outcome(resumed.checkpoint(3))
     for name in ("val_psnr", "best_val_psnr", "best_epoch", "discriminator_loss"):
         assert resumed.epochs[-1][name] == whole.epochs[-1][name]
+
+
+def test_the_discriminator_joins_after_the_pixel_epochs(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    run = Run(photos, with_values(tiny_config, TWO_PHASES), tmp_path).train()
+    joined = [math.isfinite(metrics["discriminator_loss"]) for metrics in run.epochs]
+    assert joined == [False, False, True]
+    assert all(metrics["generator_loss"] == metrics["pixel_loss"] for metrics in run.epochs[:2])
+    assert all(
+        math.isfinite(metrics["content_loss"]) == after for metrics, after in zip(run.epochs, joined, strict=True)
+    )
+    discriminators = [
+        torch.load(run.checkpoint(epoch) / "training.pt", weights_only=True)["discriminator"] for epoch in (1, 2, 3)
+    ]
+    for name, weights in discriminators[0].items():
+        assert torch.equal(weights, discriminators[1][name])
+    assert any(not torch.equal(weights, discriminators[2][name]) for name, weights in discriminators[0].items())
+    steps = pd.read_csv(tmp_path / "steps" / "run.csv")
+    assert steps["discriminator_loss"].isna().tolist() == (steps["epoch"] <= 2).tolist()
+
+
+def test_the_moving_average_is_what_is_kept(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    """Of one step an epoch: the average of the weights after each, by its formula."""
+    values = {"training/steps_per_epoch": 1, "training/average_decay": 0.75, "training/best_by": "val_psnr"}
+    run = Run(photos, with_values(tiny_config, values), tmp_path).train()
+    saved = [torch.load(run.checkpoint(epoch) / "training.pt", weights_only=True) for epoch in (1, 2, 3)]
+    for name, third in saved[2]["generator"].items():
+        average = saved[2]["average"][f"module.{name}"]
+        if third.is_floating_point():
+            first, second = (one["generator"][name] for one in saved[:2])
+            torch.testing.assert_close(average, 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third)
+    best = int(run.epochs[-1]["best_epoch"])
+    generator, _ = load_denoiser(Folder(run.checkpoint(3) / "denoiser"))
+    for name, weights in generator.state_dict().items():
+        assert torch.equal(weights, saved[best - 1]["average"][f"module.{name}"])
+
+
+def test_learning_rates_warm_up_and_follow_the_cosine(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    values: dict[str, object] = {"training/lr_schedule": "cosine", "training/warm_up_steps": 4}
+    config = with_values(tiny_config, values)
+    run = Run(photos, config, tmp_path).train()
+    a_epoch = CachedCrops(photos, config.data, config.training).steps
+    for number, metrics in enumerate(run.epochs, start=1):
+        step = number * a_epoch - 1
+        share = min(1, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / (3 * a_epoch)))
+        for network in ("generator", "discriminator"):
+            rate = getattr(config.optimizers, network).learning_rate
+            assert metrics[f"{network}_learning_rate"] == pytest.approx(share * rate)
 
 
 def test_a_finished_run_resumes_to_nothing(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""A denoiser as a file that runs without RayGAN: ONNX, or a `torch.export` program."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from raygan.denoiser import ImageError
+from raygan.storage import Folder
+from raygan.train.checkpoint import load_denoiser
+
+SUFFIXES = (".onnx", ".pt2")
+
+
+class Padded(nn.Module):
+    """A generator for images of any size: padded to a multiple of its stride, cut back, and clamped."""
+
+    def __init__(self, generator: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.generator = generator
+        self.stride = stride
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """Denoised images, float32, (B, 3, H, W), in [0, 1]."""
+        height, width = noisy.shape[-2:]
+        rows = _reflected(height, self.stride)
+        columns = _reflected(width, self.stride)
+        padded = noisy.index_select(2, rows).index_select(3, columns)
+        denoised: Tensor = self.generator(padded)
+        # By indices, since of a slice the exporter would note whether it is contiguous, which depends on the size.
+        inside = denoised.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
+        return inside.clamp(0, 1)
+
+
+def _reflected(size: int, stride: int) -> Tensor:
+    """As in `raygan.denoise`, but turning back only once, which can be exported for sizes that are not known."""
+    positions = torch.arange((size + stride - 1) // stride * stride)
+    return (size - 1) - ((size - 1) - positions).abs()
+
+
+def export(checkpoint: str, file: str) -> None:
+    """Write the denoiser in the folder `checkpoint` to `file`, whose suffix says how.
+
+    It takes `noisy`, float32, (B, 3, H, W), in [0, 1], of any B, and of any H and W above the generator's stride, and
+    gives `denoised` alike. Raises `ImageError` for another suffix.
+    """
+    suffix = Path(file).suffix
+    if suffix not in SUFFIXES:
+        raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
+    generator, config = load_denoiser(Folder(checkpoint))
+    model = Padded(generator, config.generator.stride).eval()
+    least = config.generator.stride + 1
+    noisy = torch.rand(2, 3, least + 67, least + 93)
+    sizes = {"noisy": {0: Dim.AUTO, 2: Dim.AUTO(min=least), 3: Dim.AUTO(min=least)}}
+    if suffix == ".pt2":
+        torch.export.save(torch.export.export(model, (noisy,), dynamic_shapes=sizes), file)
+        return
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise ImageError(f"ONNX files need {' and '.join(missing)}: pip install 'raygan[onnx]'")
+    torch.onnx.export(
+        model,
+        (noisy,),
+        file,
+        verbose=False,
+        input_names=["noisy"],
+        output_names=["denoised"],
+        dynamic_shapes=sizes,
+        dynamo=True,
+        external_data=False,
+    )

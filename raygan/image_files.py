@@ -1,0 +1,170 @@
+"""Image files, denoised: their depth, alpha, profile and other metadata are kept."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from raygan.denoiser import Denoiser, ImageError
+from raygan.storage import Folder
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+"""Of the files that are images."""
+# What it finds wrong it also raises, once.
+logging.getLogger("pyvips").setLevel(logging.CRITICAL)
+QUALITY = 95
+"""Of files that lose some."""
+COLOURS = ("b-w", "grey16", "srgb", "rgb16")
+"""libvips's names of what can be denoised."""
+
+
+def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
+    """An image file's content, denoised, as a file of the format that `suffix` names.
+
+    8 and 16 bits, grey and colour, palettes, and alpha, which is kept. CMYK becomes sRGB. The picture is turned as its
+    EXIF orientation says, and keeps its other EXIF entries and its ICC profile. Raises `ImageError` for what is no
+    image, or none of these.
+    """
+    try:
+        image = pyvips.Image.new_from_buffer(content, "", fail_on="truncated").autorot()
+        if image.interpretation == "cmyk":
+            image = image.icc_transform("srgb", embedded=True)
+        pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+        kind = {"uchar": np.uint8, "ushort": np.uint16}.get(image.format)
+        if image.interpretation not in COLOURS or kind is None or pages > 1:
+            raise ImageError(
+                f"an image must be of one page in grey or colour, of 8 or 16 bits, but this one is of {pages} pages, "
+                f"{image.interpretation}, {image.format}"
+            )
+        height, width, channels = image.height, image.width, image.bands
+
+        def region(rows: slice, columns: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.uint16]]:
+            part = image.crop(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+            return np.asarray(part.numpy()).reshape(part.height, part.width, channels)
+
+        # Through a file, so that a large result takes no memory.
+        with tempfile.TemporaryDirectory() as scratch:
+            raw = Path(scratch) / "denoised"
+            with raw.open("wb") as file:
+                for band in denoiser.bands(region, height, width):
+                    file.write(band.tobytes())
+            denoised = pyvips.Image.rawload(
+                str(raw), width, height, channels * np.dtype(kind).itemsize, interpretation=image.interpretation
+            )
+            if kind is np.uint16:
+                denoised = denoised.copy(bands=channels, format="ushort")
+            lossy = {"Q": QUALITY} if suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+            # Laid over the noisy one, from which it has the metadata.
+            written: bytes = image.insert(denoised, 0, 0).write_to_buffer(suffix, **lossy)
+    except pyvips.Error as error:
+        raise ImageError(f"it cannot be read or written as an image: {error}") from error
+    return written
+
+
+def denoise_path(noisy: str, denoised: str, checkpoint: str, device: str, tile: int, *, on_ray: bool) -> list[str]:
+    """Denoise the image file `noisy` into the file `denoised`, or all images of a folder into another, by their names.
+
+    Either may be a path or an `s3://` or `gs://` address. Files of a folder that cannot be denoised are passed over;
+    returns a line about each. `on_ray` divides a folder among a Ray cluster's GPUs, or else cores. Raises `ImageError`
+    where a single file cannot be denoised, there is nothing to denoise, or the input would be overwritten.
+    """
+    denoiser = Folder(checkpoint)
+    if noisy.lower().endswith(SUFFIXES):
+        source, name = _parent(noisy)
+        target, new_name = _parent(denoised)
+        if not denoised.lower().endswith(SUFFIXES):
+            raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
+        _require_elsewhere(f"{source}/{name}", f"{target}/{new_name}")
+        task = _Task(denoiser, source, target, device, tile)
+        task.run(name, new_name)
+        return []
+    source, target = Folder(noisy), Folder(denoised)
+    _require_elsewhere(source.location, target.location)
+    names = [name for name in source.files() if name.lower().endswith(SUFFIXES)]
+    if not names:
+        raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
+    task = _Task(denoiser, source, target, device, tile)
+    results = _on_ray(task, names) if on_ray else map(task.try_run, names)
+    return [problem for problem in tqdm(results, total=len(names), unit="image") if problem]
+
+
+def _parent(path: str) -> tuple[Folder, str]:
+    place, _, name = path.rpartition("/")
+    return Folder(place or "."), name
+
+
+def _require_elsewhere(noisy: str, denoised: str) -> None:
+    if noisy == denoised:
+        raise ImageError(f"the result would overwrite the input, {noisy}: give another place for it")
+
+
+@dataclass
+class _Task:
+    """Denoising files of one folder into another."""
+
+    checkpoint: Folder
+    source: Folder
+    target: Folder
+    device: str
+    tile: int
+
+    @functools.cached_property
+    def denoiser(self) -> Denoiser:
+        """Loaded where it is used, since that may be on another machine."""
+        return Denoiser(self.checkpoint, self.device, self.tile)
+
+    def run(self, name: str, new_name: str) -> None:
+        """Denoise one file."""
+        content = self.source.read(name)
+        self.target.write(new_name, denoise_file(self.denoiser, content, Path(new_name).suffix))
+
+    def try_run(self, name: str) -> str:
+        """Denoise one file into one of its own name; gives back what was wrong with it."""
+        try:
+            self.run(name, name)
+        except ImageError as error:
+            return f"{name}: {error}"
+        return ""
+
+
+def _on_ray(task: _Task, names: list[str]) -> Iterator[str]:
+    """The same in actors, one a GPU, or else a core, of the cluster; yields as files are done."""
+    import ray
+
+    from raygan.train.cluster import start_ray
+
+    start_ray()
+    has = ray.cluster_resources()
+    gpus = int(has.get("GPU", 0)) if task.device != "cpu" else 0
+    actors = min(gpus or int(has["CPU"]), len(names))
+    denoised = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names)).map_batches(
+        _Actor,
+        fn_constructor_args=(task.checkpoint.location, task.source.location, task.target.location, gpus, task.tile),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+    )
+    for row in denoised.iter_rows():
+        yield str(row["problem"])
+
+
+class _Actor:
+    """A `_Task` that Ray Data gives one name at a time."""
+
+    def __init__(self, checkpoint: str, source: str, target: str, gpus: int, tile: int) -> None:
+        device = "cuda" if gpus else "cpu"
+        self.task = _Task(Folder(checkpoint), Folder(source), Folder(target), device, tile)
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
+        return {"problem": [self.task.try_run(str(name)) for name in batch["name"]]}

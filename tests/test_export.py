@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from test_denoiser import save_denoiser
+
+from raygan.denoise import denoise
+from raygan.denoiser import ImageError
+from raygan.export import export
+from raygan.train.checkpoint import load_denoiser
+
+SHAPES = [(1, 3, 64, 64), (2, 3, 67, 93), (1, 3, 5, 6), (3, 3, 33, 130)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_exported_denoiser_gives_the_same_on_any_size(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own", identity=False)
+    generator, _ = load_denoiser(folder)
+    for name in ("denoiser.onnx", "denoiser.pt2"):
+        export(folder.location, str(tmp_path / name))
+    session = onnxruntime.InferenceSession(str(tmp_path / "denoiser.onnx"))
+    program = torch.export.load(str(tmp_path / "denoiser.pt2")).module()
+    for shape in SHAPES:
+        noisy = torch.rand(shape)
+        expected = denoise(generator, noisy)
+        [found] = session.run(None, {"noisy": noisy.numpy()})
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(program(noisy), expected, rtol=0, atol=1e-4)
+        assert not torch.allclose(expected, noisy, atol=0.05)
+
+
+def test_a_format_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"must end in .onnx or .pt2, but it is 'denoiser.pth'"):
+        export(str(tmp_path), "denoiser.pth")
