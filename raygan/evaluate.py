@@ -130,8 +130,8 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
 
     `per_image` has the rows of `tabulate`, and in `task` the number of the noise that was to be removed. The result has
     the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`,
-    `vgg_distance_mean, vgg_distance_min` where there is a distance, and `seconds_mean`. Where the evaluation photos lie
-    in several folders, each of them is a set too, "evaluation/<folder>".
+    `vgg_distance_mean, vgg_distance_min` where there is a distance, and `seconds_mean` where there are seconds. Where
+    the evaluation photos lie in several folders, each of them is a set too, "evaluation/<folder>".
     """
     parts = [per_image]
     evaluated = per_image[per_image["set"] == "evaluation"]
@@ -145,7 +145,7 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
         if measure in per_image
         for statistic in ("mean", best)
     }
-    seconds = {"seconds_mean": ("seconds", "mean")}
+    seconds = {"seconds_mean": ("seconds", "mean")} if "seconds" in per_image else {}
     return groups.agg(**{"images": ("image", "size"), **measured, **seconds}).reset_index()
 
 
