@@ -35,15 +35,9 @@ class Denoiser:
     def __init__(self, folder: Folder, device: str = "auto", tile: int = TILE) -> None:
         """Load a checkpoint's `denoiser` folder; `tile` bounds the memory that the network takes.
 
-        Raises `ImageError` where there is no denoiser, or tiles would be too small to overlap.
+        Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap.
         """
-        try:
-            generator, self.config = load_denoiser(folder)
-        except FileNotFoundError as error:
-            raise ImageError(
-                f"there is no denoiser in {folder}: give the folder that holds generator.safetensors, such as "
-                "STUDY/best"
-            ) from error
+        generator, self.config = load_denoiser(folder)
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
         stride = self.config.generator.stride

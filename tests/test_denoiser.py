@@ -14,6 +14,7 @@ from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V1
 from raygan.section import with_values
 from raygan.storage import Folder
+from raygan.train.checkpoint import DenoiserError
 
 
 def save_denoiser(folder: Path, *, identity: bool) -> Folder:
@@ -97,5 +98,5 @@ def test_tiles_must_be_large_enough_to_overlap(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_denoiser_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=f"there is no denoiser in {tmp_path}"):
+    with pytest.raises(DenoiserError, match=f"no denoiser in {tmp_path} .no generator.safetensors and no config"):
         Denoiser(Folder(tmp_path))

@@ -189,6 +189,7 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
     [
         (["--filters", "median,blur"], "there is no filter blur; there are median, bilateral"),
         (["--levels", "lower"], "there is no level lower; there are low, mean, high"),
+        (["absent"], "there is no denoiser in "),
     ],
 )
 def test_unknown_names_are_refused(denoiser: Folder, options: list[str], message: str) -> None:

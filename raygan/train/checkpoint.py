@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from raygan.config import Config
+from raygan.errors import InputError
 from raygan.models.generator import build_generator
 from raygan.section import flat_values
 from raygan.storage import Folder
@@ -29,6 +30,10 @@ DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
 
 class CheckpointError(RuntimeError):
     """A checkpoint is incomplete or damaged."""
+
+
+class DenoiserError(InputError):
+    """There is no denoiser in a folder."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,15 @@ def load_checkpoint(folder: Path, config: Config, device: torch.device, varying:
 
 
 def load_denoiser(folder: Folder) -> tuple[nn.Module, Config]:
-    """The generator in a folder of `DENOISER_FILES`, on the CPU in evaluation mode, and its configuration."""
+    """The generator in a folder of `DENOISER_FILES`, on the CPU in evaluation mode, and its configuration.
+
+    Raises `DenoiserError` where there is none.
+    """
+    missing = [name for name in DENOISER_FILES[:2] if not folder.exists(name)]
+    if missing:
+        raise DenoiserError(
+            f"there is no denoiser in {folder} (no {' and no '.join(missing)}): give a folder such as STUDY/best"
+        )
     config = Config.from_json(json.loads(folder.read("config.json")))
     generator = build_generator(config.generator)
     generator.load_state_dict(safetensors.torch.load(folder.read("generator.safetensors")))
