@@ -35,9 +35,12 @@ class Denoiser:
     def __init__(self, folder: Folder, device: str = "auto", tile: int = TILE) -> None:
         """Load a checkpoint's `denoiser` folder; `tile` bounds the memory that the network takes.
 
-        Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap.
+        Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap or
+        the device is not there.
         """
         generator, self.config = load_denoiser(folder)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ImageError("this machine has no GPU that torch can use: give another device than cuda")
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
         stride = self.config.generator.stride

@@ -125,8 +125,11 @@ class _Task:
 
     def run(self, name: str, new_name: str) -> None:
         """Denoise one file."""
-        content = self.source.read(name)
-        self.target.write(new_name, denoise_file(self.denoiser, content, Path(new_name).suffix))
+        try:
+            content = self.source.read(name)
+            self.target.write(new_name, denoise_file(self.denoiser, content, Path(new_name).suffix))
+        except OSError as error:
+            raise ImageError(f"it cannot be read, or its result not written: {error}") from error
 
     def try_run(self, name: str) -> str:
         """Denoise one file into one of its own name; gives back what was wrong with it."""

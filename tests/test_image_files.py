@@ -161,6 +161,9 @@ def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None
         ("photo.png", "photo.gif", "must end in .png, .jpg, .*, but it is '.*photo.gif'"),
         ("photos", "photos/", "the result would overwrite the input"),
         ("empty", "clean", "there are no images in .*empty"),
+        ("absent", "clean", "there are no images in .*absent"),
+        ("absent.png", "clean.png", "cannot be read, or its result not written: .*absent.png"),
+        ("photo.png", "photos/photo.png/clean.png", "its result not written: .*photos/photo.png"),
     ],
 )
 def test_what_cannot_be_done_is_refused(
