@@ -118,11 +118,7 @@ def run_trial(
 
 
 def _for_tune(metrics: Mapping[str, float]) -> dict[str, Any]:
-    """What Tune is told of an epoch: the numbers that decide, and all of them as one text.
-
-    Tune keeps a history of every number that it is told, in the state that it saves after each epoch: with all of them
-    that state grew by 55 KB a trial.
-    """
+    """What Tune, which keeps every number's history (55 KB a trial of all), is told: those that decide, and a text."""
     return {name: metrics[name] for name in DECIDING} | {"metrics": json.dumps(metrics)}
 
 
@@ -153,7 +149,9 @@ def train_with_workers(
         if not _epoch_files(folder.child(name)):
             raise
         # It diverged late: the epochs before are kept.
-    last = ray_train.Result.from_path(folder.child(name).location).checkpoint
+    # Where all was trained before the list was torn, Ray Train had no checkpoint to begin a new one with.
+    listed = folder.child(name).exists(CHECKPOINT_LIST)
+    last = ray_train.Result.from_path(folder.child(name).location).checkpoint if listed else start_from
     with _usable(last) as checkpoint:
         if checkpoint is None:
             raise CheckpointError(f"no checkpoint of {folder.child(name)} can be read: start under another name")
