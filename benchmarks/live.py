@@ -1,4 +1,4 @@
-"""The search benchmark, live: `python benchmarks/live.py`, about 25 minutes on two cores.
+"""The search benchmark, live: `python benchmarks/live.py`, under half an hour on two cores.
 
 What `benchmarks/search.py` plays on recorded curves, here with every trial trained: random search without pruning and
 RayGAN's default (TPE, ASHA), on the same space, networks and photos, with three seeds each. The goal is what random

@@ -36,7 +36,7 @@ def median(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
 def bilateral(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
     """Tomasi and Manduchi's bilateral filter (1998), which averages what is near and alike."""
     filtered: NDArray[np.float32] = restoration.denoise_bilateral(
-        noisy, sigma_color=max(1.5 * _deviation(noisy), 1e-3), sigma_spatial=1.5, mode="reflect", channel_axis=-1
+        noisy, sigma_color=1.5 * _deviation(noisy), sigma_spatial=1.5, mode="reflect", channel_axis=-1
     )
     return filtered
 
@@ -53,7 +53,7 @@ def nonlocal_means(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
 def total_variation(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
     """Chambolle's total variation (2004): the nearest image with little of it."""
     filtered: NDArray[np.float32] = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
-        noisy, weight=max(_deviation(noisy), 1e-3), channel_axis=-1
+        noisy, weight=_deviation(noisy), channel_axis=-1
     )
     return filtered
 
@@ -100,5 +100,6 @@ def filtered(name: str, noisy: Tensor) -> Tensor:
 
 
 def _deviation(noisy: NDArray[np.float32]) -> float:
+    """The noise's estimated strength; never 0, by which filters would divide."""
     estimated = restoration.estimate_sigma(noisy, channel_axis=-1, average_sigmas=True)  # type: ignore[no-untyped-call]
-    return float(estimated)
+    return max(float(estimated), 1e-3)

@@ -166,6 +166,12 @@ def test_every_filter_denoises(name: str, deviation: float) -> None:
     assert 10 * (before - after) > 3
 
 
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_leave_what_has_no_noise(name: str) -> None:
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    torch.testing.assert_close(filtered(name, flat), flat, rtol=0, atol=1e-3)
+
+
 def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     folder = write_photos(2)
     command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
