@@ -15,6 +15,7 @@ from typing import NoReturn
 from raygan.errors import InputError
 from raygan.search.experiment import Experiment
 from raygan.search.options import apply_options, count, search_parser
+from raygan.weights import SHIPPED
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -78,7 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     denoised.add_argument("noisy", metavar="NOISY", help="an image file, or a folder or s3:// gs:// prefix of images")
     denoised.add_argument("denoised", metavar="DENOISED", help="the file, or the folder, to write; never the input")
     denoised.add_argument(
-        "--checkpoint", metavar="FOLDER", required=True, help="a denoiser's folder, such as STUDY/best"
+        "--checkpoint",
+        metavar="FOLDER",
+        default=SHIPPED,
+        help="a denoiser's folder, such as STUDY/best (default: the denoiser that comes with RayGAN)",
     )
     denoised.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
     denoised.add_argument(
@@ -89,7 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     evaluated = commands.add_parser("evaluate", help="compare denoisers with each other and with classical filters")
     evaluated.add_argument(
-        "checkpoints", metavar="CHECKPOINT", nargs="+", help="a denoiser's folder, such as STUDY/best, or its prefix"
+        "checkpoints",
+        metavar="CHECKPOINT",
+        nargs="*",
+        default=[SHIPPED],
+        help="a denoiser's folder, such as STUDY/best, or its prefix (default: the denoiser that comes with RayGAN)",
     )
     evaluated.add_argument(
         "--evaluate-on", metavar="PHOTOS", default="bsd300", help='"bsd300" (default), "samples", or a folder or prefix'
@@ -106,10 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluated.add_argument(
         "--levels", metavar="NAMES", type=names, default=("low", "mean", "high"), help="(default: low,mean,high)"
     )
+    evaluated.add_argument(
+        "--unseen",
+        action="store_true",
+        help="noise that no denoiser is trained on instead: stronger, Poisson, JPEG, two kinds at once, grey, smooth",
+    )
     evaluated.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, for vgg_distance")
     exported = commands.add_parser("export", help="write a denoiser as ONNX or as a torch.export program")
     exported.add_argument("checkpoint", metavar="CHECKPOINT", help="a denoiser's folder, such as STUDY/best")
-    exported.add_argument("file", metavar="FILE", help="what to write: a name that ends in .onnx or .pt2")
+    exported.add_argument(
+        "file",
+        metavar="FILE",
+        help="what to write: a name that ends in .onnx or .pt2, or in .safetensors for the weights in half precision",
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "evaluate":
@@ -123,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.filters,
                 options.levels,
                 options.vgg19,
+                unseen=options.unseen,
             )
             print(f"\n{evaluation_table(summary)}")
             print(f"\nWritten: {options.output}/per_image.csv, summary.csv, pictures/")

@@ -261,9 +261,9 @@ class TrainingConfig(Section):
     """Steps an epoch, by default the paper's (1,000 photos in batches of 8); none: one pass over the photos."""
     epochs: int = 30
     """Epochs of a full training; the best by validation is kept."""
-    pixel_epochs: int = 0
+    pixel_epochs: int | None = 0
     """How many of these, at first, the generator trains alone, by the mean absolute difference of pixels; in those
-    after it is fine-tuned by the losses of `loss/`, against the discriminator."""
+    after it is fine-tuned by the losses of `loss/`, against the discriminator. None: alone in all."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """How learning rates go on from `optimizers/`: as they are, or down to 0 by half a cosine over all epochs
     (Loshchilov and Hutter, 2017)."""
@@ -285,13 +285,11 @@ class TrainingConfig(Section):
     """Seed of the initial weights and of every epoch's crops and noise."""
 
     def _check(self) -> None:
-        self._at_least(1, "batch_size", "epochs")
+        self._at_least(1, "batch_size", "steps_per_epoch", "epochs")
         self._at_least(0, "seed", "pixel_epochs", "warm_up_steps")
         require("0 <= average_decay < 1", 0 <= self.average_decay < 1, average_decay=self.average_decay)
         norm = self.max_gradient_norm
         require("max_gradient_norm > 0 or none", norm is None or norm > 0, max_gradient_norm=norm)
-        steps = self.steps_per_epoch
-        require("steps_per_epoch >= 1 or none", steps is None or steps >= 1, steps_per_epoch=steps)
 
 
 @dataclass(frozen=True, kw_only=True)

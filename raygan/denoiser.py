@@ -15,6 +15,7 @@ from raygan.denoise import denoise
 from raygan.errors import InputError
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser
+from raygan.weights import SHIPPED
 
 OVERLAP = 64
 """Pixels that neighbouring tiles share, at least: about as far as a generator looks."""
@@ -32,13 +33,13 @@ class ImageError(InputError):
 class Denoiser:
     """A trained generator, for images of any size, of 8 or 16 bits or real numbers, in grey or colour, with alpha."""
 
-    def __init__(self, folder: Folder, device: str = "auto", tile: int = TILE) -> None:
-        """Load a checkpoint's `denoiser` folder; `tile` bounds the memory that the network takes.
+    def __init__(self, folder: str | Folder = SHIPPED, device: str = "auto", tile: int = TILE) -> None:
+        """Load a denoiser's folder, such as STUDY/best; `tile` bounds the memory that the network takes.
 
         Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap or
         the device is not there.
         """
-        generator, self.config = load_denoiser(folder)
+        generator, self.config = load_denoiser(folder if isinstance(folder, Folder) else Folder(folder))
         if device == "cuda" and not torch.cuda.is_available():
             raise ImageError("this machine has no GPU that torch can use: give another device than cuda")
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

@@ -26,6 +26,7 @@ from raygan.config import Config, NoiseConfig
 from raygan.data.crops import to_unit_range
 from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
 from raygan.data.photos import evaluation_photos
+from raygan.data.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
 from raygan.denoise import denoise
 from raygan.errors import InputError
 from raygan.losses import Vgg19, read_vgg19_weights
@@ -51,7 +52,9 @@ COLUMNS = (
 BEST = {"psnr": "max", "ssim": "max", "vgg_distance": "min"}
 """Which of several images' scores is the best, by measure."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
-Task = tuple[NoiseConfig, Mapping[str, Folder]]
+Noise = NoiseConfig | None
+"""What to add: a configuration's kinds, or, for none, those of `raygan.data.unseen_noise`, which nobody trains on."""
+Task = tuple[Noise, Mapping[str, Folder]]
 """A noise to remove, and the denoisers, by name, that are to remove it."""
 
 
@@ -62,7 +65,7 @@ class LevelError(InputError):
 def evaluate(
     photos: Dataset,
     denoisers: Mapping[str, Folder],
-    noise: NoiseConfig,
+    noise: Noise,
     asked: dict[str, float],
     actors: int,
     vgg19_weights: dict[str, Tensor] | None = None,
@@ -104,7 +107,7 @@ def evaluate(
 
 def tabulate(
     photos: Iterable[list[dict[str, Any]]],
-    noise: NoiseConfig,
+    noise: Noise,
     denoisers: Sequence[str],
     filters: Sequence[str] = ("median",),
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
@@ -119,7 +122,7 @@ def tabulate(
     pictures = {row["picture"]: row["png"] for row in rows if row["png"]}
     table = pd.DataFrame(rows, columns=[column for column in COLUMNS if column in rows[0]])
     methods = ["noisy", *filters, *denoisers]
-    for column, order in (("set", SETS), ("kind", noise.kinds), ("level", LEVELS), ("method", methods)):
+    for column, order in (("set", SETS), ("kind", list(_kinds(noise))), ("level", LEVELS), ("method", methods)):
         table[column] = pd.Categorical(table[column], order)
     table = table.sort_values(["set", "image", "kind", "level", "method"], ignore_index=True)
     return table.astype(dict.fromkeys(("set", "kind", "level", "method"), "str")), pictures
@@ -197,11 +200,13 @@ def evaluate_checkpoints(
     filters: Sequence[str],
     levels: Sequence[Level],
     vgg19: str | None,
+    *,
+    unseen: bool = False,
 ) -> pd.DataFrame:
     """Compare denoisers with each other, the noisy input and classical filters, into `output`; returns the summary.
 
-    `checkpoints` are folders such as STUDY/best, or s3:// gs:// prefixes; the noise is what the first removes.
-    `evaluate_on` is as `DataConfig.evaluate_on`. Raises what `evaluation_photos`, `read_vgg19_weights` and
+    `checkpoints` are folders such as STUDY/best, or s3:// gs:// prefixes; the noise is what the first removes, or else
+    `unseen`. `evaluate_on` is as `DataConfig.evaluate_on`. Raises what `evaluation_photos`, `read_vgg19_weights` and
     `load_denoiser` raise.
     """
     from raygan.train.cluster import resolved_device, start_ray
@@ -215,9 +220,8 @@ def evaluate_checkpoints(
     start_ray()
     config = resolved_device(with_values(configs[0], {"hardware/device": "auto", "hardware/workers": 1}))
     photos = evaluation_photos(evaluate_on)
-    return write_evaluation(
-        photos, evaluate_on, [(config.noise, folders)], config, weights, Folder(output), chosen, levels
-    )
+    tasks: list[Task] = [(None if unseen else config.noise, folders)]
+    return write_evaluation(photos, evaluate_on, tasks, config, weights, Folder(output), chosen, levels)
 
 
 def _shown(photos: Iterable[list[dict[str, Any]]], count: int) -> Iterator[list[dict[str, Any]]]:
@@ -241,7 +245,7 @@ class _Evaluator:
     def __init__(
         self,
         denoisers: Mapping[str, Folder],
-        noise: NoiseConfig,
+        noise: Noise,
         pictured: set[str],
         device: torch.device,
         vgg19_weights: dict[str, Tensor] | None,
@@ -263,11 +267,10 @@ class _Evaluator:
         name, part, pixels = str(batch["name"][0]), str(batch["set"][0]), np.array(batch["pixels"][0])
         clean = to_unit_range(torch.from_numpy(pixels).permute(2, 0, 1)[None], "cpu")
         rows: dict[str, list[Any]] = {}
-        for kind in self.noise.kinds:
+        for index, kind in enumerate(_kinds(self.noise)):
             for level in self.levels if part == "evaluation" else MEAN_ONLY:
-                intensity = level_intensity(self.noise.range_of(kind), level)
-                key = (zlib.crc32(name.encode()), self.noise.kinds.index(kind), LEVELS.index(level))
-                noisy = add_noise(clean, [kind], torch.tensor([intensity]), [torch_generator("evaluation noise", *key)])
+                key = (zlib.crc32(name.encode()), index, LEVELS.index(level))
+                noisy, intensity = _noisy(clean, self.noise, kind, level, torch_generator("evaluation noise", *key))
                 results, seconds = self._denoised(noisy)
                 distances = self._vgg_distances(clean, list(results.values()))
                 picture = part == "evaluation" and level == "mean" and name in self.pictured
@@ -312,6 +315,18 @@ class _Evaluator:
             images = torch.cat(results).to(self.device)
             distances: list[float] = vgg_distance(clean.to(self.device), images, self.vgg19).tolist()
         return distances
+
+
+def _kinds(noise: Noise) -> Sequence[str]:
+    return tuple(UNSEEN) if noise is None else noise.kinds
+
+
+def _noisy(clean: Tensor, noise: Noise, kind: Any, level: Level, stream: torch.Generator) -> tuple[Tensor, float]:
+    """A photo with noise of a kind and level, and the intensity that this is."""
+    if noise is None:
+        return add_unseen_noise(clean, kind, level, stream), unseen_intensity(kind, level)
+    intensity = level_intensity(noise.range_of(kind), level)
+    return add_noise(clean, [kind], torch.tensor([intensity]), [stream]), intensity
 
 
 def _side_by_side(images: list[Tensor]) -> bytes:

@@ -1,10 +1,12 @@
-"""A denoiser as a file that runs without RayGAN: ONNX, or a `torch.export` program."""
+"""A denoiser as a file: ONNX or a `torch.export` program, to run without RayGAN, or its weights in half precision."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -13,7 +15,7 @@ from raygan.denoiser import ImageError
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 
-SUFFIXES = (".onnx", ".pt2")
+SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
 
 class Padded(nn.Module):
@@ -46,12 +48,18 @@ def export(checkpoint: str, file: str) -> None:
     """Write the denoiser in the folder `checkpoint` to `file`, whose suffix says how.
 
     It takes `noisy`, float32, (B, 3, H, W), in [0, 1], of any B, and of any H and W above the generator's stride, and
-    gives `denoised` alike. Raises `ImageError` for another suffix.
+    gives `denoised` alike. Of `.safetensors`, which holds the weights alone, in half precision, the configuration is
+    written beside it. Raises `ImageError` for another suffix.
     """
     suffix = Path(file).suffix
     if suffix not in SUFFIXES:
         raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
     generator, config = load_denoiser(Folder(checkpoint))
+    if suffix == ".safetensors":
+        weights = {name: tensor.half() for name, tensor in generator.state_dict().items()}
+        safetensors.torch.save_file(weights, file)
+        (Path(file).parent / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+        return
     model = Padded(generator, config.generator.stride).eval()
     least = config.generator.stride + 1
     noisy = torch.rand(2, 3, least + 67, least + 93)

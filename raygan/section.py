@@ -38,9 +38,10 @@ class Section:
         """Raise `ConfigError` where the values break a rule."""
 
     def _at_least(self, least: int, *names: str) -> None:
-        """Raise `ConfigError` where one of these fields is less."""
+        """Raise `ConfigError` where one of these fields is less; those that may be none may stay so."""
         for name in names:
-            require(f"{name} >= {least}", getattr(self, name) >= least, **{name: getattr(self, name)})
+            value = getattr(self, name)
+            require(f"{name} >= {least}", value is None or value >= least, **{name: value})
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings, ready for `json.dumps`."""

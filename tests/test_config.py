@@ -131,7 +131,7 @@ def test_unknown_path_lists_the_valid_ones() -> None:
         ("discriminator/patch_layers", 5, r"1 <= patch_layers <= 4 must hold, but got patch_layers=5"),
         ("training/batch_size", 2.5, r"batch_size must be int, but got 2.5"),
         ("training/batch_size", True, r"batch_size must be int, but got True"),
-        ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1 or none"),
+        ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1"),
         ("hardware/gpus_per_worker", 1.5, r"gpus_per_worker whole, or 0 < gpus_per_worker < 1 must hold, but got"),
         ("hardware/gpus_per_worker", 0.0, r"but got gpus_per_worker=0.0"),
         ("data/crop_size", 96, r"multiple of generator's stride must hold, but got crop_size=96, stride=64"),

@@ -9,6 +9,7 @@ from test_denoiser import save_denoiser
 from raygan.denoise import denoise
 from raygan.denoiser import ImageError
 from raygan.export import export
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 
 SHAPES = [(1, 3, 64, 64), (2, 3, 67, 93), (1, 3, 5, 6), (3, 3, 33, 130)]
@@ -31,6 +32,17 @@ def test_an_exported_denoiser_gives_the_same_on_any_size(tmp_path: Path) -> None
         assert not torch.allclose(expected, noisy, atol=0.05)
 
 
+def test_weights_in_half_precision_are_a_denoiser_again(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own", identity=False)
+    (tmp_path / "half").mkdir()
+    export(folder.location, str(tmp_path / "half" / "generator.safetensors"))
+    size, half_size = (next((tmp_path / name).glob("*.safetensors")).stat().st_size for name in ("own", "half"))
+    assert half_size < 0.6 * size
+    noisy = torch.rand(1, 3, 40, 50)
+    expected, found = (denoise(load_denoiser(Folder(tmp_path / name))[0], noisy) for name in ("own", "half"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
 def test_a_format_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"must end in .onnx or .pt2, but it is 'denoiser.pth'"):
+    with pytest.raises(ImageError, match=r"must end in .onnx or .pt2 or .safetensors, but it is 'denoiser.pth'"):
         export(str(tmp_path), "denoiser.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -25,6 +26,8 @@ METHOD_NAMES = {
 }
 MEASURES = ("psnr", "ssim")
 """What every evaluation measures, and the paper did."""
+KINDS_A_ROW = 3
+"""Columns of a table in the terminal."""
 VGG_DISTANCE = (
     "vgg_distance (lower is better, 0 for equal images) is the idea of LPIPS without its learned weights and its "
     "deeper layers: squared differences of VGG19's conv1_2 and conv2_2 features, scaled to unit length at each "
@@ -68,12 +71,15 @@ def evaluation_table(summary: pd.DataFrame) -> str:
     """Every method's means over the evaluation photos: a table a level, a row a method, seconds an image at its end."""
     evaluated = summary[summary["set"] == "evaluation"]
     measures = [one for one in (*MEASURES, "vgg_distance") if f"{one}_mean" in summary]
-    width = 12 + 8 * (len(measures) - 1)
     lines = []
-    for level, of_level in evaluated.groupby("level", sort=False):
-        kinds = of_level["kind"].unique()
+    all_kinds = list(evaluated["kind"].unique())
+    parts = [all_kinds[first : first + KINDS_A_ROW] for first in range(0, len(all_kinds), KINDS_A_ROW)]
+    for level, kinds in itertools.product(evaluated["level"].unique(), parts):
+        of_level = evaluated[(evaluated["level"] == level) & evaluated["kind"].isin(kinds)]
         heading = f"{level} intensity, {of_level['images'].iloc[0]} photos"
-        names = "".join(f"{KIND_NAMES[kind]:>{width}}" for kind in kinds)
+        labels = [KIND_NAMES.get(kind, kind) for kind in kinds]
+        width = max(12 + 8 * (len(measures) - 1), *(len(label) + 2 for label in labels))
+        names = "".join(f"{label:>{width}}" for label in labels)
         lines += [f"{heading:<36}{names}{'seconds':>10}"]
         for method, rows in of_level.groupby("method", sort=False):
             scores = rows.set_index("kind")

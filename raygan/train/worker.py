@@ -251,7 +251,8 @@ def _train_epoch(
     players.discriminator.train()
     # Layers that draw random numbers use torch's global generator: tie it to the epoch, as all else is.
     torch.manual_seed(derived_seed("layers", seed, epoch, place.rank))
-    alone = epoch <= config.training.pixel_epochs
+    pixel_epochs = config.training.pixel_epochs
+    alone = pixel_epochs is None or epoch <= pixel_epochs
     run_step, watched = (pixel_step, PIXEL_METRICS) if alone else (train_step, METRICS)
     for step, pixels in enumerate(crops.batches(epoch)):
         clean = to_unit_range(pixels, place.device)
