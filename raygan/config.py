@@ -255,6 +255,9 @@ class OptimizersConfig(Section):
 class TrainingConfig(Section):
     """How long and on how much at a time."""
 
+    start_from: str | None = None
+    """A denoiser, such as STUDY/best, of the same generator, whose weights training starts from, where all machines can
+    read it: a folder, a prefix, or "shipped", the one that comes with RayGAN. None: from weights drawn by chance."""
     batch_size: int = 8
     """Crops a step, over all workers together."""
     steps_per_epoch: int | None = 125

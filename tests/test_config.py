@@ -52,6 +52,7 @@ PAPER = {
     "data/augmentation": "none",
     "loss/pixel_weight": 0.0,
     "training/pixel_epochs": 0,
+    "training/start_from": None,
     "training/lr_schedule": "constant",
     "training/warm_up_steps": 0,
     "training/average_decay": 0.0,

@@ -119,6 +119,11 @@ class Search(_Experiment):
         check_searcher(self.searcher, self.space)
         if self.time_budget is not None:
             require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
+        shaping = [path for path in self.space if path.startswith("generator/")]
+        if self.config.training.start_from is not None and shaping:
+            raise ConfigError(
+                f"trials that start from a denoiser (training/start_from) cannot search {', '.join(shaping)}"
+            )
         self._check_objectives()
         self._check_limits()
         self._check_drivers()

@@ -31,7 +31,7 @@ from raygan.search.trials import check_room, run_trials
 from raygan.search.warm_start import warm_start
 from raygan.section import parse_value, with_values
 from raygan.storage import Folder
-from raygan.train.checkpoint import DENOISER_FILES
+from raygan.train.checkpoint import DENOISER_FILES, starting_weights
 from raygan.train.cluster import (
     photo_memory,
     resolved_device,
@@ -83,6 +83,8 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     data = experiment.config.data
     sources = [source for source in (data.photos, data.evaluate_on) if source != "samples"]
     check_sources([source for source in sources if source not in ASSETS])
+    for config in _configs(experiment).values():
+        starting_weights(config)
     vgg19_weights, content_loss = content_losses(config.loss for config in _configs(experiment).values())
     _record(study, "content_loss", content_loss)
     print(f"Study {experiment.name} in {folder}")

@@ -23,6 +23,7 @@ from raygan.errors import InputError
 from raygan.models.generator import build_generator
 from raygan.section import flat_values
 from raygan.storage import Folder
+from raygan.weights import SHIPPED
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
 """The files of a denoiser."""
@@ -136,6 +137,24 @@ def load_denoiser(folder: Folder) -> tuple[nn.Module, Config]:
     generator = build_generator(config.generator)
     generator.load_state_dict(safetensors.torch.load(folder.read("generator.safetensors")))
     return generator.eval(), config
+
+
+def starting_weights(config: Config) -> dict[str, Tensor] | None:
+    """The generator's weights that training starts from, if not from fresh ones (see `TrainingConfig.start_from`).
+
+    Raises `DenoiserError` where there is no denoiser, or it is of another generator.
+    """
+    start_from = config.training.start_from
+    if start_from is None:
+        return None
+    generator, trained = load_denoiser(Folder(SHIPPED if start_from == "shipped" else start_from))
+    ours, theirs = (flat_values(one.generator) for one in (config, trained))
+    if differing := [f"generator/{path}" for path in ours if ours[path] != theirs[path]]:
+        raise DenoiserError(
+            f"training cannot start from {start_from} (training/start_from), whose generator is another: it differs in "
+            f"{', '.join(differing)}"
+        )
+    return generator.state_dict()
 
 
 def _sha256(path: Path) -> str:

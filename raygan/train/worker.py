@@ -26,7 +26,7 @@ from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
 from raygan.seeds import derived_seed, torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint
+from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint, starting_weights
 from raygan.train.lr_schedule import lr_factor
 from raygan.train.pictures import before_and_after, first_crop_png
 from raygan.train.step import METRICS, PIXEL_METRICS, Players, pixel_step, train_step
@@ -108,6 +108,8 @@ def train(
         torch.set_num_threads(config.hardware.cpus_per_worker)
     torch.manual_seed(derived_seed("initial weights", config.training.seed))
     generator = build_generator(config.generator).to(place.device).to(memory_format=torch.channels_last)
+    if resume_from is None and (weights := starting_weights(config)) is not None:
+        generator.load_state_dict(weights)
     players = _build_players(config, generator, vgg19_weights, place)
     average = _moving_average(generator, config.training.average_decay)
     denoiser = average.module if average else generator
@@ -209,9 +211,9 @@ def _build_players(
 
 
 def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon
-    )
+    betas = (config.beta1, config.beta2)
+    # Fused, since the loop over the weights that torch has for a default takes twice as long on the CPU.
+    return torch.optim.Adam(network.parameters(), config.learning_rate, betas, config.epsilon, fused=True)
 
 
 def _set_adam(optimizer: torch.optim.Optimizer, config: AdamConfig, factor: float) -> None:

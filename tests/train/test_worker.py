@@ -18,7 +18,7 @@ from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.section import with_values
 from raygan.storage import Folder
-from raygan.train.checkpoint import CheckpointError, load_denoiser
+from raygan.train.checkpoint import CheckpointError, DenoiserError, load_denoiser
 from raygan.train.validation import noisy_validation_crops, validate
 from raygan.train.worker import DivergedError, RunLog, train
 
@@ -185,6 +185,26 @@ def test_the_discriminator_joins_after_the_pixel_epochs(photos: Photos, tiny_con
     assert any(not torch.equal(weights, discriminators[2][name]) for name, weights in discriminators[0].items())
     steps = pd.read_csv(tmp_path / "steps" / "run.csv")
     assert steps["discriminator_loss"].isna().tolist() == (steps["epoch"] <= 2).tolist()
+
+
+def test_the_generator_may_train_alone_in_all_epochs(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    run = Run(photos, with_values(tiny_config, TWO_PHASES | {"training/pixel_epochs": None}), tmp_path).train()
+    assert all(math.isnan(metrics["discriminator_loss"]) for metrics in run.epochs)
+    assert run.epochs[-1]["pixel_loss"] < run.epochs[0]["pixel_loss"]
+
+
+def test_training_starts_from_a_denoiser(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
+    """With steps too small to change anything, it scores what that denoiser does."""
+    values: dict[str, object] = {"generator/normalization": "none", "training/average_decay": 0.5}
+    trained = Run(photos, with_values(tiny_config, values), tmp_path / "first").train()
+    denoiser = str(trained.checkpoint(3) / "denoiser")
+    still: dict[str, object] = {"optimizers/generator/learning_rate": 1e-12, "training/start_from": denoiser}
+    goes_on = with_values(tiny_config, values | still)
+    first = Run(photos, goes_on, tmp_path / "second").train().epochs[0]
+    assert first["val_psnr"] == pytest.approx(trained.epochs[-1]["best_val_psnr"], abs=1e-4)
+    other = with_values(goes_on, {"generator/base_width": 12})
+    with pytest.raises(DenoiserError, match="whose generator is another: it differs in generator/base_width"):
+        Run(photos, other, tmp_path / "other").train()
 
 
 def test_the_moving_average_is_what_is_kept(photos: Photos, tiny_config: Config, tmp_path: Path) -> None:
