@@ -30,7 +30,7 @@ from raygan.data.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
 from raygan.denoise import denoise
 from raygan.errors import InputError
 from raygan.losses import Vgg19, read_vgg19_weights
-from raygan.metrics import psnr, ssim, vgg_distance
+from raygan.metrics import colour_drift, psnr, ssim, vgg_distance
 from raygan.progress import time_left
 from raygan.section import with_values
 from raygan.seeds import torch_generator
@@ -47,9 +47,9 @@ PICTURES = 4
 SETS = ("training", "validation", "evaluation")
 COLUMNS = (
     *("image", "set", "kind", "level", "intensity", "method"),
-    *("psnr", "ssim", "vgg_distance", "seconds", "picture"),
+    *("psnr", "ssim", "colour_drift", "vgg_distance", "seconds", "picture"),
 )
-BEST = {"psnr": "max", "ssim": "max", "vgg_distance": "min"}
+BEST = {"psnr": "max", "ssim": "max", "colour_drift": "min", "vgg_distance": "min"}
 """Which of several images' scores is the best, by measure."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Noise = NoiseConfig | None
@@ -114,9 +114,9 @@ def tabulate(
     """What `evaluate` yields as a table, sorted, and the pictures by file name.
 
     The table has a row per image, kind, level and method (`noisy`, the classical filters, and each denoiser's name),
-    and the columns `image, set, kind, level, intensity, method, psnr, ssim, vgg_distance, seconds, picture`, without
-    `vgg_distance` where the rows have none; `seconds` is what the method took. Pictures are PNG files: clean, noisy,
-    and each method's result side by side, at the mean intensity; `picture` names the file that shows a row.
+    and the columns `COLUMNS`, without `vgg_distance` where the rows have none; `seconds` is what the method took.
+    Pictures are PNG files: clean, noisy, and each method's result side by side, at the mean intensity; `picture` names
+    the file that shows a row.
     """
     rows = [row for part in photos for row in part]
     pictures = {row["picture"]: row["png"] for row in rows if row["png"]}
@@ -132,8 +132,8 @@ def summarise(per_image: pd.DataFrame) -> pd.DataFrame:
     """Each measure's average and best value over each set's images.
 
     `per_image` has the rows of `tabulate`, and in `task` the number of the noise that was to be removed. The result has
-    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`,
-    `vgg_distance_mean, vgg_distance_min` where there is a distance, and `seconds_mean` where there are seconds. Where
+    the columns `task, set, kind, level, intensity, method, images, psnr_mean, psnr_max, ssim_mean, ssim_max`, the like
+    of other measures that there are, which are the better the lower, and `seconds_mean` where there are seconds. Where
     the evaluation photos lie in several folders, each of them is a set too, "evaluation/<folder>".
     """
     parts = [per_image]
@@ -286,6 +286,7 @@ class _Evaluator:
                         "method": method,
                         "psnr": psnr(clean.double(), denoised.double()).item(),
                         "ssim": ssim(clean.double(), denoised.double()).item(),
+                        "colour_drift": colour_drift(clean.double(), denoised.double()).item(),
                         **({"vgg_distance": distances[index]} if distances else {}),
                         "seconds": seconds[method],
                         "picture": file if picture else "",

@@ -1,4 +1,4 @@
-"""PSNR and SSIM, equal to scikit-image's on images in [0, 1], and a perceptual distance: one value an image."""
+"""PSNR and SSIM, equal to scikit-image's on images in [0, 1], and two distances that they miss: one value an image."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def ssim(clean: Tensor, denoised: Tensor) -> Tensor:
         (mean_clean.square() + mean_denoised.square() + c1) * (variance_clean + variance_denoised + c2)
     )
     return similarity.mean(dim=(1, 2, 3))
+
+
+def colour_drift(clean: Tensor, denoised: Tensor) -> Tensor:
+    """How far the mean colour has moved, shape (B,), of images (B, 3, H, W) in [0, 1]: 0 for not at all.
+
+    The absolute difference of a channel's means over all pixels, averaged over the channels; 1/255 is a step of 8 bits.
+    `denoised` is clamped to [0, 1].
+    """
+    return (denoised.clamp(0, 1) - clean).mean(dim=(2, 3)).abs().mean(dim=1)
 
 
 def vgg_distance(clean: Tensor, denoised: Tensor, vgg19: Vgg19) -> Tensor:

@@ -10,7 +10,7 @@ from scipy.signal import correlate2d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from raygan.losses import Vgg19, read_vgg19_weights
-from raygan.metrics import psnr, ssim, vgg_distance
+from raygan.metrics import colour_drift, psnr, ssim, vgg_distance
 
 
 def reference(clean: torch.Tensor, denoised: torch.Tensor) -> tuple[list[float], list[float]]:
@@ -67,6 +67,15 @@ def test_one_value_an_image() -> None:
 def test_images_smaller_than_the_window_are_refused() -> None:
     with pytest.raises(ValueError, match="both sides >= 7, but the images are 6x20"):
         ssim(torch.rand(1, 3, 6, 20), torch.rand(1, 3, 6, 20))
+
+
+def test_colour_drift_is_that_of_the_means() -> None:
+    """Noise around the same colour does not count, nor do differences that even out within a channel; a tint does."""
+    clean = torch.full((1, 3, 8, 8), 0.5)
+    checkered = 0.2 * (torch.arange(64).reshape(8, 8) % 2 * 2.0 - 1)
+    tint = torch.tensor([0.03, -0.03, 0.0])[:, None, None]
+    images = torch.cat([clean, clean + checkered, clean + tint, clean + checkered + tint, clean + 2])
+    assert colour_drift(clean, images).tolist() == pytest.approx([0, 0, 0.02, 0.02, 0.5], abs=1e-6)
 
 
 def reference_vgg_distance(file: Path, clean: np.ndarray, denoised: np.ndarray) -> float:

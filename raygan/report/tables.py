@@ -155,7 +155,7 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
         for (kind, level, intensity), group in of_task.groupby(["kind", "level", "intensity"], sort=False):
             row = {"arm": system.arm, "kind": kind, "level": level, "intensity": intensity}
             row |= {"seeds": len(system.denoisers), "failed": system.failed}
-            for measure in measures_of(study):
+            for measure in _arms_measures(study):
                 ours, theirs = (
                     group[group["method"].isin(one.denoisers)][f"{measure}_mean"].to_numpy()
                     for one in (system, reference)
@@ -169,8 +169,14 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
                         f"{measure}_difference_high": high,
                     }
             rows.append(row)
-    columns = [f"{measure}_{statistic}" for measure in measures_of(study) for statistic in ARM_STATISTICS]
+    columns = [f"{measure}_{statistic}" for measure in _arms_measures(study) for statistic in ARM_STATISTICS]
     return pd.DataFrame(rows, columns=["arm", "kind", "level", "intensity", "seeds", "failed", *columns])
+
+
+def _arms_measures(study: StudyFiles) -> tuple[str, ...]:
+    """What arms are compared by: of evaluations before there was one, without the drift of the mean colour."""
+    drift = ("colour_drift",) if "colour_drift_mean" in study.summary else ()
+    return (*measures_of(study), *drift)
 
 
 def front_table(study: StudyFiles) -> pd.DataFrame:
