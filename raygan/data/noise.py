@@ -8,7 +8,10 @@ paper's.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import torch
@@ -18,26 +21,29 @@ from raygan.config import IntensityRange, NoiseConfig, NoiseKind
 
 Level = Literal["low", "mean", "high"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+QUANTILES = 1 << 16
+"""Values that a drawn normal number may have: enough that none lacks by more than 4.2 deviations."""
 
 
-def gaussian(clean: Tensor, variance: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """clean + n with n from N(0, variance); `variance` has shape (B, 1, 1, 1)."""
-    return clean + _drawn(clean, generators, Tensor.normal_) * variance.sqrt()
+def gaussian(clean: Tensor, variance: float, generator: torch.Generator) -> Tensor:
+    """clean + n with n from N(0, variance), of one image."""
+    return torch.add(clean, _normal(clean, generator), alpha=math.sqrt(variance))
 
 
-def salt_and_pepper(clean: Tensor, share: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Each value becomes 0 with probability share / 2 and 1 with probability share / 2."""
-    uniform = _drawn(clean, generators, Tensor.uniform_)
-    noisy = torch.where(uniform < share / 2, 0.0, clean)
-    return torch.where(uniform >= 1 - share / 2, 1.0, noisy)
+def salt_and_pepper(clean: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Each value of one image becomes 0 with probability share / 2 and 1 with probability share / 2."""
+    noisy = clean.flatten().clone()
+    places = _chosen(len(noisy), share, generator)
+    values = torch.empty(len(places), dtype=clean.dtype, device=clean.device).random_(2, generator=generator)
+    return noisy.scatter_(0, places, values).reshape(clean.shape)
 
 
-def speckle(clean: Tensor, variance: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """clean + clean * n with n from N(0, variance)."""
-    return clean + clean * _drawn(clean, generators, Tensor.normal_) * variance.sqrt()
+def speckle(clean: Tensor, variance: float, generator: torch.Generator) -> Tensor:
+    """clean + clean * n with n from N(0, variance), of one image."""
+    return torch.addcmul(clean, clean, _normal(clean, generator), value=math.sqrt(variance))
 
 
-NOISES: dict[NoiseKind, Callable[[Tensor, Tensor, Sequence[torch.Generator]], Tensor]] = {
+NOISES: dict[NoiseKind, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "gaussian": gaussian,
     "salt_and_pepper": salt_and_pepper,
     "speckle": speckle,
@@ -48,13 +54,19 @@ def add_noise(
     clean: Tensor, kinds: Sequence[NoiseKind], intensities: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:
     """The noisy version of each image, clipped to [0, 1]; `kinds`, `intensities` and `generators` have one an image."""
-    noisy = torch.empty_like(clean)
-    intensities = intensities.to(clean.device, clean.dtype).reshape(-1, 1, 1, 1)
-    for kind, add in NOISES.items():
-        rows = [row for row, one in enumerate(kinds) if one == kind]
-        if rows:
-            noisy[rows] = add(clean[rows], intensities[rows], [generators[row] for row in rows])
-    return noisy.clamp_(0, 1)
+    noisy = torch.empty(clean.shape, dtype=clean.dtype, device=clean.device)
+
+    def fill(row: int, kind: NoiseKind, intensity: float, generator: torch.Generator) -> None:
+        torch.clamp(NOISES[kind](clean[row], intensity, generator), 0, 1, out=noisy[row])
+
+    images = (range(len(clean)), kinds, intensities.tolist(), generators)
+    threads = min(len(clean), torch.get_num_threads()) if clean.device.type == "cpu" else 1
+    if threads == 1:
+        list(map(fill, *images))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, *images))
+    return noisy
 
 
 def sample_noise(config: NoiseConfig, count: int, generator: torch.Generator) -> tuple[list[NoiseKind], Tensor]:
@@ -88,10 +100,35 @@ def _positions(config: NoiseConfig, count: int, generator: torch.Generator) -> T
     return positions.clamp(0, 1)
 
 
-def _drawn(like: Tensor, generators: Sequence[torch.Generator], draw: Callable[..., Tensor]) -> Tensor:
-    """Random values of the images' shape, each image's from its own generator; `draw` is the method that fills it."""
-    # Not empty_like, which would keep the images' memory layout: the order of filling, and so the noise, would follow.
-    values = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    for image, generator in zip(values, generators, strict=True):
-        draw(image, generator=generator)
-    return values
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers from N(0, 1), of the image's shape: 16 random bits each, by which a quantile is looked up.
+
+    That takes a third less time than torch's own on the CPU, and is the same on every device but for its generator.
+    """
+    count = like.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
+    # From the least number on, all 64 bits are random.
+    bits.random_(-(2**63), None, generator=generator)
+    indices = bits.view(torch.int16)[:count].int() + QUANTILES // 2
+    return _quantiles(like.device).index_select(0, indices).reshape(like.shape)
+
+
+@functools.cache
+def _quantiles(device: torch.device) -> Tensor:
+    """The normal distribution in `QUANTILES` parts of equal odds: each one's middle, scaled to a variance of 1."""
+    middles = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
+    values: Tensor = torch.special.ndtri(middles)
+    return (values / values.square().mean().sqrt()).float().to(device)
+
+
+def _chosen(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """The places, of `count`, that are chosen with probability `share`, each by itself; by the gaps between them."""
+    if share == 0:
+        return torch.empty(0, dtype=torch.int64, device=generator.device)
+    # So many that with fewer than all places the last gap falls short once in 10^15 times.
+    enough = math.ceil(count * share + 8 * math.sqrt(count * share) + 40)
+    uniform = torch.empty(enough, dtype=torch.float64, device=generator.device).uniform_(generator=generator)
+    # By inversion, which takes a fifth of the time of torch's own `geometric_`.
+    gaps = uniform.neg_().log1p_().div_(math.log1p(-share) if share < 1 else -math.inf).floor_() + 1
+    places = gaps.cumsum(0).long() - 1
+    return places[places < count]

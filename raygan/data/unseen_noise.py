@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from raygan.config import NoiseConfig, NoiseKind
-from raygan.data.noise import LEVELS, NOISES, Level, level_intensity
+from raygan.data.noise import LEVELS, NOISES, Level, gaussian, salt_and_pepper, speckle
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,15 @@ def two_kinds(clean: Tensor, position: float, generator: torch.Generator) -> Ten
     noisy = clean
     kinds: tuple[NoiseKind, ...] = ("gaussian", "salt_and_pepper")
     for kind in kinds:
-        low, high = (level_intensity(noise.range_of(kind), level) for level in ("low", "high"))
-        intensity = torch.tensor(low + position * (high - low)).reshape(1, 1, 1, 1)
-        noisy = NOISES[kind](noisy, intensity, [generator]).clamp(0, 1)
+        between = noise.range_of(kind)
+        noisy = NOISES[kind](noisy, between.low + position * (between.high - between.low), generator).clamp(0, 1)
     return noisy
 
 
-def _trained_kind(kind: NoiseKind) -> Callable[[Tensor, float, torch.Generator], Tensor]:
-    """A kind that denoisers are trained on, for intensities that they are not."""
-
-    def add(clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
-        return NOISES[kind](clean, torch.tensor(intensity).reshape(1, 1, 1, 1), [generator])
-
-    return add
-
-
 UNSEEN: dict[str, Unseen] = {
-    "stronger_gaussian": Unseen(_trained_kind("gaussian"), "variance", (0.1, 0.13, 0.16)),
-    "stronger_salt_and_pepper": Unseen(_trained_kind("salt_and_pepper"), "share", (0.1, 0.2, 0.3)),
-    "stronger_speckle": Unseen(_trained_kind("speckle"), "variance", (0.25, 0.32, 0.4)),
+    "stronger_gaussian": Unseen(gaussian, "variance", (0.1, 0.13, 0.16)),
+    "stronger_salt_and_pepper": Unseen(salt_and_pepper, "share", (0.1, 0.2, 0.3)),
+    "stronger_speckle": Unseen(speckle, "variance", (0.25, 0.32, 0.4)),
     "poisson": Unseen(poisson, "photons at white", (60, 20, 8)),
     "jpeg": Unseen(jpeg, "quality", (40, 20, 10)),
     "gaussian_then_salt_and_pepper": Unseen(two_kinds, "position in both ranges", (0.0, 0.5, 1.0)),

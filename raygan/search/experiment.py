@@ -37,6 +37,12 @@ class _Experiment:
     concurrent: int | None = None
     """Trials at once; none: as many as the cluster holds."""
 
+    @property
+    def _quick_values(self) -> dict[str, object]:
+        """`QUICK`, without a smaller generator where that is a given denoiser's."""
+        given = self.config.training.start_from is not None
+        return {path: value for path, value in QUICK.items() if not (given and path.startswith("generator/"))}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search(_Experiment):
@@ -107,7 +113,7 @@ class Search(_Experiment):
         return dataclasses.replace(
             self,
             name=f"{self.name}-quick",
-            config=with_values(self.config, QUICK),
+            config=with_values(self.config, self._quick_values),
             first_points=[with_values(point, QUICK) for point in self.first_points],
             trials=8,
             trial_epochs=4,
@@ -250,7 +256,7 @@ class Comparison(_Experiment):
 
     def quick(self) -> Comparison:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
-        quick = with_values(self.config, QUICK | {"training/epochs": 8})
+        quick = with_values(self.config, self._quick_values | {"training/epochs": 8})
         return dataclasses.replace(self, name=f"{self.name}-quick", config=quick)
 
     def check(self) -> None:

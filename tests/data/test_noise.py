@@ -32,7 +32,7 @@ def test_distribution_is_scikit_images(
     kind: NoiseKind, intensity_range: IntensityRange, level: Level, brightness: float
 ) -> None:
     intensity = level_intensity(intensity_range, level)
-    clean = torch.full((4, 3, 128, 128), brightness)
+    clean = torch.full((16, 3, 128, 128), brightness)
     ours = noisy_of(clean, kind, intensity).double().numpy().ravel()
     theirs = SKIMAGE[kind](clean[:, 0].double().numpy().repeat(3, 0), intensity, np.random.default_rng(1)).ravel()
     assert len(ours) == len(theirs)
@@ -40,7 +40,8 @@ def test_distribution_is_scikit_images(
     # Mean and deviation agree within five standard errors.
     error = 5 * theirs.std() / len(theirs) ** 0.5
     assert abs(ours.mean() - theirs.mean()) < 2**0.5 * error
-    assert ours.std() == pytest.approx(theirs.std(), rel=0.02)
+    # Of the least salt, 7,900 values on a dark ground, the deviation has an error of 0.6 % in either.
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.03)
 
 
 def test_moments_match_their_closed_forms_where_clipping_does_not_reach() -> None:

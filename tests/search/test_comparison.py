@@ -16,7 +16,7 @@ from raygan.search.experiment import Comparison
 from raygan.search.options import apply_options, search_parser
 from raygan.section import ConfigError, with_values
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_denoiser, verify_checkpoint
+from raygan.train.checkpoint import load_denoiser, starting_weights, verify_checkpoint
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -96,16 +96,21 @@ def test_the_same_command_shows_the_result_again(comparison: Study) -> None:
     assert comparison.run.stdout.partition("tiny-comparison: mean")[2] in again.stdout
 
 
-@pytest.mark.parametrize("file", ["v0", "adversarial_weight", "content_loss", "noise_policy", "discriminator"])
+@pytest.mark.parametrize(
+    "file",
+    ["v0", "adversarial_weight", "content_loss", "noise_policy", "discriminator", "ablation", "perception"],
+)
 def test_every_comparison_is_sound(file: str) -> None:
     """At full size, shrunk, and with VGG19 weights."""
     search: Comparison = runpy.run_path(str(ROOT / "searches" / f"{file}.py"))["SEARCH"]
     for arguments in ([], ["--quick"], ["--quick", "--vgg19", "vgg19.npz"]):
         experiment = apply_options(search, search_parser(search).parse_args(arguments))
         experiment.check()
-        assert len(experiment.points()) == experiment.trials == 3 * len(search.arms)
+        assert len(experiment.points()) == experiment.trials == search.seeds * len(search.arms)
         configs = [with_values(experiment.config, experiment.values_at(point)) for point in experiment.points()]
         assert len(set(map(str, configs))) == len(configs)
+        for config in configs:
+            starting_weights(config)
 
 
 @pytest.mark.slow

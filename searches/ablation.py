@@ -1,0 +1,32 @@
+"""What each part of our denoiser gains: without it, or with the paper's in its place, all else the same.
+
+Each arm trains for an eighth of the denoiser's steps.
+"""
+
+from raygan.cli import run_search
+from raygan.presets import DENOISER
+from raygan.search.experiment import Comparison
+from raygan.section import with_values
+
+SEARCH = Comparison(
+    name="ablation",
+    config=with_values(DENOISER, {"training/epochs": 4}),
+    arms={
+        "all": {},
+        "no-average": {"training/average_decay": 0.0},
+        "constant-rate": {"training/lr_schedule": "constant"},
+        "no-warm-up": {"training/warm_up_steps": 0},
+        "gradients-unbounded": {"training/max_gradient_norm": None},
+        "no-flips": {"data/augmentation": "none"},
+        "not-residual": {"generator/residual": False},
+        "batch-norm": {"generator/normalization": "batch"},
+        "resized": {"generator/upsampling": "resize"},
+        "half-resolution": {"generator/unshuffle": 2, "generator/depth": 2, "generator/base_width": 64},
+        "two-blocks": {"generator/blocks": 2},
+        "crops-of-128": {"data/crop_size": 128},
+    },
+    seeds=1,
+)
+
+if __name__ == "__main__":
+    run_search(SEARCH)
