@@ -13,6 +13,9 @@ from raygan.losses import Vgg19
 SSIM_WINDOW = 7
 VGG_LAYERS = {"conv1_2": 1, "conv2_2": 2}
 """The layers whose features `vgg_distance` compares, and how many pixels each of their positions advances by."""
+CACHED_BYTES = 300_000
+"""Of each image that `ssim` works on at a time on the CPU: as many rows as stay in its cache with all that is made of
+them."""
 BAND = 128
 """Rows that `vgg_distance` computes at a time, so that large photos fit into memory; even, as is `MARGIN`."""
 MARGIN = 6
@@ -24,7 +27,7 @@ def psnr(clean: Tensor, denoised: Tensor) -> Tensor:
 
     `denoised` is clamped to [0, 1]. Identical images give infinity. The precision is the images' own.
     """
-    error = (clean - denoised.clamp(0, 1)).square().mean(dim=(1, 2, 3))
+    error = denoised.clamp(0, 1).sub_(clean).square_().mean(dim=(1, 2, 3))
     return -10 * error.log10()
 
 
@@ -39,19 +42,29 @@ def ssim(clean: Tensor, denoised: Tensor) -> Tensor:
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs both sides >= {SSIM_WINDOW}, but the images are {height}x{width}")
     denoised = denoised.clamp(0, 1)
+    windows = height - SSIM_WINDOW + 1
+    rows = windows
+    if clean.device.type == "cpu":
+        rows = max(SSIM_WINDOW, CACHED_BYTES * height // (clean.numel() * clean.element_size()))
+    total = torch.zeros(len(clean), dtype=clean.dtype, device=clean.device)
+    for top in range(0, windows, rows):
+        band = slice(top, top + rows + SSIM_WINDOW - 1)
+        total += _similarities(clean[:, :, band], denoised[:, :, band]).sum(dim=(1, 2, 3))
+    return total / (clean.shape[1] * windows * (width - SSIM_WINDOW + 1))
+
+
+def _similarities(clean: Tensor, denoised: Tensor) -> Tensor:
+    """SSIM of every window inside the images."""
     size = SSIM_WINDOW**2
-    mean_clean, mean_denoised, clean_squared, denoised_squared, product = _window_means(
-        torch.stack([clean, denoised, clean.square(), denoised.square(), clean * denoised])
-    )
     sample = size / (size - 1)
-    variance_clean = sample * (clean_squared - mean_clean.square())
-    variance_denoised = sample * (denoised_squared - mean_denoised.square())
-    covariance = sample * (product - mean_clean * mean_denoised)
+    means = _window_means(torch.stack([clean, denoised, clean.square() + denoised.square(), clean * denoised]))
+    mean_clean, mean_denoised, squares, product = means
+    mean_product, mean_squares = mean_clean * mean_denoised, mean_clean.square() + mean_denoised.square()
+    covariance = sample * (product - mean_product)
+    variances = sample * (squares - mean_squares)
     c1, c2 = 0.01**2, 0.03**2
-    similarity: Tensor = ((2 * mean_clean * mean_denoised + c1) * (2 * covariance + c2)) / (
-        (mean_clean.square() + mean_denoised.square() + c1) * (variance_clean + variance_denoised + c2)
-    )
-    return similarity.mean(dim=(1, 2, 3))
+    similarity: Tensor = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
+    return similarity
 
 
 def colour_drift(clean: Tensor, denoised: Tensor) -> Tensor:
