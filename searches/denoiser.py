@@ -14,7 +14,7 @@ SEARCH = Search(
     name="denoiser",
     config=DENOISER,
     space={
-        "optimizers/generator/learning_rate": FloatDistribution(2e-4, 4e-3, log=True),
+        "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-3, log=True),
         "optimizers/generator/beta1": FloatDistribution(0.8, 0.95),
         "training/average_decay": CategoricalDistribution([0.0, 0.99, 0.995, 0.999]),
         "generator/base_width": IntDistribution(16, 64, step=8),
