@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: search test lint
+.PHONY: search test lint bench
 
 # A quick search on this machine: no data, no GPU, about five minutes on two cores.
 search: .venv/installed
@@ -16,6 +16,10 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict raygan searches
+
+# Where the time goes, against named alternatives: a table each, on an idle machine; half an hour on two cores.
+bench: .venv/installed
+	@for name in startup noise metrics crops step evaluation inference growth scaling; do .venv/bin/python benchmarks/$$name.py || exit; done
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("RayGAN needs Python 3.11 to 3.13: make PYTHON=python3.12")'

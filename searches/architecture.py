@@ -18,6 +18,8 @@ SEARCH = Search(
     space={
         # From --quick's width to one and a half times the paper's.
         "generator/base_width": IntDistribution(16, 96, step=8),
+        "generator/architecture": CategoricalDistribution(["unet", "residual_unet"]),
+        "generator/blocks": When("generator/architecture", "residual_unet", IntDistribution(1, 3)),
         "generator/depth": IntDistribution(2, 6),
         "generator/upsampling": CategoricalDistribution(["transposed", "resize"]),
         "generator/residual": CategoricalDistribution([False, True]),

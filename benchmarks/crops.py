@@ -1,0 +1,112 @@
+"""Photos to crops: RayGAN's two ways against torch's DataLoader with as many workers: `python benchmarks/crops.py`.
+
+Photos of 640×480 as JPEG, crops of 256×256 in batches of 8, nothing done with them. "Decoding alone" is the limit of
+whoever reads the photos again in every epoch: all of them decoded by Pillow, divided by the cores.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timing import machine, show
+from torch.utils.data import DataLoader, Dataset
+
+from raygan.data.crops import CachedCrops, CropSource
+from raygan.data.decode import decode_photo
+from raygan.data.photos import StoredPhotos, training_photos
+from raygan.data.samples import dead_leaves
+from raygan.data.stream import StreamedCrops
+from raygan.presets import PAPER_V1
+from raygan.section import with_values
+from raygan.storage import Folder
+from raygan.train.cluster import photo_memory, start_ray
+
+PHOTOS, DISTINCT, EPOCHS = 192, 24, 4
+CORES = os.cpu_count() or 1
+
+
+class PlainCrops(Dataset[torch.Tensor]):
+    """What anyone would write: open, cut, hand on."""
+
+    def __init__(self, files: list[Path], size: int) -> None:
+        self.files = files
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        pixels = np.asarray(Image.open(self.files[index]).convert("RGB"))
+        top = np.random.randint(pixels.shape[0] - self.size + 1)
+        left = np.random.randint(pixels.shape[1] - self.size + 1)
+        return torch.from_numpy(pixels[top : top + self.size, left : left + self.size].copy()).permute(2, 0, 1)
+
+
+def write_photos(folder: Path) -> list[Path]:
+    """Files of `DISTINCT` images, each several times."""
+    images: list[NDArray[np.uint8]] = [dead_leaves(640, 0, index)[:480] for index in range(DISTINCT)]
+    files = []
+    for index in range(PHOTOS):
+        files.append(folder / f"{index:04d}.jpg")
+        Image.fromarray(images[index % DISTINCT]).save(files[-1], quality=90)
+    return files
+
+
+def crops_a_second(epoch: Callable[[int], Iterable[torch.Tensor]]) -> float:
+    """In the fastest epoch but the first."""
+    best = 0.0
+    for number in range(1, EPOCHS + 1):
+        started = time.perf_counter()
+        count = sum(len(batch) for batch in epoch(number))
+        if number > 1:
+            best = max(best, count / (time.perf_counter() - started))
+    return best
+
+
+def main() -> None:
+    """Print the table."""
+    start_ray()
+    values = {"training/steps_per_epoch": None, "training/epochs": EPOCHS, "hardware/reading_cpus_per_worker": CORES}
+    config = with_values(PAPER_V1, values)
+    with tempfile.TemporaryDirectory() as place:
+        files = write_photos(Path(place))
+        folder, names = Folder(place), [file.name for file in files]
+        started = time.perf_counter()
+        for name in names:
+            decode_photo(folder, name, 1)
+        limit = len(names) / ((time.perf_counter() - started) / CORES)
+        loader = DataLoader(
+            PlainCrops(files, 256), batch_size=8, shuffle=True, num_workers=CORES, persistent_workers=True
+        )
+        sources: dict[str, CropSource] = {}
+        for cache in ("memory", "stream"):
+            data = with_values(config, {"data/photos": place, "data/cache": cache, "data/val_photos": 1}).data
+            photos = training_photos(data, photo_memory()).train
+            if isinstance(photos, StoredPhotos):
+                sources["RayGAN, streamed"] = StreamedCrops(photos, config)
+            else:
+                sources["RayGAN, in memory"] = CachedCrops(photos, config.data, config.training)
+        speeds = {f"DataLoader, {CORES} workers": crops_a_second(lambda _: loader)}
+        speeds |= {name: crops_a_second(source.batches) for name, source in sources.items()}
+    plain = next(iter(speeds.values()))
+    targets = {"RayGAN, in memory": "≥ 4", "RayGAN, streamed": "≥ 1.0"}
+    show(
+        f"Photos to crops ({machine()})",
+        ("", "crops a second", "times as fast", "target", "share of decoding alone"),
+        [
+            (name, speed, speed / plain, targets.get(name, ""), "" if "memory" in name else f"{speed / limit:.2f}")
+            for name, speed in speeds.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

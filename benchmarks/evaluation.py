@@ -1,0 +1,104 @@
+"""The evaluation job against its generator's own time, and against a plain loop: `python benchmarks/evaluation.py`.
+
+Photos of BSD300's size, three kinds of noise at mean intensity. The job computes PSNR and SSIM in double precision, and
+those of a median filter besides; the loop is of scikit-image's noise and metrics around the same generator, without the
+filter, in one process that has all cores.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.util import random_noise
+from timing import machine, show
+
+from raygan.config import Config
+from raygan.data.photos import evaluation_photos
+from raygan.data.samples import dead_leaves
+from raygan.denoise import denoise
+from raygan.evaluate import evaluate
+from raygan.models.generator import build_generator
+from raygan.presets import DENOISER, PAPER_V1
+from raygan.section import with_values
+from raygan.storage import Folder
+from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
+from raygan.train.cluster import resolved_device, resources, start_ray
+
+PHOTOS = 60
+SIZE = (321, 481)
+MODES = {"gaussian": ("gaussian", "var"), "salt_and_pepper": ("s&p", "amount"), "speckle": ("speckle", "var")}
+CORES = os.cpu_count() or 1
+
+
+def plain_loop(folder: Path, denoiser: Folder, config: Config) -> tuple[float, float]:
+    """Seconds of the whole loop, and of the generator in it."""
+    device = config.hardware.device
+    generator = load_denoiser(denoiser)[0].to(device)
+    random = np.random.default_rng(0)
+    started, inside = time.perf_counter(), 0.0
+    for path in sorted(folder.iterdir()):
+        clean = np.asarray(Image.open(path)) / 255
+        for kind, (mode, argument) in MODES.items():
+            intensity = config.noise.range_of(kind).mean  # type: ignore[arg-type]
+            noisy = random_noise(clean, mode, rng=random, **{argument: intensity})
+            image = torch.from_numpy(noisy).float().permute(2, 0, 1)[None]
+            before = time.perf_counter()
+            found = denoise(generator, image.to(device)).cpu()
+            inside += time.perf_counter() - before
+            denoised = found[0].permute(1, 2, 0).double().numpy()
+            peak_signal_noise_ratio(clean, denoised, data_range=1)
+            structural_similarity(clean, denoised, data_range=1, channel_axis=2)
+    return time.perf_counter() - started, inside
+
+
+def job(folder: Path, denoiser: Folder, config: Config) -> float:
+    """Seconds of the evaluation job."""
+    started = time.perf_counter()
+    actors = 1 if config.hardware.device == "cuda" else CORES
+    rows = evaluate(
+        evaluation_photos(str(folder)), {"raygan": denoiser}, config.noise, resources(config), actors, levels=("mean",)
+    )
+    assert sum(map(len, rows)) == PHOTOS * len(MODES) * 3
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the table."""
+    start_ray()
+    rows = []
+    for name, base in (("the paper's", PAPER_V1), ("RayGAN's", DENOISER)):
+        config = resolved_device(with_values(base, {"hardware/workers": 1}))
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "photos"
+            folder.mkdir()
+            for index in range(PHOTOS):
+                image = Image.fromarray(dead_leaves(SIZE[1], 0, index % 6)[: SIZE[0]])
+                image.save(folder / f"{index:03d}.png", compress_level=1)
+            generator = build_generator(config.generator)
+            save_checkpoint(Path(place) / "checkpoint", config, {}, Best.of(generator, {}), {})
+            denoiser = Folder(Path(place) / "checkpoint" / "denoiser")
+            whole, inside = plain_loop(folder, denoiser, config)
+            taken = job(folder, denoiser, config)
+        rows += [
+            (f"{name} generator, forward alone", inside, 1.0, ""),
+            (f"{name} generator, plain loop", whole, whole / inside, ""),
+            (f"{name} generator, RayGAN's job", taken, taken / inside, "≤ 1.3"),
+        ]
+    show(
+        f"Evaluation: {PHOTOS} photos, {PHOTOS * len(MODES)} denoisings ({machine()})",
+        ("", "seconds", "times the forward passes", "target"),
+        rows,
+    )
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

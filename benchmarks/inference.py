@@ -1,0 +1,102 @@
+"""`raygan denoise`: speed, memory and gain against non-local means: `python benchmarks/inference.py`.
+
+Speed on a photo of 512×512 with Gaussian noise of the paper's mean intensity, which all contestants see as 8 bits; peak
+memory of the whole process that denoises a file, as the image grows. OpenCV's filter takes part where its package is
+installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+from skimage.restoration import denoise_nl_means
+from timing import fastest, machine, show
+
+from raygan.config import NoiseConfig
+from raygan.data.noise import add_noise
+from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
+from raygan.denoiser import Denoiser
+from raygan.seeds import torch_generator
+
+MEGAPIXELS = (1, 4, 16, 64)
+
+
+def contestants(deviation: float) -> dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]:
+    """Each takes and gives (H, W, 3), and the others than RayGAN are told how strong the noise is."""
+
+    def scikit(noisy: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = denoise_nl_means(
+            noisy / np.float32(255), h=0.8 * deviation, sigma=deviation, patch_size=5, patch_distance=6, channel_axis=-1
+        )
+        return np.rint(255 * found.clip(0, 1)).astype(np.uint8)
+
+    found: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {"scikit-image's denoise_nl_means": scikit}
+    if importlib.util.find_spec("cv2"):
+        import cv2
+
+        strength = 0.8 * 255 * deviation
+        found["OpenCV's fastNlMeansDenoisingColored"] = lambda noisy: np.asarray(
+            cv2.fastNlMeansDenoisingColored(noisy, None, strength, strength, 7, 21)
+        )
+    denoiser = Denoiser()
+    return {"RayGAN": denoiser} | found
+
+
+def peak_memory(noisy: Path, denoised: Path) -> tuple[float, float]:
+    """MB and seconds of one `raygan denoise`."""
+    code = (
+        "import resource, sys, time; from raygan.cli import main; started = time.perf_counter();"
+        "main(['denoise', *sys.argv[1:]]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter() - started)"
+    )
+    command = [sys.executable, "-c", code, str(noisy), str(denoised)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    megabytes, seconds = result.stdout.split()[-2:]
+    return float(megabytes), float(seconds)
+
+
+def main() -> None:
+    """Print both tables."""
+    path = sample_photos_folder(EVALUATION_PHOTOS) / "astronaut.png"
+    clean = np.array(Image.open(path).convert("RGB"))
+    variance = NoiseConfig().gaussian.mean
+    image = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255
+    noisy = add_noise(image, ["gaussian"], torch.tensor([variance]), [torch_generator("benchmark")])
+    pixels = (255 * noisy[0]).round().byte().permute(1, 2, 0).numpy()
+    methods = contestants(variance**0.5)
+    seconds = fastest({name: lambda method=method: method(pixels) for name, method in methods.items()}, rounds=2)
+    size = clean.shape[0] * clean.shape[1] / 1e6
+    show(
+        f"Denoising: a photo of 512×512 ({machine()})",
+        ("", "megapixels a second", "RayGAN is as fast, times", "PSNR, dB"),
+        [
+            (name, size / seconds[name], seconds[name] / seconds["RayGAN"], f"{score:.2f}")
+            for name, score in {
+                name: peak_signal_noise_ratio(clean, method(pixels), data_range=255) for name, method in methods.items()
+            }.items()
+        ],
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for megapixels in MEGAPIXELS:
+            side = round((1e6 * megapixels) ** 0.5)
+            file = Path(place) / "noisy.jpg"
+            repeats = -(-side // 512)
+            Image.fromarray(np.tile(pixels, (repeats, repeats, 1))[:side, :side]).save(file)
+            megabytes, taken = peak_memory(file, Path(place) / "denoised.jpg")
+            rows.append((megapixels, megabytes, megapixels / taken))
+    show("`raygan denoise` of a file", ("megapixels", "peak memory, MB", "megapixels a second"), rows)
+
+
+if __name__ == "__main__":
+    main()
