@@ -170,10 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from raygan.report.compare import read_studies, side_by_side, studies_table
             from raygan.storage import Folder
 
+            place, name = os.path.split(options.csv or "")
+            if options.csv:
+                Folder(place or ".").require_writable()
             rows = read_studies(Folder(study) for study in options.studies)
             print(side_by_side(rows))
             if options.csv:
-                place, name = os.path.split(options.csv)
                 Folder(place or ".").write(name, studies_table(rows).to_csv(index=False))
                 print(f"\nWritten: {options.csv}")
         else:

@@ -217,6 +217,7 @@ def evaluate_checkpoints(
     folders = {"raygan" if len(checkpoints) == 1 else path: Folder(path) for path in checkpoints}
     configs = [load_denoiser(folder)[1] for folder in folders.values()]
     weights = read_vgg19_weights(Path(vgg19)) if vgg19 else None
+    Folder(output).require_writable()
     start_ray()
     config = resolved_device(with_values(configs[0], {"hardware/device": "auto", "hardware/workers": 1}))
     photos = evaluation_photos(evaluate_on)

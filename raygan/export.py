@@ -55,6 +55,7 @@ def export(checkpoint: str, file: str) -> None:
     if suffix not in SUFFIXES:
         raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
     generator, config = load_denoiser(Folder(checkpoint))
+    Folder(Path(file).parent).require_writable()
     if suffix == ".safetensors":
         weights = {name: tensor.half() for name, tensor in generator.state_dict().items()}
         safetensors.torch.save_file(weights, file)

@@ -8,6 +8,12 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from raygan.errors import InputError
+
+
+class StorageError(InputError):
+    """A folder that cannot be written to."""
+
 
 class Folder:
     """A local path, or an `s3://` or `gs://` prefix; names are relative to it, parted by slashes."""
@@ -67,6 +73,15 @@ class Folder:
         partial = Path(f"{target}.{uuid.uuid4().hex}.partial")
         partial.write_bytes(data)
         partial.replace(target)
+
+    def require_writable(self) -> None:
+        """Make the folder if need be; raises `StorageError` where nothing can be written there."""
+        name = f".{uuid.uuid4().hex}"
+        try:
+            self.write(name, b"")
+            self.delete(name)
+        except OSError as error:
+            raise StorageError(f"nothing can be written in {self}: {error}") from error
 
     def append(self, name: str, content: str) -> None:
         """Add to the end of a file that is there; only where the folder `is_local`: objects in a bucket cannot grow.

@@ -9,7 +9,7 @@ from test_denoiser import save_denoiser
 from raygan.denoise import denoise
 from raygan.denoiser import ImageError
 from raygan.export import export
-from raygan.storage import Folder
+from raygan.storage import Folder, StorageError
 from raygan.train.checkpoint import load_denoiser
 
 SHAPES = [(1, 3, 64, 64), (2, 3, 67, 93), (1, 3, 5, 6), (3, 3, 33, 130)]
@@ -46,3 +46,10 @@ def test_weights_in_half_precision_are_a_denoiser_again(tmp_path: Path) -> None:
 def test_a_format_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"must end in .onnx or .pt2 or .safetensors, but it is 'denoiser.pth'"):
         export(str(tmp_path), "denoiser.pth")
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own", identity=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="nothing can be written in"):
+        export(folder.location, str(tmp_path / "file" / "denoiser.pt2"))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from raygan.storage import Folder
+from raygan.storage import Folder, StorageError
 
 
 def test_writes_reads_and_lists(tmp_path: Path) -> None:
@@ -53,3 +53,13 @@ def test_bucket_locations_are_understood() -> None:
     assert folder.path == "bucket/prefix"
     assert folder.child("a").child("b").path == "bucket/prefix/a/b"
     assert folder.child("a").location.endswith("/a?region=us-east-1&endpoint_override=localhost:1")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "new")
+    folder.require_writable()
+    assert folder.exists()
+    assert folder.files() == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="nothing can be written in .*file/new: "):
+        Folder(tmp_path / "file" / "new").require_writable()
