@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
+    "weights",
     "errors",
     "section",
     "config",
