@@ -15,10 +15,11 @@ from raygan.classical import FILTERS, filtered
 from raygan.config import Config, IntensityRange, NoiseConfig
 from raygan.data.photos import evaluation_photos
 from raygan.data.unseen_noise import UNSEEN
-from raygan.evaluate import evaluate, summarise, tabulate
+from raygan.evaluate import evaluate, evaluate_checkpoints, summarise, tabulate
 from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import vgg_distance
 from raygan.models.generator import build_generator
+from raygan.report.tables import evaluation_table
 from raygan.section import with_values
 from raygan.storage import Folder
 from raygan.train.checkpoint import Best, save_checkpoint
@@ -194,16 +195,16 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
     assert (per_image.loc[per_image["method"] != "noisy", "seconds"] > 0).all()
 
 
-def test_the_command_adds_noise_that_nobody_trained_on(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
-    command = ["evaluate", denoiser.location, "--evaluate-on", str(write_photos(2)), "--output", str(tmp_path)]
-    result = raygan(*command, "--unseen", "--levels", "low")
-    assert result.returncode == 0, result.stderr
-    summary = pd.read_csv(tmp_path / "summary.csv")
+@pytest.mark.usefixtures("ray_here")
+def test_noise_that_nobody_trained_on(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    photos, output = str(write_photos(2)), str(tmp_path / "found")
+    summary = evaluate_checkpoints([denoiser.location], photos, output, ["median"], ["low"], None, unseen=True)
     assert list(summary["kind"].unique()) == list(UNSEEN)
     assert len(summary) == len(UNSEEN) * 3
     assert set(summary["level"]) == {"low"}
     assert summary.set_index("kind")["intensity"]["poisson"].unique().tolist() == [60]
-    assert all(kind in result.stdout for kind in UNSEEN)
+    pd.testing.assert_frame_equal(summary, pd.read_csv(tmp_path / "found" / "summary.csv"), check_dtype=False)
+    assert all(kind in evaluation_table(summary) for kind in UNSEEN)
 
 
 @pytest.mark.parametrize(

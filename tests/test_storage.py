@@ -61,5 +61,5 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     assert folder.exists()
     assert folder.files() == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="nothing can be written in .*file/new: "):
+    with pytest.raises(StorageError, match=r"nothing can be written in .*file/new: "):
         Folder(tmp_path / "file" / "new").require_writable()
