@@ -48,8 +48,9 @@ def export(checkpoint: str, file: str) -> None:
     """Write the denoiser in the folder `checkpoint` to `file`, whose suffix says how.
 
     It takes `noisy`, float32, (B, 3, H, W), in [0, 1], of any B, and of any H and W above the generator's stride, and
-    gives `denoised` alike. Of `.safetensors`, which holds the weights alone, in half precision, the configuration is
-    written beside it. Raises `ImageError` for another suffix.
+    gives `denoised` alike. A `.safetensors` file holds the weights alone, in half precision; the configuration is
+    written beside it, so that, if it is named `generator.safetensors`, its folder is a denoiser's. Raises `ImageError`
+    for another suffix.
     """
     suffix = Path(file).suffix
     if suffix not in SUFFIXES:

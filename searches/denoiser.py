@@ -1,6 +1,6 @@
 """Our denoiser, the one that is shipped: a residual U-Net trained by pixels alone, as it is, or searched around.
 
-`--photos FOLDER --evaluate-on FOLDER` trains it without a search, in two hours on two cores; `--trials 20` first looks
+`--photos FOLDER --evaluate-on FOLDER` trains it without a search, in 70 minutes on two cores; `--trials 20` first looks
 for rates and a shape of the network that do better.
 """
 
