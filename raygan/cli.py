@@ -120,12 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="noise that no denoiser is trained on instead: stronger, Poisson, JPEG, two kinds at once, grey, smooth",
     )
     evaluated.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, for vgg_distance")
-    exported = commands.add_parser("export", help="write a denoiser as ONNX or as a torch.export program")
+    exported = commands.add_parser(
+        "export", help="write a denoiser as ONNX, as a torch.export program, or in half precision"
+    )
     exported.add_argument("checkpoint", metavar="CHECKPOINT", help="a denoiser's folder, such as STUDY/best")
     exported.add_argument(
         "file",
         metavar="FILE",
-        help="what to write: a name that ends in .onnx or .pt2, or in .safetensors for the weights in half precision",
+        help="what to write: a name that ends in .onnx or .pt2, or generator.safetensors, in half precision",
     )
     options = parser.parse_args(arguments)
     try:

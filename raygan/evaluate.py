@@ -268,9 +268,9 @@ class _Evaluator:
         name, part, pixels = str(batch["name"][0]), str(batch["set"][0]), np.array(batch["pixels"][0])
         clean = to_unit_range(torch.from_numpy(pixels).permute(2, 0, 1)[None], "cpu")
         rows: dict[str, list[Any]] = {}
-        for index, kind in enumerate(_kinds(self.noise)):
+        for number, kind in enumerate(_kinds(self.noise)):
             for level in self.levels if part == "evaluation" else MEAN_ONLY:
-                key = (zlib.crc32(name.encode()), index, LEVELS.index(level))
+                key = (zlib.crc32(name.encode()), number, LEVELS.index(level))
                 noisy, intensity = _noisy(clean, self.noise, kind, level, torch_generator("evaluation noise", *key))
                 results, seconds = self._denoised(noisy)
                 distances = self._vgg_distances(clean, list(results.values()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import safetensors.torch
@@ -13,7 +12,7 @@ from torch.export import Dim
 
 from raygan.denoiser import ImageError
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_denoiser
+from raygan.train.checkpoint import DENOISER_FILES, load_denoiser
 
 SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
@@ -48,19 +47,18 @@ def export(checkpoint: str, file: str) -> None:
     """Write the denoiser in the folder `checkpoint` to `file`, whose suffix says how.
 
     It takes `noisy`, float32, (B, 3, H, W), in [0, 1], of any B, and of any H and W above the generator's stride, and
-    gives `denoised` alike. A `.safetensors` file holds the weights alone, in half precision; the configuration is
-    written beside it, so that, if it is named `generator.safetensors`, its folder is a denoiser's. Raises `ImageError`
-    for another suffix.
+    gives `denoised` alike. A `.safetensors` file holds the weights alone, in half precision; its name must be
+    `generator.safetensors`, since its folder gets the denoiser's other files, too, and is one then. Raises `ImageError`
+    for another suffix, or another such name.
     """
     suffix = Path(file).suffix
     if suffix not in SUFFIXES:
         raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
-    generator, config = load_denoiser(Folder(checkpoint))
+    source = Folder(checkpoint)
+    generator, config = load_denoiser(source)
     Folder(Path(file).parent).require_writable()
     if suffix == ".safetensors":
-        weights = {name: tensor.half() for name, tensor in generator.state_dict().items()}
-        safetensors.torch.save_file(weights, file)
-        (Path(file).parent / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n")
+        _write_half(generator, source, Path(file))
         return
     model = Padded(generator, config.generator.stride).eval()
     least = config.generator.stride + 1
@@ -82,3 +80,18 @@ def export(checkpoint: str, file: str) -> None:
         dynamo=True,
         external_data=False,
     )
+
+
+def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:
+    """The folder of a denoiser of the same generator, with weights in half precision."""
+    weights_name, *others = DENOISER_FILES
+    if file.name != weights_name:
+        raise ImageError(f"weights in half precision are written to a file named {weights_name}, not {file.name}")
+    for name in others:
+        if source.exists(name):
+            Folder(file.parent).write(name, source.read(name))
+    # Counts, as batch norm has them, stay whole numbers.
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in generator.state_dict().items()
+    }
+    safetensors.torch.save_file(weights, file)

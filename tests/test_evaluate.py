@@ -13,9 +13,10 @@ from skimage.util import random_noise
 
 from raygan.classical import FILTERS, filtered
 from raygan.config import Config, IntensityRange, NoiseConfig
+from raygan.data.noise import LEVELS
 from raygan.data.photos import evaluation_photos
 from raygan.data.unseen_noise import UNSEEN
-from raygan.evaluate import evaluate, evaluate_checkpoints, summarise, tabulate
+from raygan.evaluate import MEAN_ONLY, evaluate, evaluate_checkpoints, summarise, tabulate
 from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import vgg_distance
 from raygan.models.generator import build_generator
@@ -103,6 +104,19 @@ def test_dividing_the_work_changes_nothing(write_photos: Write, denoiser: Folder
     noise = NoiseConfig(kinds=("speckle",))
     one, two = (run(folder, denoiser, noise, actors)[0].drop(columns="seconds") for actors in (1, 2))
     pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_neither_other_methods_nor_other_levels_change_the_noise(write_photos: Write, denoiser: Folder) -> None:
+    photos = evaluation_photos(str(write_photos(1)))
+    scores = []
+    for filters, levels in (((), MEAN_ONLY), (("median", "wavelet"), LEVELS)):
+        rows = evaluate(photos, {"raygan": denoiser}, NoiseConfig(), {"CPU": 1}, 1, filters=filters, levels=levels)
+        table, _ = tabulate(rows, NoiseConfig(), ["raygan"], filters)
+        chosen = table[(table["method"] == "noisy") & (table["level"] == "mean")]
+        scores.append(chosen.set_index("kind")["psnr"].to_dict())
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -9,8 +9,11 @@ from test_denoiser import save_denoiser
 from raygan.denoise import denoise
 from raygan.denoiser import ImageError
 from raygan.export import export
+from raygan.models.generator import build_generator
+from raygan.presets import PAPER_V1
+from raygan.section import with_values
 from raygan.storage import Folder, StorageError
-from raygan.train.checkpoint import load_denoiser
+from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
 
 SHAPES = [(1, 3, 64, 64), (2, 3, 67, 93), (1, 3, 5, 6), (3, 3, 33, 130)]
 
@@ -41,6 +44,22 @@ def test_weights_in_half_precision_are_a_denoiser_again(tmp_path: Path) -> None:
     noisy = torch.rand(1, 3, 40, 50)
     expected, found = (denoise(load_denoiser(Folder(tmp_path / name))[0], noisy) for name in ("own", "half"))
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+    with pytest.raises(ImageError, match=r"a file named generator.safetensors, not half.safetensors"):
+        export(folder.location, str(tmp_path / "half" / "half.safetensors"))
+
+
+def test_counts_stay_whole_in_half_precision(tmp_path: Path) -> None:
+    config = with_values(PAPER_V1, {"generator/base_width": 8, "generator/depth": 2})
+    generator = build_generator(config.generator)
+    for name, values in generator.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            values.fill_(100_001)
+    save_checkpoint(tmp_path / "own", config, {}, Best.of(generator, {}), {})
+    export(str(tmp_path / "own" / "denoiser"), str(tmp_path / "half" / "generator.safetensors"))
+    found = load_denoiser(Folder(tmp_path / "half"))[0].state_dict()
+    counts = {name: values.item() for name, values in found.items() if name.endswith("num_batches_tracked")}
+    assert set(counts.values()) == {100_001}
+    assert all(values.dtype == generator.state_dict()[name].dtype for name, values in found.items())
 
 
 def test_a_format_that_is_not_there_is_refused(tmp_path: Path) -> None:

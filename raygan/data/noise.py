@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import torch
@@ -32,10 +31,14 @@ def gaussian(clean: Tensor, variance: float, generator: torch.Generator) -> Tens
 
 def salt_and_pepper(clean: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Each value of one image becomes 0 with probability share / 2 and 1 with probability share / 2."""
-    noisy = clean.flatten().clone()
-    places = _chosen(len(noisy), share, generator)
+    if share == 0:
+        return clean
+    count = clean.numel()
+    places = _chosen(count, share, generator)
     values = torch.empty(len(places), dtype=clean.dtype, device=clean.device).random_(2, generator=generator)
-    return noisy.scatter_(0, places, values).reshape(clean.shape)
+    # A place more, where those beyond the last one end.
+    noisy = torch.cat([clean.flatten(), clean.new_zeros(1)])
+    return noisy.scatter_(0, places, values)[:count].reshape(clean.shape)
 
 
 def speckle(clean: Tensor, variance: float, generator: torch.Generator) -> Tensor:
@@ -55,17 +58,9 @@ def add_noise(
 ) -> Tensor:
     """The noisy version of each image, clipped to [0, 1]; `kinds`, `intensities` and `generators` have one an image."""
     noisy = torch.empty(clean.shape, dtype=clean.dtype, device=clean.device)
-
-    def fill(row: int, kind: NoiseKind, intensity: float, generator: torch.Generator) -> None:
-        torch.clamp(NOISES[kind](clean[row], intensity, generator), 0, 1, out=noisy[row])
-
-    images = (range(len(clean)), kinds, intensities.tolist(), generators)
-    threads = min(len(clean), torch.get_num_threads()) if clean.device.type == "cpu" else 1
-    if threads == 1:
-        list(map(fill, *images))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, *images))
+    images = zip(noisy, clean, kinds, intensities.tolist(), generators, strict=True)
+    for result, image, kind, intensity, generator in images:
+        torch.clamp(NOISES[kind](image, intensity, generator), 0, 1, out=result)
     return noisy
 
 
@@ -122,13 +117,13 @@ def _quantiles(device: torch.device) -> Tensor:
 
 
 def _chosen(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """The places, of `count`, that are chosen with probability `share`, each by itself; by the gaps between them."""
-    if share == 0:
-        return torch.empty(0, dtype=torch.int64, device=generator.device)
+    """The places, of `count`, that are chosen with probability `share`, each by itself; by the gaps between them.
+
+    After them come some of `count` itself, so that nobody needs to wait for how many there are.
+    """
     # So many that all places lie before the last gap's end, but for once in 10^15 times.
     enough = math.ceil(count * share + 8 * math.sqrt(count * share) + 40)
     uniform = torch.empty(enough, dtype=torch.float64, device=generator.device).uniform_(generator=generator)
     # By inversion, since torch's own `geometric_` takes 23 ns for each.
     gaps = uniform.neg_().log1p_().div_(math.log1p(-share) if share < 1 else -math.inf).floor_() + 1
-    places = gaps.cumsum(0).long() - 1
-    return places[places < count]
+    return (gaps.cumsum(0) - 1).clamp_(max=count).long()

@@ -26,8 +26,6 @@ class Unseen:
 
     add: Callable[[Tensor, float, torch.Generator], Tensor]
     """Gives the noisy version of an image, at an intensity, before it is clipped."""
-    unit: str
-    """What the intensity is."""
     intensities: tuple[float, float, float]
     """At low, mean and high level."""
 
@@ -64,7 +62,8 @@ def grey_gaussian(clean: Tensor, variance: float, generator: torch.Generator) ->
 
 def smooth_gaussian(clean: Tensor, variance: float, generator: torch.Generator) -> Tensor:
     """Gaussian noise that neighbouring pixels share, as in what a camera has made of its sensor's: a 3x3 mean of it."""
-    drawn = functional.avg_pool2d(torch.randn(clean.shape, generator=generator), 3, stride=1, padding=1)
+    *shape, height, width = clean.shape
+    drawn = functional.avg_pool2d(torch.randn(*shape, height + 2, width + 2, generator=generator), 3, stride=1)
     # The mean of nine has a third of the deviation.
     return clean + drawn * (3 * math.sqrt(variance))
 
@@ -81,13 +80,18 @@ def two_kinds(clean: Tensor, position: float, generator: torch.Generator) -> Ten
 
 
 UNSEEN: dict[str, Unseen] = {
-    "stronger_gaussian": Unseen(gaussian, "variance", (0.1, 0.13, 0.16)),
-    "stronger_salt_and_pepper": Unseen(salt_and_pepper, "share", (0.1, 0.2, 0.3)),
-    "stronger_speckle": Unseen(speckle, "variance", (0.25, 0.32, 0.4)),
-    "poisson": Unseen(poisson, "photons at white", (60, 20, 8)),
-    "jpeg": Unseen(jpeg, "quality", (40, 20, 10)),
-    "gaussian_then_salt_and_pepper": Unseen(two_kinds, "position in both ranges", (0.0, 0.5, 1.0)),
-    "grey_gaussian": Unseen(grey_gaussian, "variance", (0.005, 0.0425, 0.08)),
-    "smooth_gaussian": Unseen(smooth_gaussian, "variance", (0.005, 0.0425, 0.08)),
+    # Variances, shares: above the paper's ranges.
+    "stronger_gaussian": Unseen(gaussian, (0.1, 0.13, 0.16)),
+    "stronger_salt_and_pepper": Unseen(salt_and_pepper, (0.1, 0.2, 0.3)),
+    "stronger_speckle": Unseen(speckle, (0.25, 0.32, 0.4)),
+    # Photons at white.
+    "poisson": Unseen(poisson, (60, 20, 8)),
+    # Quality, as JPEG's writers count it.
+    "jpeg": Unseen(jpeg, (40, 20, 10)),
+    # Positions in both ranges.
+    "gaussian_then_salt_and_pepper": Unseen(two_kinds, (0.0, 0.5, 1.0)),
+    # Variances, as the paper's for Gaussian noise.
+    "grey_gaussian": Unseen(grey_gaussian, (0.005, 0.0425, 0.08)),
+    "smooth_gaussian": Unseen(smooth_gaussian, (0.005, 0.0425, 0.08)),
 }
-"""By name; the trained kinds' intensities are above the paper's ranges."""
+"""By name."""

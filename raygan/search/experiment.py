@@ -126,7 +126,7 @@ class Search(_Experiment):
         if self.time_budget is not None:
             require("time_budget > 0", self.time_budget > 0, time_budget=self.time_budget)
         shaping = [path for path in self.space if path.startswith("generator/")]
-        if self.config.training.start_from is not None and shaping:
+        if self.trials and self.config.training.start_from is not None and shaping:
             raise ConfigError(
                 f"trials that start from a denoiser (training/start_from) cannot search {', '.join(shaping)}"
             )

@@ -9,13 +9,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raygan.config import LossConfig
+from raygan.config import Config, LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, find_photos
 from raygan.losses import read_vgg19_weights
+from raygan.section import with_values
+from raygan.storage import Folder
 from raygan.train.driver import Vgg19Weights
 
 logger = logging.getLogger(__name__)
+
+
+def with_absolute_start(config: Config) -> Config:
+    """The configuration, with the whole path of what it starts from: each trial runs in a folder of its own."""
+    start_from = config.training.start_from
+    if start_from is None or start_from == "shipped":
+        return config
+    return with_values(config, {"training/start_from": Folder(start_from).location})
 
 
 def check_sources(sources: list[str]) -> None:

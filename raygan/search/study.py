@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import uuid
@@ -21,7 +22,7 @@ from raygan.report.terminal import final_report
 from raygan.search.constraint import constraint_of
 from raygan.search.drivers import Drivers
 from raygan.search.experiment import Comparison, Experiment, Search
-from raygan.search.inputs import check_sources, content_losses, fingerprint
+from raygan.search.inputs import check_sources, content_losses, fingerprint, with_absolute_start
 from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
 from raygan.search.lock import locked, refuse_if_held
 from raygan.search.optuna_record import open_study, optuna_storage, record_of_files
@@ -53,6 +54,7 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_ur
     `Interrupted` on Ctrl-C.
     """
     experiment.check()
+    experiment = dataclasses.replace(experiment, config=with_absolute_start(experiment.config))
     search = experiment if isinstance(experiment, Search) else None
     if search is not None and search.together is not None and optuna_url is None:
         raise StudyError("--together needs the database in which drivers share their trials: give --optuna-storage URL")

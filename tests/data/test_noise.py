@@ -91,6 +91,11 @@ def test_result_stays_in_the_unit_range() -> None:
         assert noisy.max() <= 1
 
 
+def test_every_image_needs_a_stream() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        add_noise(torch.rand(2, 3, 8, 8), ["gaussian"] * 2, torch.full((2,), 0.1), [torch_generator("test")])
+
+
 def test_same_seed_same_noise_other_seed_other_noise() -> None:
     clean = torch.rand(2, 3, 16, 16)
     assert torch.equal(noisy_of(clean, "gaussian", 0.05, seed=1), noisy_of(clean, "gaussian", 0.05, seed=1))

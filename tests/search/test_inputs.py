@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from raygan.presets import DENOISER
+from raygan.search.inputs import with_absolute_start
+from raygan.section import with_values
+
+
+def test_what_trials_start_from_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = with_values(DENOISER, {"training/start_from": "studies/v1/best"})
+    assert with_absolute_start(config).training.start_from == str(tmp_path / "studies" / "v1" / "best")
+    for unchanged in (None, "shipped", "s3://bucket/studies/v1/best?region=us-east-1"):
+        config = with_values(DENOISER, {"training/start_from": unchanged})
+        assert with_absolute_start(config) == config
