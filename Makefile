@@ -17,7 +17,7 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict raygan searches
 
-# Where the time goes, against named alternatives: a table each, on an idle machine; half an hour on two cores.
+# Where the time goes, against named alternatives: a table each, on an idle machine.
 bench: .venv/installed
 	@for name in startup noise metrics crops step evaluation inference growth scaling; do .venv/bin/python benchmarks/$$name.py || exit; done
 

@@ -1,4 +1,4 @@
-"""What a second training worker gains: `python benchmarks/scaling.py`, twelve minutes on two cores.
+"""What a second training worker gains: `python benchmarks/scaling.py`.
 
 The paper's networks at full size, the pixels' squared error, one thread a worker. "Two runs at once" have nothing to do
 with each other: what they lose against one run is the machine's (memory bandwidth, clock), not communication. torchrun

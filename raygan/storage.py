@@ -81,7 +81,7 @@ class Folder:
             self.write(name, b"")
             self.delete(name)
         except OSError as error:
-            raise StorageError(f"nothing can be written in {self}: {error}") from error
+            raise StorageError(f"nothing can be written in {self}: {error}; give another place") from error
 
     def append(self, name: str, content: str) -> None:
         """Add to the end of a file that is there; only where the folder `is_local`: objects in a bucket cannot grow.

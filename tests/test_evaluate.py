@@ -227,6 +227,7 @@ def test_noise_that_nobody_trained_on(write_photos: Write, denoiser: Folder, tmp
         (["--filters", "median,blur"], "there is no filter blur; there are median, bilateral"),
         (["--levels", "lower"], "there is no level lower; there are low, mean, high"),
         (["absent"], "there is no denoiser in "),
+        (["--output", "/dev/null/found"], "nothing can be written in /dev/null/found"),
     ],
 )
 def test_unknown_names_are_refused(denoiser: Folder, options: list[str], message: str) -> None:

@@ -21,7 +21,7 @@ from raygan.config import IntensityRange, NoiseConfig, NoiseKind
 Level = Literal["low", "mean", "high"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 QUANTILES = 1 << 16
-"""Values that a drawn normal number may have: enough that none lacks by more than 4.2 deviations."""
+"""Values that a drawn normal number may have, the farthest of them 4.3 deviations from 0."""
 
 
 def gaussian(clean: Tensor, variance: float, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from raygan.config import GeneratorConfig
 from raygan.models.blocks import Down, ResidualBlock, UpConcat, build_upsampling, initialise
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """What all generators share: the range of their images, and how their last layer's output becomes one.
 
     That is within [0, 1], by tanh; not so a residual network's, which starts as the identity and may leave that range a
@@ -33,9 +34,9 @@ class Generator(nn.Module):
             return noisy + output / 2
         return (torch.tanh(output) + 1) / 2
 
+    @abstractmethod
     def output_of(self, features: Tensor) -> Tensor:
         """The last layer's output, of images in [-1, 1]."""
-        raise NotImplementedError
 
 
 class UNet(Generator):
