@@ -1,17 +1,14 @@
 import argparse
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, search_command
+from conftest import search_command
 
 from raygan.search.experiment import Comparison, Search
 from raygan.search.options import apply_options, search_parser
 from raygan.section import ConfigError
-
-sys.path.insert(0, str(ROOT))
 from searches.adversarial_weight import SEARCH as ABLATION
 from searches.v1 import SEARCH
 
