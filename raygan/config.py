@@ -14,6 +14,8 @@ from raygan.section import Section, require
 
 NoiseKind = Literal["gaussian", "salt_and_pepper", "speckle"]
 NOISE_KINDS: tuple[NoiseKind, ...] = typing.get_args(NoiseKind)
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +284,7 @@ class TrainingConfig(Section):
     batch_statistics: Literal["worker", "all"] = "worker"
     """What batch norm normalises by while several workers train: each worker's own part of the batch, or all of it,
     which gives what one worker would, and costs messages between the workers at every layer."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """What the networks compute in; weights, losses and the optimizers stay in float32."""
     seed: int = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
@@ -335,12 +337,8 @@ class Config(Section):
 
     def _check(self) -> None:
         stride, crop_size = self.generator.stride, self.data.crop_size
-        require(
-            "data/crop_size a multiple of generator's stride",
-            crop_size % stride == 0,
-            crop_size=crop_size,
-            stride=stride,
-        )
+        rule = "data/crop_size a multiple of generator's stride"
+        require(rule, crop_size % stride == 0, crop_size=crop_size, stride=stride)
         batch_size, workers = self.training.batch_size, self.hardware.workers
         require(
             "training/batch_size a multiple of hardware/workers",

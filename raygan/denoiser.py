@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raygan.config import PRECISIONS, Precision
 from raygan.data.crops import to_unit_range
 from raygan.denoise import denoise
 from raygan.errors import InputError
 from raygan.storage import Folder
 from raygan.train.checkpoint import load_denoiser
+from raygan.train.step import autocast
 from raygan.weights import SHIPPED
 
 OVERLAP = 64
@@ -33,17 +35,28 @@ class ImageError(InputError):
 class Denoiser:
     """A trained generator, for images of any size, of 8 or 16 bits or real numbers, in grey or colour, with alpha."""
 
-    def __init__(self, folder: str | Folder = SHIPPED, device: str = "auto", tile: int = TILE) -> None:
+    def __init__(
+        self,
+        folder: str | Folder = SHIPPED,
+        device: str = "auto",
+        tile: int = TILE,
+        precision: Precision = "float32",
+    ) -> None:
         """Load a denoiser's folder, such as STUDY/best; `tile` bounds the memory that the network takes.
 
-        Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap or
-        the device is not there.
+        "bfloat16" is faster where the processor computes in it, and exact to about a hundredth of a dB.
+
+        Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap,
+        the device is not there, or there is no such precision.
         """
         generator, self.config = load_denoiser(folder if isinstance(folder, Folder) else Folder(folder))
+        if precision not in PRECISIONS:
+            raise ImageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if device == "cuda" and not torch.cuda.is_available():
             raise ImageError("this machine has no GPU that torch can use: give another device than cuda")
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
+        self.precision = precision
         stride = self.config.generator.stride
         # Of whole strides, so that every tile sees the same grid as the whole image would.
         self.overlap = -(-OVERLAP // stride) * stride
@@ -80,7 +93,9 @@ class Denoiser:
                 pixels = region(rows, columns)
                 parts.append(pixels[:, : step if columns.stop < width else None])
                 weights = self._weights(columns, width)
-                band[:, :, columns] += weights * denoise(self.generator, _as_noisy(pixels, self.device))[0].cpu()
+                with autocast(self.device, self.precision):
+                    denoised = denoise(self.generator, _as_noisy(pixels, self.device))
+                band[:, :, columns] += weights * denoised[0].cpu()
             band *= self._weights(rows, height)[:, None]
             if carried is not None:
                 band[:, : self.overlap] += carried

@@ -6,7 +6,7 @@ import functools
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import pyvips
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from raygan.denoiser import Denoiser, ImageError
+from raygan.config import Precision
+from raygan.denoiser import TILE, Denoiser, ImageError
 from raygan.storage import Folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
@@ -71,7 +72,16 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
     return written
 
 
-def denoise_path(noisy: str, denoised: str, checkpoint: str, device: str, tile: int, *, on_ray: bool) -> list[str]:
+def denoise_path(
+    noisy: str,
+    denoised: str,
+    checkpoint: str,
+    device: str = "auto",
+    tile: int = TILE,
+    precision: Precision = "float32",
+    *,
+    on_ray: bool = False,
+) -> list[str]:
     """Denoise the image file `noisy` into the file `denoised`, or all images of a folder into another, by their names.
 
     Either may be a path or an `s3://` or `gs://` address. Files of a folder that cannot be denoised are passed over;
@@ -85,7 +95,7 @@ def denoise_path(noisy: str, denoised: str, checkpoint: str, device: str, tile: 
         if not denoised.lower().endswith(SUFFIXES):
             raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
         _require_elsewhere(f"{source}/{name}", f"{target}/{new_name}")
-        task = _Task(denoiser, source, target, device, tile)
+        task = _Task(denoiser, source, target, device, tile, precision)
         task.run(name, new_name)
         return []
     source, target = Folder(noisy), Folder(denoised)
@@ -93,7 +103,7 @@ def denoise_path(noisy: str, denoised: str, checkpoint: str, device: str, tile: 
     names = [name for name in source.files() if name.lower().endswith(SUFFIXES)]
     if not names:
         raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
-    task = _Task(denoiser, source, target, device, tile)
+    task = _Task(denoiser, source, target, device, tile, precision)
     results = _on_ray(task, names) if on_ray else map(task.try_run, names)
     return [problem for problem in tqdm(results, total=len(names), unit="image") if problem]
 
@@ -117,11 +127,12 @@ class _Task:
     target: Folder
     device: str
     tile: int
+    precision: Precision
 
     @functools.cached_property
     def denoiser(self) -> Denoiser:
         """Loaded where it is used, since that may be on another machine."""
-        return Denoiser(self.checkpoint, self.device, self.tile)
+        return Denoiser(self.checkpoint, self.device, self.tile, self.precision)
 
     def run(self, name: str, new_name: str) -> None:
         """Denoise one file."""
@@ -152,7 +163,7 @@ def _on_ray(task: _Task, names: list[str]) -> Iterator[str]:
     actors = min(gpus or int(has["CPU"]), len(names))
     denoised = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names)).map_batches(
         _Actor,
-        fn_constructor_args=(task.checkpoint.location, task.source.location, task.target.location, gpus, task.tile),
+        fn_constructor_args=(replace(task, device="cuda" if gpus else "cpu"),),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
@@ -165,9 +176,8 @@ def _on_ray(task: _Task, names: list[str]) -> Iterator[str]:
 class _Actor:
     """A `_Task` that Ray Data gives one name at a time."""
 
-    def __init__(self, checkpoint: str, source: str, target: str, gpus: int, tile: int) -> None:
-        device = "cuda" if gpus else "cpu"
-        self.task = _Task(Folder(checkpoint), Folder(source), Folder(target), device, tile)
+    def __init__(self, task: _Task) -> None:
+        self.task = task
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
         return {"problem": [self.task.try_run(str(name)) for name in batch["name"]]}

@@ -91,6 +91,19 @@ def test_what_is_no_image_is_refused(same: Denoiser, image: NDArray[Any], messag
         same(image)
 
 
+def test_bfloat16_is_exact_to_a_hundredth_of_the_range(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own", identity=False)
+    image = image_of((130, 200, 3), np.float32)
+    exact, rounded = Denoiser(folder)(image), Denoiser(folder, precision="bfloat16")(image)
+    assert 0 < np.abs(rounded - exact).mean() < 0.01
+
+
+def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "same", identity=True)
+    with pytest.raises(ImageError, match="one of float32, bfloat16, not 'bf16'"):
+        Denoiser(folder, precision="bf16")  # type: ignore[arg-type]
+
+
 def test_tiles_must_be_large_enough_to_overlap(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "same", identity=True)
     with pytest.raises(ImageError, match="at least 128 pixels wide for this denoiser, not 100"):

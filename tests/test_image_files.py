@@ -146,9 +146,7 @@ def test_a_folder_is_denoised_and_what_is_broken_named(checkpoint: Folder, tmp_p
 @pytest.mark.usefixtures("ray_here")
 def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "noisy")
-    problems = denoise_path(
-        str(tmp_path / "noisy"), str(tmp_path / "clean"), checkpoint.location, "cpu", 512, on_ray=True
-    )
+    problems = denoise_path(str(tmp_path / "noisy"), str(tmp_path / "clean"), checkpoint.location, on_ray=True)
     assert [problem.partition(":")[0] for problem in problems] == ["broken.jpg"]
     check_folder(images, tmp_path / "clean")
 
@@ -176,5 +174,5 @@ def test_what_cannot_be_done_is_refused(
         Image.new("RGB", (8, 8)).save(tmp_path / place)
     before = (tmp_path / "photo.png").read_bytes()
     with pytest.raises(ImageError, match=message):
-        denoise_path(noisy, denoised, checkpoint.location, "cpu", 512, on_ray=False)
+        denoise_path(noisy, denoised, checkpoint.location)
     assert (tmp_path / "photo.png").read_bytes() == before

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raygan.config import Precision
 from raygan.losses import ContentLoss, adversarial_loss, pixel_loss
 
 METRICS = (
@@ -38,13 +39,13 @@ class Players:
     pixel_weight: float
     max_gradient_norm: float | None
     """See `TrainingConfig.max_gradient_norm`."""
-    precision: str
+    precision: Precision
     """See `TrainingConfig.precision`."""
     frozen_statistics: str
     """See `DiscriminatorConfig.frozen_statistics`."""
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context for forward passes; it must end before weights are updated, since it keeps those it converted."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
