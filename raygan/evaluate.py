@@ -10,6 +10,7 @@ import io
 import itertools
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,8 @@ def write_evaluation(
 
     from raygan.train.cluster import resources, trials_at_once
 
-    count = photos.count()
+    counts = Counter(row["set"] for row in photos.select_columns(["set"]).iter_rows())
+    count = counts.total()
     actors = min(trials_at_once(config), count)
     tables = []
     for index, (noise, denoisers) in enumerate(tasks):
@@ -180,7 +182,7 @@ def write_evaluation(
         # As a Ray task, so that the job runs, and writes its logs, on the cluster.
         run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
         done = run.remote(photos, denoisers, noise, resources(config), actors, vgg19_weights, filters, levels)
-        table, pictures = tabulate(_shown(map(ray.get, done), count), noise, list(denoisers), filters)
+        table, pictures = tabulate(_shown(map(ray.get, done), counts), noise, list(denoisers), filters)
         table.insert(0, "task", index)
         table["picture"] = table["picture"].map(lambda name, index=index: f"{index}-{name}" if name else "")
         tables.append(table)
@@ -225,18 +227,28 @@ def evaluate_checkpoints(
     return write_evaluation(photos, evaluate_on, tasks, config, weights, Folder(output), chosen, levels)
 
 
-def _shown(photos: Iterable[list[dict[str, Any]]], count: int) -> Iterator[list[dict[str, Any]]]:
-    """What the evaluation job yields, showing now and then how far it is."""
-    first = shown = 0.0
-    for done, rows in enumerate(photos, start=1):
-        now = time.monotonic()
-        if done == 1:
-            # The pace is that of the photos after the first, which waited for the actors to start.
-            first = shown = now
-        if now - shown > 20 or done == count:
+def _shown(photos: Iterable[list[dict[str, Any]]], counts: Mapping[str, int]) -> Iterator[list[dict[str, Any]]]:
+    """What the evaluation job yields, showing now and then how far it is; `counts` are the photos of each set.
+
+    Each set has a pace of its own: evaluation photos are whole, and at all levels, the others' crops at one.
+    """
+    left = Counter(counts)
+    taken: dict[str, list[float]] = {part: [] for part in counts}
+    last = shown = 0.0
+    for rows in photos:
+        now, part = time.monotonic(), rows[0]["set"]
+        left[part] -= 1
+        # The first waited for the actors to start.
+        if last:
+            taken[part].append(now - last)
+        last, shown = now, shown or now
+        if now - shown > 20 or not left.total():
             shown = now
-            left = (count - done) * (now - first) / max(1, done - 1)
-            print(f"evaluation {done}/{count} photos   [{time_left(left)}]")
+            paced = sum(left[one] * sum(seconds) / len(seconds) for one, seconds in taken.items() if seconds)
+            later = sum(left[one] for one, seconds in taken.items() if not seconds)
+            after = f", then {later} crops" if later else ""
+            total = sum(counts.values())
+            print(f"evaluation {total - left.total()}/{total} photos   [{time_left(paced)}{after}]")
         yield rows
 
 

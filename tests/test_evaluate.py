@@ -197,6 +197,7 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
     result = raygan(*command, "--filters", "median,wavelet", "--levels", "mean")
     assert result.returncode == 0, result.stderr
     assert "mean intensity, 2 photos" in result.stdout
+    assert "evaluation 2/2 photos   [done]" in result.stdout
     summary = pd.read_csv(tmp_path / "found" / "summary.csv").set_index(["kind", "method"])
     assert set(summary.index.get_level_values("method")) == {"noisy", "median", "wavelet", "raygan"}
     assert set(summary["level"]) == {"mean"}

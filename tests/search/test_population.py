@@ -50,7 +50,7 @@ def check(trials: list[dict[str, str]], epochs: list[dict[str, str]], last: str)
         assert float(row[rate]) == float(best[rate])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_in_their_own_processes_take_turns_and_go_on_after_a_kill(tmp_path: Path) -> None:
     options = ["--trials", "3", "--trial-epochs", "3", "--epochs", "3"]
 
