@@ -61,10 +61,13 @@ class CachedCrops:
             start = step * self.batch_size + self.rank * self.share
             yield as_batch(
                 [
-                    training_crop(self.photos.pixels[indices[place]], self.data, crop_stream(self.seed, epoch, place))
+                    self._crop(self.photos.pixels[indices[place]], crop_stream(self.seed, epoch, place))
                     for place in range(start, start + self.share)
                 ]
             )
+
+    def _crop(self, pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+        return augmented(random_crop(pixels, self.data.crop_size, random), self.data, random)
 
 
 def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
@@ -97,17 +100,20 @@ def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
     return pixels.to(device, non_blocking=True).float().div_(255)
 
 
+def random_corner(height: int, width: int, size: int, random: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a square at a random place in a photo."""
+    return int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
+
+
 def random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generator) -> NDArray[np.uint8]:
     """A square of the pixels, (H, W, 3), at a random place."""
     height, width, _ = pixels.shape
-    top = random.integers(height - size + 1)
-    left = random.integers(width - size + 1)
+    top, left = random_corner(height, width, size, random)
     return pixels[top : top + size, left : left + size]
 
 
-def training_crop(pixels: NDArray[np.uint8], data: DataConfig, random: np.random.Generator) -> NDArray[np.uint8]:
-    """A square of the pixels, (H, W, 3), at a random place, and turned and flipped as `data.augmentation` says."""
-    crop = random_crop(pixels, data.crop_size, random)
+def augmented(crop: NDArray[np.uint8], data: DataConfig, random: np.random.Generator) -> NDArray[np.uint8]:
+    """The crop, (S, S, 3), turned and flipped as `data.augmentation` says."""
     if data.augmentation != "none" and random.integers(2):
         crop = crop[:, ::-1]
     if data.augmentation == "flips_and_rotations":

@@ -165,7 +165,7 @@ def _sample_photos(names: tuple[str, ...]) -> tuple[Folder, list[str]]:
 def _mean_size(folder: Folder, names: list[str]) -> float:
     """Bytes that a decoded photo takes."""
     decoded = [decode_photo(folder, name, 1) for name in names]
-    sizes = [pixels.nbytes for pixels, problem in decoded if not problem]
+    sizes = [3 * photo.width * photo.height for photo, problem in decoded if not problem]
     return sum(sizes) / max(1, len(sizes))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raygan.config import Config
-from raygan.data.crops import crop_stream, epoch_order, steps_per_epoch, training_crop
+from raygan.data.crops import augmented, crop_stream, epoch_order, random_corner, steps_per_epoch
 from raygan.data.decode import decode_photo
 from raygan.data.photos import PhotosError, StoredPhotos
 
@@ -91,8 +91,11 @@ def _crops_of_steps(
         first = step * training.batch_size + rank * share
         for place in range(first, first + share):
             name = photos.names[order[place]]
-            pixels, problem = decode_photo(photos.folder, name, data.crop_size)
+            photo, problem = decode_photo(photos.folder, name, data.crop_size)
             if problem:
                 raise PhotosError(f"{photos.folder}/{name} was usable when the study began, but is {problem} now")
-            crops.append(training_crop(pixels, data, crop_stream(training.seed, epoch, place)))
+            random = crop_stream(training.seed, epoch, place)
+            top, left = random_corner(photo.height, photo.width, data.crop_size, random)
+            square = photo.crop((left, top, left + data.crop_size, top + data.crop_size))
+            crops.append(augmented(np.asarray(square), data, random))
     return {"crop": np.stack(crops)}
