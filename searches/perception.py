@@ -2,7 +2,8 @@
 
 Every arm goes on from the denoiser that comes with RayGAN. "pixels" trains it as before; the others add VGG19's
 features, in a unit that does not depend on whose weights they are, and against a PatchGAN discriminator λd. All train
-for a single long epoch: the best of several is chosen by PSNR, which an adversarial loss costs.
+for a single long epoch: the best of several is chosen by PSNR, which an adversarial loss costs. The discriminator has
+no batch norm: it would see clean and denoised batches apart, and take away of each what tells them apart.
 """
 
 from raygan.cli import run_search
@@ -16,10 +17,11 @@ FINE_TUNING = {
     "training/steps_per_epoch": 4000,
     "training/pixel_epochs": 0,
     "optimizers/generator/learning_rate": 1e-4,
-    "optimizers/discriminator/learning_rate": 1e-4,
+    "optimizers/discriminator/learning_rate": 3e-4,
     "optimizers/discriminator/beta1": 0.5,
     "discriminator/architecture": "patch",
     "discriminator/base_width": 32,
+    "discriminator/normalization": "none",
     "loss/content": "vgg19",
     "loss/feature_scale": "relative",
     "loss/pixel_weight": 1.0,
