@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from raygan.config import PRECISIONS
 from raygan.errors import InputError
 from raygan.search.experiment import Experiment
 from raygan.search.options import apply_options, count, search_parser
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     denoised.add_argument(
         "--precision",
-        choices=["float32", "bfloat16"],
+        choices=PRECISIONS,
         default="float32",
         help="bfloat16: faster where the processor computes in it, a little less exact (default: float32)",
     )

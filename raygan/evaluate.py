@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 PICTURES = 4
 """Photos, the first by name, of which before/after pictures are kept."""
-
-
 SETS = ("training", "validation", "evaluation")
 COLUMNS = (
     *("image", "set", "kind", "level", "intensity", "method"),
@@ -245,10 +243,10 @@ def _shown(photos: Iterable[list[dict[str, Any]]], counts: Mapping[str, int]) ->
         if now - shown > 20 or not left.total():
             shown = now
             paced = sum(left[one] * sum(seconds) / len(seconds) for one, seconds in taken.items() if seconds)
-            later = sum(left[one] for one, seconds in taken.items() if not seconds)
-            after = f", then {later} crops" if later else ""
+            told = [time_left(paced)] if paced or not left.total() else []
+            told += [f"{count} of {one} not timed yet" for one, count in left.items() if count and not taken[one]]
             total = sum(counts.values())
-            print(f"evaluation {total - left.total()}/{total} photos   [{time_left(paced)}{after}]")
+            print(f"evaluation {total - left.total()}/{total} photos   [{', '.join(told)}]")
         yield rows
 
 

@@ -2,8 +2,9 @@
 
 Every arm goes on from the denoiser that comes with RayGAN. "pixels" trains it as before; the others add VGG19's
 features, in a unit that does not depend on whose weights they are, and against a PatchGAN discriminator λd. All train
-for a single long epoch: the best of several is chosen by PSNR, which an adversarial loss costs. The discriminator has
-no batch norm: it would see clean and denoised batches apart, and take away of each what tells them apart.
+for a single long epoch (`--quick`: eight short ones), since the best of several is chosen by PSNR, which an adversarial
+loss costs. The discriminator has no batch norm: it would see clean and denoised batches apart, and take away of each
+what tells them apart.
 """
 
 from raygan.cli import run_search

@@ -151,6 +151,26 @@ def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None
     check_folder(images, tmp_path / "clean")
 
 
+@pytest.mark.usefixtures("ray_here")
+def test_the_precision_asked_for_is_used_wherever_it_runs(tmp_path: Path) -> None:
+    checkpoint = save_denoiser(tmp_path / "own", identity=False)
+    (tmp_path / "noisy").mkdir()
+    Image.fromarray(image_of((70, 90, 3), np.uint8)).save(tmp_path / "noisy" / "0.png")
+    content = (tmp_path / "noisy" / "0.png").read_bytes()
+    exact, rounded = (
+        np.asarray(Image.open(io.BytesIO(denoise_file(denoiser, content, ".png")))).astype(float)
+        for denoiser in (Denoiser(checkpoint), Denoiser(checkpoint, precision="bfloat16"))
+    )
+    options = ("--checkpoint", checkpoint, "--precision", "bfloat16")
+    assert raygan("denoise", tmp_path / "noisy", tmp_path / "here", *options).returncode == 0
+    noisy, on_ray = str(tmp_path / "noisy"), str(tmp_path / "ray")
+    assert denoise_path(noisy, on_ray, checkpoint.location, precision="bfloat16", on_ray=True) == []
+    for place in ("here", "ray"):
+        found = np.asarray(Image.open(tmp_path / place / "0.png"))
+        # Not to the last bit: actors have other numbers of threads.
+        assert np.abs(found - rounded).mean() < 0.5 * np.abs(found - exact).mean()
+
+
 @pytest.mark.parametrize(
     ("noisy", "denoised", "message"),
     [

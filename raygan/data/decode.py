@@ -1,4 +1,4 @@
-"""Image files as arrays. Imports little, since every process that Ray reads photos with starts with it."""
+"""Image files, decoded. Imports little, since every process that Ray reads photos with starts with it."""
 
 from __future__ import annotations
 
