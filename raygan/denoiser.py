@@ -44,8 +44,8 @@ class Denoiser:
     ) -> None:
         """Load a denoiser's folder, such as STUDY/best; `tile` bounds the memory that the network takes.
 
-        "bfloat16" is faster where the processor computes in it; the shipped denoiser loses 0.002 dB of Gaussian noise and
-        speckle by it, and 0.05 dB of salt and pepper (`docs/denoiser.md`).
+        "bfloat16" is faster where the processor computes in it; by it, the shipped denoiser loses 0.002 dB of Gaussian
+        noise and speckle, and 0.05 dB of salt and pepper (`docs/denoiser.md`).
 
         Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap,
         the device is not there, or there is no such precision.
