@@ -25,8 +25,8 @@ from raygan.data.photos import StoredPhotos, training_photos
 from raygan.data.samples import dead_leaves
 from raygan.data.stream import StreamedCrops
 from raygan.presets import PAPER_V1
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, start_ray
 
 PHOTOS, DISTINCT, EPOCHS = 192, 24, 4

@@ -18,8 +18,8 @@ from optuna.distributions import CategoricalDistribution
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
 from raygan.search.study import run_study
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 
 GRID: dict[str, tuple[float, ...]] = {
     "optimizers/generator/learning_rate": (1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2, 10**-1.5),

@@ -21,15 +21,15 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 from timing import machine, show
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.photos import evaluation_photos
 from raygan.data.samples import dead_leaves
-from raygan.denoise import denoise
-from raygan.evaluate import evaluate
+from raygan.inference.tiles import denoise
+from raygan.evaluation.evaluate import evaluate
 from raygan.models.generator import build_generator
 from raygan.presets import DENOISER, PAPER_V1
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
 from raygan.train.cluster import resolved_device, resources, start_ray
 

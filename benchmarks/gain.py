@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.presets import PAPER_V0, PAPER_V1
-from raygan.report.files import StudyFiles
+from raygan.study.files import StudyFiles
 from raygan.search.experiment import Comparison
 from raygan.search.study import run_study
-from raygan.section import flat_values, with_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values, with_values
+from raygan.study.storage import Folder
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from raygan.data.crops import Photos
 from raygan.data.photos import training_photos
 from raygan.data.samples import dead_leaves
 from raygan.presets import PAPER_V1, QUICK
-from raygan.section import with_values
+from raygan.config.section import with_values
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, start_ray
 from raygan.train.driver import Job, train_with_workers
 

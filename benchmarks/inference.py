@@ -22,10 +22,10 @@ from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_nl_means
 from timing import fastest, machine, show
 
-from raygan.config import NoiseConfig
-from raygan.data.noise import add_noise
+from raygan.config.run import NoiseConfig
+from raygan.noise.noise import add_noise
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
-from raygan.denoiser import Denoiser
+from raygan.inference.denoiser import Denoiser
 from raygan.seeds import torch_generator
 
 MEGAPIXELS = (1, 4, 16, 64)

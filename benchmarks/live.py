@@ -19,8 +19,8 @@ from search import SPACE, epochs_to
 
 from raygan.data.photos import training_photos
 from raygan.search.experiment import Search
-from raygan.search.trials import run_trials
-from raygan.storage import Folder
+from raygan.search.tuner import run_trials
+from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, start_ray, trials_at_once
 from raygan.train.driver import Job
 

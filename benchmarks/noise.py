@@ -13,8 +13,8 @@ import torch
 from skimage.util import random_noise
 from timing import fastest, machine, show
 
-from raygan.config import NoiseConfig
-from raygan.data.noise import NOISES, add_noise
+from raygan.config.run import NoiseConfig
+from raygan.noise.noise import NOISES, add_noise
 from raygan.seeds import torch_generator
 
 BATCH, SIZE = 16, 256

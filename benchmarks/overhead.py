@@ -22,12 +22,12 @@ from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos, training_photos
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
-from raygan.search.trials import run_trials
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.search.tuner import run_trials
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, share_photos, start_ray
 from raygan.train.driver import Job
-from raygan.train.worker import train
+from raygan.train.loop import train
 
 SPACE: dict[str, BaseDistribution] = {
     "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),

@@ -24,8 +24,8 @@ from ray import tune
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search import trials
 from raygan.search.experiment import Search
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.cluster import start_ray
 from raygan.train.driver import DECIDING, Job, flattened
 

@@ -26,7 +26,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raygan.search.algorithms import EpochAsha, EpochOptunaSearch, sampler
 from raygan.search.experiment import Search, Searcher
-from raygan.section import flat_values
+from raygan.config.section import flat_values
 from raygan.train.driver import flattened
 
 TRIALS = 40

@@ -19,15 +19,15 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import CachedCrops, Photos, validation_crops
 from raygan.data.samples import dead_leaves
 from raygan.losses import Vgg19ContentLoss
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V1, QUICK
-from raygan.section import with_values
-from raygan.train.worker import Place, train
+from raygan.config.section import with_values
+from raygan.train.loop import Place, train
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = 40 if DEVICE.type == "cuda" else 3

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from raygan.config import PRECISIONS
+from raygan.config.run import PRECISIONS
 from raygan.errors import InputError
 from raygan.search.experiment import Experiment
 from raygan.search.options import apply_options, count, search_parser
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if options.command == "evaluate":
-            from raygan.evaluate import evaluate_checkpoints
+            from raygan.evaluation.evaluate import evaluate_checkpoints
             from raygan.report.tables import evaluation_table
 
             summary = evaluate_checkpoints(
@@ -154,11 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"\n{evaluation_table(summary)}")
             print(f"\nWritten: {options.output}/per_image.csv, summary.csv, pictures/")
         elif options.command == "export":
-            from raygan.export import export
+            from raygan.inference.export import export
 
             export(options.checkpoint, options.file)
         elif options.command == "denoise":
-            from raygan.image_files import denoise_path
+            from raygan.inference.files import denoise_path
 
             problems = denoise_path(
                 options.noisy,
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sys.exit(1)
         elif options.command == "dashboard":
             from raygan.dashboard import watch
-            from raygan.storage import Folder
+            from raygan.study.storage import Folder
 
             watch(Folder(options.study), options.port, options.tensorboard_port, options.optuna_storage)
         elif options.command == "fetch":
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(fetch(ASSETS[options.asset], cache_folder()))
         elif options.command == "compare":
             from raygan.report.compare import read_studies, side_by_side, studies_table
-            from raygan.storage import Folder
+            from raygan.study.storage import Folder
 
             place, name = os.path.split(options.csv or "")
             if options.csv:
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             from raygan.report.study import report
             from raygan.report.terminal import final_report
-            from raygan.storage import Folder
+            from raygan.study.storage import Folder
 
             studies = [Folder(study) for study in options.studies]
             written = report(studies, Folder(options.output) if options.output else None)

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from raygan.search.ledger import StudyError, read_study
+from raygan.study.ledger import StudyError, read_study
 from raygan.search.optuna_record import ARTIFACTS, open_storage, optuna_storage, record_of_files
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 REFRESH = 10.0
 """Seconds between two looks at the files of a study that has no Optuna storage of its own."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raygan.config import LossConfig
+from raygan.config.run import LossConfig
 from raygan.errors import InputError
 
 

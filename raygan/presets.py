@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raygan.config import Config
-from raygan.section import with_values
+from raygan.config.run import Config
+from raygan.config.section import with_values
 
 PAPER_V1 = Config()
 """The paper's current system."""

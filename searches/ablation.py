@@ -6,7 +6,7 @@ Each arm trains for 4 epochs, where the denoiser itself has 26.
 from raygan.cli import run_search
 from raygan.presets import DENOISER
 from raygan.search.experiment import Comparison
-from raygan.section import with_values
+from raygan.config.section import with_values
 
 SEARCH = Comparison(
     name="ablation",

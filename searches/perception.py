@@ -10,7 +10,7 @@ what tells them apart.
 from raygan.cli import run_search
 from raygan.presets import DENOISER
 from raygan.search.experiment import Comparison
-from raygan.section import with_values
+from raygan.config.section import with_values
 
 FINE_TUNING = {
     "training/start_from": "shipped",

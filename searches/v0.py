@@ -3,7 +3,7 @@
 from raygan.cli import run_search
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Comparison
-from raygan.section import flat_values
+from raygan.config.section import flat_values
 
 V0, V1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
 

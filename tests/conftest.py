@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.presets import QUICK
-from raygan.section import with_values
+from raygan.config.section import with_values
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

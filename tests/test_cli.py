@@ -8,7 +8,7 @@ from conftest import search_command
 
 from raygan.search.experiment import Comparison, Search
 from raygan.search.options import apply_options, search_parser
-from raygan.section import ConfigError
+from raygan.config.section import ConfigError
 from searches.adversarial_weight import SEARCH as ABLATION
 from searches.v1 import SEARCH
 

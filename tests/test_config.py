@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from raygan.config import Config, DataConfig, IntensityRange
+from raygan.config.run import Config, DataConfig, IntensityRange
 from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1, QUICK
-from raygan.section import ConfigError, flat_values, parse_value, with_values
+from raygan.config.section import ConfigError, flat_values, parse_value, with_values
 
 # The paper's table of settings, and what is the same for all three systems.
 PAPER = {

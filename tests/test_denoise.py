@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raygan.config import GeneratorConfig
-from raygan.denoise import denoise
+from raygan.config.run import GeneratorConfig
+from raygan.inference.tiles import denoise
 from raygan.models.generator import build_generator
 
 

@@ -8,12 +8,12 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-from raygan.denoise import denoise
-from raygan.denoiser import Denoiser, ImageError
+from raygan.inference.tiles import denoise
+from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V1
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import DenoiserError
 
 

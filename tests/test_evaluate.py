@@ -11,18 +11,18 @@ from skimage.filters import median as skimage_median
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 
-from raygan.classical import FILTERS, filtered
-from raygan.config import Config, IntensityRange, NoiseConfig
-from raygan.data.noise import LEVELS
+from raygan.evaluation.classical import FILTERS, filtered
+from raygan.config.run import Config, IntensityRange, NoiseConfig
+from raygan.noise.noise import LEVELS
 from raygan.data.photos import evaluation_photos
-from raygan.data.unseen_noise import UNSEEN
-from raygan.evaluate import MEAN_ONLY, evaluate, evaluate_checkpoints, summarise, tabulate
+from raygan.evaluation.unseen_noise import UNSEEN
+from raygan.evaluation.evaluate import MEAN_ONLY, evaluate, evaluate_checkpoints, summarise, tabulate
 from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import vgg_distance
 from raygan.models.generator import build_generator
 from raygan.report.tables import evaluation_table
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, save_checkpoint
 
 Write = Callable[..., Path]

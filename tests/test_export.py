@@ -6,13 +6,13 @@ import pytest
 import torch
 from test_denoiser import save_denoiser
 
-from raygan.denoise import denoise
-from raygan.denoiser import ImageError
-from raygan.export import export
+from raygan.inference.tiles import denoise
+from raygan.inference.denoiser import ImageError
+from raygan.inference.export import export
 from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V1
-from raygan.section import with_values
-from raygan.storage import Folder, StorageError
+from raygan.config.section import with_values
+from raygan.study.storage import Folder, StorageError
 from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
 
 SHAPES = [(1, 3, 64, 64), (2, 3, 67, 93), (1, 3, 5, 6), (3, 3, 33, 130)]

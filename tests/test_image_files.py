@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from test_denoiser import image_of, save_denoiser
 
-from raygan.denoiser import Denoiser, ImageError
-from raygan.image_files import denoise_file, denoise_path
-from raygan.storage import Folder
+from raygan.inference.denoiser import Denoiser, ImageError
+from raygan.inference.files import denoise_file, denoise_path
+from raygan.study.storage import Folder
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, ARTIST = 0x0112, 0x013B

@@ -8,7 +8,7 @@ from conftest import shared, write_vgg19
 from PIL import Image
 from torch.nn import functional
 
-from raygan.config import LossConfig
+from raygan.config.run import LossConfig
 from raygan.losses import WeightsError, adversarial_loss, build_content_loss, read_vgg19_weights
 
 LAYERS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from raygan.storage import Folder, StorageError
+from raygan.study.storage import Folder, StorageError
 
 
 def test_writes_reads_and_lists(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from conftest import raygan
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from raygan.classical import FILTERS, filtered
-from raygan.config import NOISE_KINDS, NoiseConfig, NoiseKind
-from raygan.data.noise import add_noise
+from raygan.evaluation.classical import FILTERS, filtered
+from raygan.config.run import NOISE_KINDS, NoiseConfig, NoiseKind
+from raygan.noise.noise import add_noise
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
-from raygan.denoise import denoise
+from raygan.inference.tiles import denoise
 from raygan.presets import DENOISER
 from raygan.seeds import torch_generator
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 from raygan.weights import SHIPPED
 

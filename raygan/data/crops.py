@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raygan.config import DataConfig, TrainingConfig
+from raygan.config.run import DataConfig, TrainingConfig
 from raygan.seeds import derived_seed
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 
 def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[Image.Image, str]:

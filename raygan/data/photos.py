@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raygan.config import DataConfig
+from raygan.config.run import DataConfig
 from raygan.data.crops import Photos, random_crop
 from raygan.data.decode import decode_batch, decode_photo
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
 from raygan.errors import InputError
 from raygan.seeds import derived_seed
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import augmented, crop_stream, epoch_order, random_corner, steps_per_epoch
 from raygan.data.decode import decode_photo
 from raygan.data.photos import PhotosError, StoredPhotos

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from raygan.config import DiscriminatorConfig, GeneratorConfig
+from raygan.config.run import DiscriminatorConfig, GeneratorConfig
 
 NetworkConfig = GeneratorConfig | DiscriminatorConfig
 

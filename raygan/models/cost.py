@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from raygan.config import GeneratorConfig
+from raygan.config.run import GeneratorConfig
 from raygan.models.generator import build_generator
 
 WARM_UP = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from raygan.config import DiscriminatorConfig
+from raygan.config.run import DiscriminatorConfig
 from raygan.models.blocks import Down, initialise
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from raygan.config import GeneratorConfig
+from raygan.config.run import GeneratorConfig
 from raygan.models.blocks import Down, ResidualBlock, UpConcat, build_upsampling, initialise
 
 

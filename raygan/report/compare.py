@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from raygan.config import NOISE_KINDS, Config
-from raygan.report.files import StudyFiles
+from raygan.config.run import NOISE_KINDS, Config
+from raygan.study.files import StudyFiles
 from raygan.report.tables import KIND_NAMES, MEASURES, measures_of, short
-from raygan.section import flat_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values
+from raygan.study.storage import Folder
 
 STATES = ("complete", "pruned", "failed")
 SEARCH_SETTINGS = (

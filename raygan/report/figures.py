@@ -19,10 +19,10 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from raygan.report.files import StudyFiles, System
-from raygan.report.pareto import LESS_IS_BETTER, MEASURE_NAMES
+from raygan.study.files import StudyFiles, System
+from raygan.study.objectives import LESS_IS_BETTER, MEASURE_NAMES
 from raygan.report.tables import KIND_NAMES, METHOD_NAMES
-from raygan.section import parse_value
+from raygan.config.section import parse_value
 
 PICTURE_SIDE = 256
 """Side in pixels of the crops shown."""

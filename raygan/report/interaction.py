@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from scipy import stats
 
-from raygan.report.files import StudyFiles
+from raygan.study.files import StudyFiles
 
 SHOWN = 10
 """Pairs in the table, the strongest."""

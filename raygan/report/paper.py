@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from raygan.config import Config, NoiseKind
+from raygan.config.run import Config, NoiseKind
 from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1
-from raygan.section import flat_values
+from raygan.config.section import flat_values
 
 SYSTEMS: dict[str, Config] = {"v0": PAPER_V0, "v1": PAPER_V1, "λd ablation": PAPER_ABLATION}
 """The paper's systems, in the order of its figures 6, 7 and 8."""

@@ -12,7 +12,7 @@ from raygan.report.figures import (
     search_figures,
     steps_figure,
 )
-from raygan.report.files import ReportError, StudyFiles, System
+from raygan.study.files import ReportError, StudyFiles, System
 from raygan.report.interaction import MEANING, interactions_table
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table
@@ -25,7 +25,7 @@ from raygan.report.tables import (
     methods_table,
     scores_beside_the_papers,
 )
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 SET_NAMES = {
     "training": "training photos (one fixed crop of each)",

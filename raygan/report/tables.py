@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from raygan.report.files import StudyFiles, System
+from raygan.study.files import StudyFiles, System
 from raygan.report.paper import paper_table
-from raygan.report.pareto import LESS_IS_BETTER, front
+from raygan.study.objectives import LESS_IS_BETTER, front
 
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
 METHOD_NAMES = {

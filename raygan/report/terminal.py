@@ -6,11 +6,11 @@ import math
 
 import pandas as pd
 
-from raygan.report.files import StudyFiles
+from raygan.study.files import StudyFiles
 from raygan.report.paper import SYSTEMS
 from raygan.report.tables import KIND_NAMES, arms_table, result_table, short
-from raygan.section import flat_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values
+from raygan.study.storage import Folder
 
 
 def final_report(folder: Folder) -> str:

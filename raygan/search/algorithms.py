@@ -20,16 +20,16 @@ from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBas
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from raygan.report.pareto import LESS_IS_BETTER
+from raygan.study.objectives import LESS_IS_BETTER
 from raygan.search.constraint import Constraint
 from raygan.search.drivers import Drivers
-from raygan.search.economy import halving_factor
+from raygan.search.stopping import halving_factor
 from raygan.search.experiment import Objective, Search
-from raygan.search.ledger import Ledger
+from raygan.study.ledger import Ledger
 from raygan.search.snapshot import KeepState
 from raygan.search.space import Space, distribution_of, suggest
-from raygan.section import ConfigError
-from raygan.storage import Folder
+from raygan.config.section import ConfigError
+from raygan.study.storage import Folder
 
 INFEASIBLE_DRAWS = 1000
 """How many points in a row may exceed a search's limits."""

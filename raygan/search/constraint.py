@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.models.cost import milliseconds, parameters
 from raygan.search.experiment import Experiment, Search
-from raygan.section import ConfigError, with_values
+from raygan.config.section import ConfigError, with_values
 
 
 @dataclass(frozen=True)

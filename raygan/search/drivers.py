@@ -16,13 +16,13 @@ from sqlalchemy import insert, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from raygan.search.experiment import Search
-from raygan.search.ledger import StudyError
-from raygan.search.lock import SETTLE
+from raygan.study.ledger import StudyError
+from raygan.study.lock import SETTLE
 from raygan.search.optuna_record import open_database
 from raygan.search.space import distribution_of, space_to_json
 from raygan.search.warm_start import differing_values
 from raygan.seeds import derived_seed
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 PATIENCE = 10.0
 """Seconds that the driver which makes the shared study has to fill it."""

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.presets import QUICK
 from raygan.search.space import Space, check_searcher, check_space, distribution_of, point_of, space_to_json
-from raygan.section import ConfigError, require, with_values
+from raygan.config.section import ConfigError, require, with_values
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
@@ -66,7 +66,7 @@ class Search(_Experiment):
     objectives: tuple[Objective, ...] = ("val_psnr",)
     """What is searched for, at each trial's best epoch: val PSNR, val SSIM, milliseconds that the generator takes a
     validation crop, or several at once. Of several, no trial is best: the winner is the compromise that
-    `raygan.report.pareto` defines, and every trial gets its full budget, since Optuna prunes by one score only."""
+    `raygan.study.objectives` defines, and every trial gets its full budget, since Optuna prunes by one score only."""
     grace_epochs: int | None = None
     """Epochs after which a trial that has not been better than the noisy input yet ends; 0: never. None: a fifth of
     the trial's epochs, and at least 3, with the schedulers "asha" and "median", else never. Short epochs need as much:

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raygan.config import Config, LossConfig
+from raygan.config.run import Config, LossConfig
 from raygan.data.download import ASSETS, cache_folder, fetch
 from raygan.data.photos import TrainingPhotos, find_photos
 from raygan.losses import read_vgg19_weights
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.driver import Vgg19Weights
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.search.experiment import NAME, OBJECTIVES, SCHEDULERS, SEARCHERS, Comparison, Experiment, Search
 from raygan.search.space import without
-from raygan.section import ConfigError, parse_value, with_values
+from raygan.config.section import ConfigError, parse_value, with_values
 
 
 def apply_options(experiment: Experiment, options: argparse.Namespace) -> Experiment:

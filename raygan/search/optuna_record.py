@@ -22,11 +22,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from raygan.report.pareto import LESS_IS_BETTER
+from raygan.study.objectives import LESS_IS_BETTER
 from raygan.search.experiment import Objective
-from raygan.search.ledger import Ledger, StudyError, TrialRow, read_table
+from raygan.study.ledger import Ledger, StudyError, TrialRow, read_table
 from raygan.search.space import value_of
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"

@@ -16,10 +16,10 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.experimental.internal_kv import _internal_kv_get
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.photos import StoredPhotos, TrainingPhotos
-from raygan.search.ledger import StudyError, package_versions
-from raygan.storage import Folder
+from raygan.study.ledger import StudyError, package_versions
+from raygan.study.storage import Folder
 from raygan.train.cluster import HardwareError, resources, trials_at_once
 
 SOON = 8.0

@@ -14,12 +14,12 @@ from ray.tune.experiment import Trial
 
 from raygan.progress import time_left
 from raygan.report.tables import short
-from raygan.search.economy import collapsed_from
+from raygan.search.stopping import collapsed_from
 from raygan.search.experiment import Experiment, Search
-from raygan.search.ledger import ENDED, Ledger, TrialRow
+from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.search.optuna_record import OptunaRecord
 from raygan.search.space import distribution_of
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.driver import flattened
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from ray import tune
 from ray.tune.experiment import Trial
 
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 ARCHIVE = "tune-state.zip"
 STATE_FILES = ("experiment_state-", "search_gen_state-", "searcher-state-", "basic-variant-state-")

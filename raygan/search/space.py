@@ -16,8 +16,8 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from raygan.config import Config
-from raygan.section import ConfigError, flat_values, with_values
+from raygan.config.run import Config
+from raygan.config.section import ConfigError, flat_values, with_values
 
 FIXED = (
     *("data/", "hardware/", "training/epochs", "training/seed"),

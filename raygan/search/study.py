@@ -12,26 +12,26 @@ from typing import Any
 import ray
 from pyarrow import ArrowException
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import Photos
 from raygan.data.download import ASSETS
 from raygan.data.photos import StoredPhotos, evaluation_photos, fixed_crops, training_photos
-from raygan.evaluate import Task, write_evaluation
+from raygan.evaluation.evaluate import Task, write_evaluation
 from raygan.progress import time_left
 from raygan.report.terminal import final_report
 from raygan.search.constraint import constraint_of
 from raygan.search.drivers import Drivers
 from raygan.search.experiment import Comparison, Experiment, Search
 from raygan.search.inputs import check_sources, content_losses, fingerprint, with_absolute_start
-from raygan.search.ledger import Ledger, StudyError, package_versions, read_study, write_study
-from raygan.search.lock import locked, refuse_if_held
+from raygan.study.ledger import Ledger, StudyError, package_versions, read_study, write_study
+from raygan.study.lock import locked, refuse_if_held
 from raygan.search.optuna_record import open_study, optuna_storage, record_of_files
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.progress import epoch_line
-from raygan.search.trials import check_room, run_trials
+from raygan.search.tuner import check_room, run_trials
 from raygan.search.warm_start import warm_start
-from raygan.section import parse_value, with_values
-from raygan.storage import Folder
+from raygan.config.section import parse_value, with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, starting_weights
 from raygan.train.cluster import (
     photo_memory,

@@ -10,13 +10,13 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from raygan.config import Config
-from raygan.report.pareto import LESS_IS_BETTER
+from raygan.config.run import Config
+from raygan.study.objectives import LESS_IS_BETTER
 from raygan.search.experiment import Objective, Search
-from raygan.search.ledger import Ledger, StudyError, read_study
+from raygan.study.ledger import Ledger, StudyError, read_study
 from raygan.search.space import Space, distribution_of, holds, space_to_json, value_of
-from raygan.section import flat_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values
+from raygan.study.storage import Folder
 
 FIRST = 3
 """How many of the earlier study's best points are tried first."""

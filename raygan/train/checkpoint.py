@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.errors import InputError
 from raygan.models.generator import build_generator
-from raygan.section import flat_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values
+from raygan.study.storage import Folder
 from raygan.weights import SHIPPED
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")

@@ -11,11 +11,11 @@ from types import FrameType
 import ray
 import ray.data
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import Photos
 from raygan.data.photos import TrainingPhotos
 from raygan.errors import InputError
-from raygan.section import with_values
+from raygan.config.section import with_values
 
 
 class HardwareError(InputError):

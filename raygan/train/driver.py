@@ -24,15 +24,15 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import CachedCrops, CropSource, validation_crops
 from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.data.stream import StreamedCrops
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, CheckpointError, verify_checkpoint
 from raygan.train.cluster import resources
-from raygan.train.worker import DivergedError, Place, RunLog, train
+from raygan.train.loop import DivergedError, Place, RunLog, train
 
 KEPT_CHECKPOINTS = 2
 """How many of a run's newest checkpoints Ray keeps, so that one is left where the newest is damaged."""

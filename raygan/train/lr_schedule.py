@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raygan.config import TrainingConfig
+from raygan.config.run import TrainingConfig
 
 
 def lr_factor(training: TrainingConfig, step: int, steps: int) -> float:

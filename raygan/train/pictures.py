@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.train.validation import noisy_validation_crops
 
 CROPS = 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raygan.config import Precision
+from raygan.config.run import Precision
 from raygan.losses import ContentLoss, adversarial_loss, pixel_loss
 
 METRICS = (

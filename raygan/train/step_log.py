@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 
 class StepLog:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 
 class TensorBoardLog:

@@ -7,9 +7,9 @@ import time
 import torch
 from torch import Tensor, nn
 
-from raygan.config import Config, NoiseKind
+from raygan.config.run import Config, NoiseKind
 from raygan.data.crops import to_unit_range
-from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
+from raygan.noise.noise import LEVELS, Level, add_noise, level_intensity
 from raygan.metrics import psnr, ssim
 from raygan.seeds import torch_generator
 from raygan.train.step import autocast

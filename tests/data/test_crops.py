@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from raygan.config import DataConfig, TrainingConfig
+from raygan.config.run import DataConfig, TrainingConfig
 from raygan.data.crops import CachedCrops, Photos, to_unit_range, validation_crops
 
 DATA = DataConfig(crop_size=64, val_crops=5)

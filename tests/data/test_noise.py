@@ -4,10 +4,10 @@ import torch
 from scipy import stats
 from skimage.util import random_noise
 
-from raygan.config import IntensityRange, NoiseConfig, NoiseKind
-from raygan.data.noise import LEVELS, Level, add_noise, level_intensity, sample_noise
+from raygan.config.run import IntensityRange, NoiseConfig, NoiseKind
+from raygan.noise.noise import LEVELS, Level, add_noise, level_intensity, sample_noise
 from raygan.presets import PAPER_V1
-from raygan.section import with_values
+from raygan.config.section import with_values
 from raygan.seeds import torch_generator
 
 SKIMAGE = {

@@ -6,7 +6,7 @@ import pytest
 from conftest import shared
 from PIL import Image
 
-from raygan.config import DataConfig
+from raygan.config.run import DataConfig
 from raygan.data.photos import PhotosError, TrainingPhotos, evaluation_photos, training_photos
 
 pytestmark = pytest.mark.usefixtures("ray_here")

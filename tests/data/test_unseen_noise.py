@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from raygan.config import NoiseConfig
-from raygan.data.noise import LEVELS
-from raygan.data.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
+from raygan.config.run import NoiseConfig
+from raygan.noise.noise import LEVELS
+from raygan.evaluation.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
 from raygan.seeds import torch_generator
 
 GREY = torch.full((1, 3, 512, 512), 0.5)

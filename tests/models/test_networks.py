@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from raygan.config import DiscriminatorConfig, GeneratorConfig
-from raygan.denoise import denoise
+from raygan.config.run import DiscriminatorConfig, GeneratorConfig
+from raygan.inference.tiles import denoise
 from raygan.models.cost import milliseconds, parameters
 from raygan.models.discriminator import DISCRIMINATORS, build_discriminator
 from raygan.models.generator import GENERATORS, build_generator

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from raygan.cli import main
-from raygan.evaluate import summarise
+from raygan.evaluation.evaluate import summarise
 from raygan.presets import PAPER_V1
 from raygan.report.compare import read_studies, side_by_side, studies_table
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 
 KINDS = ("gaussian", "salt_and_pepper", "speckle")
 

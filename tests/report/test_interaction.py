@@ -14,10 +14,10 @@ from scipy import stats
 
 from raygan.presets import PAPER_V1
 from raygan.report.figures import search_figures
-from raygan.report.files import StudyFiles
+from raygan.study.files import StudyFiles
 from raygan.report.interaction import interactions_table
 from raygan.search.space import When, space_to_json
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 RATE, BETA, POLICY, DEVIATION = (
     *("optimizers/generator/learning_rate", "optimizers/generator/beta1"),

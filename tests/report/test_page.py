@@ -12,9 +12,9 @@ from conftest import Study, raygan
 from playwright.sync_api import Page, sync_playwright
 
 from raygan.report.figures import search_figures
-from raygan.report.files import StudyFiles
+from raygan.study.files import StudyFiles
 from raygan.report.tables import front_table
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -1,4 +1,4 @@
-from raygan.report.pareto import compromise, front
+from raygan.study.objectives import compromise, front
 
 MEASURES = ["val_psnr", "val_milliseconds"]
 # Of the first three each is better in one measure; the fourth is beaten by the second, the fifth equals it.

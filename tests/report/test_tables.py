@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from raygan.evaluate import summarise
+from raygan.evaluation.evaluate import summarise
 from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1
-from raygan.report.files import StudyFiles
+from raygan.study.files import StudyFiles
 from raygan.report.paper import ABLATION_TABLE, TABLES, paper_system, paper_table
 from raygan.report.study import report
 from raygan.report.tables import arms_table, methods_table, result_table, scores_beside_the_papers
 from raygan.report.terminal import comparison
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 
 SCORES = {"0.01": (20.0, 21.0, 22.0), "0.001": (18.0, 18.5), "diverging": ()}
 SEEDS = 3

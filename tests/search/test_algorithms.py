@@ -11,13 +11,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, sampler
-from raygan.search.economy import TimeBudget
+from raygan.search.stopping import TimeBudget
 from raygan.search.experiment import Search, Searcher
-from raygan.search.ledger import Ledger
+from raygan.study.ledger import Ledger
 from raygan.search.space import Space, When
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}
 FIRST = [{"a/x": 0.25, "a/kind": "q"}]

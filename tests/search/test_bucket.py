@@ -11,9 +11,9 @@ import pytest
 from conftest import TINY_OPTIONS, run_search
 from moto.server import ThreadedMotoServer
 
-from raygan.search.ledger import read_table
+from raygan.study.ledger import read_table
 from raygan.search.optuna_record import open_storage, record_of_files
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 
 REGION = "us-east-1"

@@ -14,8 +14,8 @@ from scipy import stats
 from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.search.options import apply_options, search_parser
-from raygan.section import ConfigError, with_values
-from raygan.storage import Folder
+from raygan.config.section import ConfigError, with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser, starting_weights, verify_checkpoint
 
 pytestmark = pytest.mark.timeout(300)

@@ -30,10 +30,10 @@ from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.algorithms import EpochOptunaSearch, sampler
 from raygan.search.drivers import Drivers
 from raygan.search.experiment import Search
-from raygan.search.ledger import Ledger, StudyError, TrialRow
+from raygan.study.ledger import Ledger, StudyError, TrialRow
 from raygan.search.optuna_record import OptunaRecord, open_study
-from raygan.section import ConfigError, flat_values, with_values
-from raygan.storage import Folder
+from raygan.config.section import ConfigError, flat_values, with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 
 RATE, WEIGHT = "optimizers/generator/learning_rate", "loss/adversarial_weight"

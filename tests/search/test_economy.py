@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
-from raygan.config import Config
-from raygan.search.economy import Hopeless, collapsed_from, halving_factor
+from raygan.config.run import Config
+from raygan.search.stopping import Hopeless, collapsed_from, halving_factor
 from raygan.search.experiment import Search
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from raygan.presets import DENOISER
 from raygan.search.inputs import with_absolute_start
-from raygan.section import ConfigError, with_values
+from raygan.config.section import ConfigError, with_values
 from searches.denoiser import SEARCH
 
 

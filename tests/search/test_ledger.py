@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raygan.search.ledger import Ledger, StudyError, TrialRow, package_versions, read_study, write_study
-from raygan.storage import Folder
+from raygan.study.ledger import Ledger, StudyError, TrialRow, package_versions, read_study, write_study
+from raygan.study.storage import Folder
 
 
 def row(trial: str, state: str, val_psnr: float) -> TrialRow:

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from raygan.search import lock
-from raygan.search.ledger import StudyError
-from raygan.search.lock import locked, refuse_if_held
-from raygan.storage import Folder
+from raygan.study.ledger import StudyError
+from raygan.study.lock import locked, refuse_if_held
+from raygan.study.storage import Folder
 
 HOLD = """
 import sys, time
-from raygan.search.lock import locked
-from raygan.storage import Folder
+from raygan.study.lock import locked
+from raygan.study.storage import Folder
 with locked(Folder(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

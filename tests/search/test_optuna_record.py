@@ -15,9 +15,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from raygan.search.ledger import Ledger, StudyError, TrialRow
+from raygan.study.ledger import Ledger, StudyError, TrialRow
 from raygan.search.optuna_record import OptunaRecord, open_storage, open_study
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}
 

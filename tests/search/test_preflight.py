@@ -13,8 +13,8 @@ from conftest import TINY_OPTIONS, ray_cluster, run_search
 CHECK = """
 import sys
 from raygan.search import preflight
-from raygan.search.ledger import StudyError, package_versions
-from raygan.storage import Folder
+from raygan.study.ledger import StudyError, package_versions
+from raygan.study.storage import Folder
 from raygan.train.cluster import start_ray
 start_ray()
 folder = Folder(sys.argv[1])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from raygan.search.snapshot import KeepState, put_back_state
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 
 
 @pytest.fixture

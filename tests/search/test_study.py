@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_OPTIONS, Study, run_search
 
 from raygan.report.study import report
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 
 pytestmark = pytest.mark.timeout(300)

@@ -13,11 +13,11 @@ from optuna.trial import TrialState
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import EpochOptunaSearch, sampler
 from raygan.search.experiment import Search
-from raygan.search.ledger import Ledger, StudyError, TrialRow, write_study
+from raygan.study.ledger import Ledger, StudyError, TrialRow, write_study
 from raygan.search.space import When
 from raygan.search.warm_start import warm_start
-from raygan.section import flat_values, with_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values, with_values
+from raygan.study.storage import Folder
 
 RATE = "optimizers/generator/learning_rate"
 SEARCH = Search(

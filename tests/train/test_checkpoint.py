@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.models.generator import build_generator
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, CheckpointError, load_checkpoint, load_denoiser, save_checkpoint
 
 CPU = torch.device("cpu")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import ray
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import Photos
 from raygan.data.photos import TrainingPhotos
 from raygan.data.samples import dead_leaves
-from raygan.section import with_values
+from raygan.config.section import with_values
 from raygan.train.cluster import (
     HardwareError,
     resolved_device,
@@ -18,7 +18,7 @@ from raygan.train.cluster import (
     with_idle_cores,
 )
 from raygan.train.driver import Job, flattened, train_with_workers
-from raygan.train.worker import DivergedError
+from raygan.train.loop import DivergedError
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

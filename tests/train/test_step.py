@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.losses import build_content_loss
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator

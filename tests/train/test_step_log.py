@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.step_log import StepLog
 
 

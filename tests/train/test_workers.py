@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from raygan.config import Config
-from raygan.section import with_values
+from raygan.config.run import Config
+from raygan.config.section import with_values
 
 STEADY = {
     # Without normalisation, weights must be large enough for signals to reach the last layer.

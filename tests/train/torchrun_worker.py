@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.data.crops import CachedCrops, Photos, validation_crops
 from raygan.data.samples import dead_leaves
-from raygan.train.worker import Place, train
+from raygan.train.loop import Place, train
 
 
 def main() -> None:

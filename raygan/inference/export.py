@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from raygan.denoiser import ImageError
-from raygan.storage import Folder
+from raygan.inference.denoiser import ImageError
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, load_denoiser
 
 SUFFIXES = (".onnx", ".pt2", ".safetensors")
@@ -38,7 +38,7 @@ class Padded(nn.Module):
 
 
 def _reflected(size: int, stride: int) -> Tensor:
-    """As in `raygan.denoise`, but turning back only once, which can be exported for sizes that are not known."""
+    """As in `raygan.inference.tiles`, but turning back only once, which can be exported for sizes that are not known."""
     positions = torch.arange((size + stride - 1) // stride * stride)
     return (size - 1) - ((size - 1) - positions).abs()
 

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from raygan.config import Config
+from raygan.config.run import Config
 from raygan.errors import InputError
 from raygan.report.paper import paper_system
-from raygan.section import with_values
-from raygan.storage import Folder
+from raygan.config.section import with_values
+from raygan.study.storage import Folder
 
 
 class ReportError(InputError):

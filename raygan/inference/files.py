@@ -15,9 +15,9 @@ import pyvips
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from raygan.config import Precision
-from raygan.denoiser import TILE, Denoiser, ImageError
-from raygan.storage import Folder
+from raygan.config.run import Precision
+from raygan.inference.denoiser import TILE, Denoiser, ImageError
+from raygan.study.storage import Folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 """Of the files that are images."""

@@ -16,16 +16,16 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from raygan.config import AdamConfig, Config
+from raygan.config.run import AdamConfig, Config
 from raygan.data.crops import CropSource, to_unit_range
-from raygan.data.noise import LEVELS, add_noise, sample_noise
+from raygan.noise.noise import LEVELS, add_noise, sample_noise
 from raygan.errors import InputError
 from raygan.losses import build_content_loss
 from raygan.models.blocks import normalise_over_workers
 from raygan.models.discriminator import build_discriminator
 from raygan.models.generator import build_generator
 from raygan.seeds import derived_seed, torch_generator
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint, starting_weights
 from raygan.train.lr_schedule import lr_factor
 from raygan.train.pictures import before_and_after, first_crop_png

@@ -24,15 +24,15 @@ from raygan.search.algorithms import (
 )
 from raygan.search.constraint import constraint_of
 from raygan.search.drivers import Drivers
-from raygan.search.economy import Hopeless, TimeBudget
+from raygan.search.stopping import Hopeless, TimeBudget
 from raygan.search.experiment import Experiment, Search
-from raygan.search.ledger import Ledger
+from raygan.study.ledger import Ledger
 from raygan.search.progress import SearchProgress, trial_name
 from raygan.search.snapshot import KeepState, put_back_state
 from raygan.search.space import distribution_of
 from raygan.search.warm_start import warm_start
-from raygan.section import flat_values, with_values
-from raygan.storage import Folder
+from raygan.config.section import flat_values, with_values
+from raygan.study.storage import Folder
 from raygan.train.cluster import HardwareError, resources
 from raygan.train.driver import KEPT_CHECKPOINTS, RETRIES, Job, run_trial
 

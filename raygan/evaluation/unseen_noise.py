@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from raygan.config import NoiseConfig, NoiseKind
-from raygan.data.noise import LEVELS, NOISES, Level, gaussian, salt_and_pepper, speckle
+from raygan.config.run import NoiseConfig, NoiseKind
+from raygan.noise.noise import LEVELS, NOISES, Level, gaussian, salt_and_pepper, speckle
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from typing import Any
 
 from raygan.errors import InputError
-from raygan.report.pareto import compromise
-from raygan.storage import Folder
+from raygan.study.objectives import compromise
+from raygan.study.storage import Folder
 
 ENDED = ("complete", "pruned", "failed")
 PACKAGES = ("raygan", "ray", "torch", "optuna", "numpy", "scikit-image")
@@ -104,7 +104,7 @@ class Ledger:
         return [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
 
     def best_trial(self, objectives: Sequence[str]) -> dict[str, str]:
-        """The best good trial's row, as text, or of several objectives the compromise's (see `raygan.report.pareto`).
+        """The best good trial's row, as text, or of several objectives the compromise's (see `raygan.study.objectives`).
 
         Raises `StudyError` if there are no good trials.
         """

@@ -15,8 +15,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from raygan.search.ledger import StudyError
-from raygan.storage import Folder
+from raygan.study.ledger import StudyError
+from raygan.study.storage import Folder
 
 FILE = "lock.json"
 BEAT = 5.0

@@ -10,7 +10,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raygan.section import Section, require
+from raygan.config.section import Section, require
 
 NoiseKind = Literal["gaussian", "salt_and_pepper", "speckle"]
 NOISE_KINDS: tuple[NoiseKind, ...] = typing.get_args(NoiseKind)

@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from raygan.classical import filtered, filters_named
-from raygan.config import Config, NoiseConfig
+from raygan.evaluation.classical import filtered, filters_named
+from raygan.config.run import Config, NoiseConfig
 from raygan.data.crops import to_unit_range
-from raygan.data.noise import LEVELS, Level, add_noise, level_intensity
+from raygan.noise.noise import LEVELS, Level, add_noise, level_intensity
 from raygan.data.photos import evaluation_photos
-from raygan.data.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
-from raygan.denoise import denoise
+from raygan.evaluation.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
+from raygan.inference.tiles import denoise
 from raygan.errors import InputError
 from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import colour_drift, psnr, ssim, vgg_distance
 from raygan.progress import time_left
-from raygan.section import with_values
+from raygan.config.section import with_values
 from raygan.seeds import torch_generator
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ BEST = {"psnr": "max", "ssim": "max", "colour_drift": "min", "vgg_distance": "mi
 """Which of several images' scores is the best, by measure."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Noise = NoiseConfig | None
-"""What to add: a configuration's kinds, or, for none, those of `raygan.data.unseen_noise`, which nobody trains on."""
+"""What to add: a configuration's kinds, or, for none, those of `raygan.evaluation.unseen_noise`, which nobody trains on."""
 Task = tuple[Noise, Mapping[str, Folder]]
 """A noise to remove, and the denoisers, by name, that are to remove it."""
 
@@ -74,7 +74,7 @@ def evaluate(
     """Evaluate denoisers on photos by a Ray Data job; yields each photo's rows as they are done.
 
     `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`), `denoisers` are
-    folders of checkpoints by name, `filters` names of `raygan.classical.FILTERS`, and `noise` says which kinds to add:
+    folders of checkpoints by name, `filters` names of `raygan.evaluation.classical.FILTERS`, and `noise` says which kinds to add:
     at the intensities `levels` to the set "evaluation", at the mean to others. `actors` actors of `asked` resources
     each hold the generators. A photo's noise depends on its name, the kind and the level alone. With `vgg19_weights`
     (see `raygan.losses.read_vgg19_weights`), rows have a `vgg_distance` too. `tabulate` makes a table of the rows.

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from raygan.config import IntensityRange, NoiseConfig, NoiseKind
+from raygan.config.run import IntensityRange, NoiseConfig, NoiseKind
 
 Level = Literal["low", "mean", "high"]
 LEVELS: tuple[Level, ...] = get_args(Level)

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raygan.config import PRECISIONS, Precision
+from raygan.config.run import PRECISIONS, Precision
 from raygan.data.crops import to_unit_range
-from raygan.denoise import denoise
+from raygan.inference.tiles import denoise
 from raygan.errors import InputError
-from raygan.storage import Folder
+from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 from raygan.train.step import autocast
 from raygan.weights import SHIPPED
