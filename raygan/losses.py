@@ -1,84 +1,117 @@
-"""The generator's content losses and the adversarial loss."""
+"""Content losses, the pixel loss and the adversarial loss."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raygan.config.run import LossConfig
+from raygan.config.kinds import ContentLoss
+from raygan.data.download import VGG19, cache_folder, fetch
 from raygan.errors import InputError
+
+LAYERS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
+"""VGG19's first convolutions."""
 
 
 class WeightsError(InputError):
     """A file of weights is missing, damaged or of another layout."""
 
 
-class ContentLoss(Protocol):
-    """Distance between clean and denoised images, (B, 3, H, W) in [0, 1], as a scalar."""
+@dataclass(frozen=True, kw_only=True)
+class MeanSquaredError(ContentLoss):
+    """Mean squared error of the pixels (the paper's first system)."""
 
-    def __call__(self, clean: Tensor, denoised: Tensor) -> Tensor:
-        """The distance, averaged over the batch."""
-        ...
+    def build(self, weights: dict[str, Tensor]) -> nn.Module:  # noqa: ARG002
+        """See `ContentLoss.build`."""
+        return nn.MSELoss()
+
+    def describe(self) -> str:
+        """See `ContentLoss.describe`."""
+        return "mean squared error of the pixels (no VGG19 weights are used)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vgg19Features(ContentLoss):
+    """Mean squared distance between VGG19 features after conv2_2 and its ReLU (paper, one step)."""
+
+    weights: str | None = None
+    """File of VGG19 weights, in Keras's (.npz) or torchvision's (.pth) layout. None: torchvision's, downloaded."""
+    scale: Literal["paper", "source", "relative"] = "paper"
+    """Unit of the loss. "paper": the mean squared feature distance as it is. "source": times 0.006, as in the code the
+    paper took it from. "relative": divided by the mean squared clean feature, so that a weight means the same for
+    Keras's weights (features near 100) and torchvision's (near 1)."""
+
+    @property
+    def weights_source(self) -> str:
+        """See `ContentLoss.weights_source`."""
+        return self.weights or "torchvision"
+
+    def file(self) -> Path:
+        """The file of weights, downloaded if need be; raises `DownloadError`."""
+        return Path(self.weights) if self.weights else fetch(VGG19, cache_folder())
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """See `ContentLoss.read_weights`; raises `WeightsError`."""
+        return read_vgg19_weights(self.file())
+
+    def build(self, weights: dict[str, Tensor]) -> nn.Module:
+        """See `ContentLoss.build`."""
+        return Vgg19Distance(weights, self.scale)
+
+    def describe(self) -> str:
+        """See `ContentLoss.describe`."""
+        digest = hashlib.sha256(self.file().read_bytes()).hexdigest()[:16]
+        return (
+            f"mean squared error of VGG19's conv2_2 features, loss/content/scale={self.scale}, "
+            f"weights {self.file()} (SHA-256 {digest}…)"
+        )
 
 
 class Vgg19(nn.Module):
-    """The first four convolutions of an ImageNet VGG19.
-
-    Takes weights of either convention, and prepares images as those weights expect (see `read_vgg19_weights`).
-    """
-
-    LAYERS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
+    """The first four convolutions of an ImageNet VGG19, with the image preparation that its weights expect."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
         for name, tensor in weights.items():
             self.register_buffer(name, tensor)
 
-    def features_by_layer(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Each layer's name and its features after the ReLU, of images (B, 3, H, W) in [0, 1].
-
-        (B, 64, H, W) for conv1_1 and conv1_2, (B, 128, H / 2, W / 2) for conv2_1 and conv2_2.
-        """
+    def forward(self, images: Tensor) -> Tensor:
+        """conv2_2's features after the ReLU, (B, 128, H / 2, W / 2), of images (B, 3, H, W) in [0, 1]."""
         features = functional.conv2d(images, self.get_buffer("colour_matrix"))
         features = (features - self.get_buffer("mean")) / self.get_buffer("deviation")
-        for name in self.LAYERS:
+        for name in LAYERS:
             if name == "conv2_1":
                 features = functional.max_pool2d(features, 2)
             weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
             features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
-            yield name, features
+        return features.float()
 
 
-class Vgg19ContentLoss(Vgg19):
-    """Mean squared distance between VGG19 features after conv2_2 and its ReLU (paper, one step)."""
+class Vgg19Distance(nn.Module):
+    """The loss of `Vgg19Features`."""
 
-    def __init__(self, weights: dict[str, Tensor], feature_scale: str) -> None:
-        super().__init__(weights)
-        self.feature_scale = feature_scale
+    def __init__(self, weights: dict[str, Tensor], scale: str) -> None:
+        super().__init__()
+        self.vgg19 = Vgg19(weights)
+        self.scale = scale
 
     def forward(self, clean: Tensor, denoised: Tensor) -> Tensor:
         """The content loss, a scalar; no gradient reaches `clean`."""
         with torch.no_grad():
-            clean_features = self.features(clean)
-        distance = functional.mse_loss(self.features(denoised), clean_features)
-        if self.feature_scale == "relative":
+            clean_features = self.vgg19(clean)
+        distance = functional.mse_loss(self.vgg19(denoised), clean_features)
+        if self.scale == "relative":
             return distance / clean_features.square().mean()
-        return 0.006 * distance if self.feature_scale == "source" else distance
-
-    def features(self, images: Tensor) -> Tensor:
-        """conv2_2's features, (B, 128, H / 2, W / 2), of images (B, 3, H, W) in [0, 1]."""
-        # Layer by layer, so that none is kept longer than the next needs it.
-        for _, features in self.features_by_layer(images):
-            last = features
-        return last.float()
+        return 0.006 * distance if self.scale == "source" else distance
 
 
 def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
@@ -86,20 +119,20 @@ def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
 
     `path` is a NumPy archive in Keras's convention (keys `conv1_1.weight`, …; images times 255, BGR, minus
     ImageNet's mean) or torchvision's `vgg19-*.pth` (keys `features.0.weight`, …; RGB, mean and deviation).
-    Raises `WeightsError` where the file is missing, damaged or of neither layout.
+    Raises `WeightsError` if the file is missing, damaged or of neither layout.
     """
     if not path.is_file():
         raise WeightsError(f"VGG19 weights {str(path)!r} is not a file; give Keras's .npz or torchvision's .pth")
     stored = _stored_tensors(path)
     if path.suffix == ".npz":
-        names = {layer: layer for layer in Vgg19.LAYERS}
+        names = {layer: layer for layer in LAYERS}
         preparation = {
             "colour_matrix": 255 * torch.eye(3).flip(0),
             "mean": torch.tensor([103.939, 116.779, 123.68]),
             "deviation": torch.ones(3),
         }
     else:
-        names = dict(zip(Vgg19.LAYERS, ("features.0", "features.2", "features.5", "features.7"), strict=True))
+        names = dict(zip(LAYERS, ("features.0", "features.2", "features.5", "features.7"), strict=True))
         preparation = {
             "colour_matrix": torch.eye(3),
             "mean": torch.tensor([0.485, 0.456, 0.406]),
@@ -110,7 +143,7 @@ def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
         "mean": preparation["mean"].reshape(1, 3, 1, 1),
         "deviation": preparation["deviation"].reshape(1, 3, 1, 1),
     }
-    for layer, (outputs, inputs) in zip(Vgg19.LAYERS, [(64, 3), (64, 64), (128, 64), (128, 128)], strict=True):
+    for layer, (outputs, inputs) in zip(LAYERS, [(64, 3), (64, 64), (128, 64), (128, 128)], strict=True):
         for part, shape in (("weight", (outputs, inputs, 3, 3)), ("bias", (outputs,))):
             tensor = stored.get(f"{names[layer]}.{part}")
             if tensor is None or tuple(tensor.shape) != shape:
@@ -131,24 +164,11 @@ def _stored_tensors(path: Path) -> dict[str, Tensor]:
     return stored
 
 
-def build_content_loss(config: LossConfig, vgg19_weights: dict[str, Tensor] | None) -> ContentLoss:
-    """The configured content loss; `vgg19_weights` comes from `read_vgg19_weights` and serves VGG19 only."""
-    if config.content == "mse":
-        return _pixel_content_loss
-    if vgg19_weights is None:
-        raise ValueError("loss/content is vgg19, but no VGG19 weights were read")
-    return Vgg19ContentLoss(vgg19_weights, config.feature_scale)
-
-
-def _pixel_content_loss(clean: Tensor, denoised: Tensor) -> Tensor:
-    return functional.mse_loss(denoised, clean)
-
-
 def pixel_loss(clean: Tensor, denoised: Tensor) -> Tensor:
-    """Mean absolute difference of the pixels, as a scalar."""
+    """Mean absolute error of the pixels, a scalar."""
     return functional.l1_loss(denoised, clean)
 
 
 def adversarial_loss(scores: Tensor, *, clean: bool) -> Tensor:
-    """Binary cross-entropy of a discriminator's logits against "clean" (1) or "denoised" (0), as a scalar."""
+    """Binary cross-entropy of a discriminator's logits against "clean" (1) or "denoised" (0), a scalar."""
     return functional.binary_cross_entropy_with_logits(scores, torch.full_like(scores, float(clean)))

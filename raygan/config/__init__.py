@@ -1,1 +1,1 @@
-"""."""
+"""How a configuration is made of typed values, validated, varied by path, and written as JSON."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,18 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raygan.config.run import DataConfig, TrainingConfig
+from raygan.data.photos import Photos, random_crop
 from raygan.seeds import derived_seed
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Decoded photos in memory: names, and pixels as uint8 (H, W, 3), of any sizes, perhaps read-only."""
-
-    names: list[str]
-    pixels: list[NDArray[np.uint8]]
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 class CropSource(Protocol):
@@ -38,7 +27,7 @@ class CropSource(Protocol):
 
 
 class CachedCrops:
-    """Random crops of photos that are in memory; each epoch has another order and other positions.
+    """Random crops of photos in memory; each epoch has a different order and different positions.
 
     The workers share the epoch's order, and each takes its own part of every batch: their number changes no crop.
     """
@@ -61,8 +50,8 @@ class CachedCrops:
             start = step * self.batch_size + self.rank * self.share
             yield as_batch(
                 [
-                    self._crop(self.photos.pixels[indices[place]], crop_stream(self.seed, epoch, place))
-                    for place in range(start, start + self.share)
+                    self._crop(self.photos.pixels[indices[position]], crop_stream(self.seed, epoch, position))
+                    for position in range(start, start + self.share)
                 ]
             )
 
@@ -90,26 +79,14 @@ def epoch_order(seed: int, epoch: int, photos: int, crops: int) -> NDArray[np.in
     return np.concatenate([random.permutation(photos) for _ in range(-(-crops // photos))])[:crops]
 
 
-def crop_stream(seed: int, epoch: int, place: int) -> np.random.Generator:
-    """Where the crop at a place (from 0) in an epoch's order is cut."""
-    return np.random.default_rng(derived_seed("crops", seed, epoch, place))
+def crop_stream(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """Where the crop at a position (from 0) in an epoch's order is cut."""
+    return np.random.default_rng(derived_seed("crops", seed, epoch, position))
 
 
 def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
     """uint8 pixels as float32 in [0, 1] on `device`."""
     return pixels.to(device, non_blocking=True).float().div_(255)
-
-
-def random_corner(height: int, width: int, size: int, random: np.random.Generator) -> tuple[int, int]:
-    """Top and left of a square at a random place in a photo."""
-    return int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
-
-
-def random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """A square of the pixels, (H, W, 3), at a random place."""
-    height, width, _ = pixels.shape
-    top, left = random_corner(height, width, size, random)
-    return pixels[top : top + size, left : left + size]
 
 
 def augmented(crop: NDArray[np.uint8], data: DataConfig, random: np.random.Generator) -> NDArray[np.uint8]:

@@ -35,20 +35,19 @@ class Asset:
     """For an archive: the folder inside it that holds the photos."""
 
 
-ASSETS: dict[str, Asset] = {
-    "coco": Asset(
-        "http://images.cocodataset.org/zips/val2017.zip",
-        "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-        "val2017",
-    ),
-    "bsd300": Asset(
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/segbench/BSDS300-images.tgz",
-        "a5f7d0e49fe135c75518a3543ced24470156fd69305ae77845dff2a5138652b4",
-        "BSDS300/images",
-    ),
-    "vgg19": Asset("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d"),
-}
-"""COCO's 5,000 validation photos of 2017, of which the paper's 1,000 + 100 are drawn; BSD300; torchvision's VGG19."""
+COCO = Asset(
+    "http://images.cocodataset.org/zips/val2017.zip",
+    "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+    "val2017",
+)
+"""COCO's 5,000 validation photos of 2017."""
+BSD300 = Asset(
+    "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/segbench/BSDS300-images.tgz",
+    "a5f7d0e49fe135c75518a3543ced24470156fd69305ae77845dff2a5138652b4",
+    "BSDS300/images",
+)
+VGG19 = Asset("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", "dcbb9e9d")
+"""torchvision's VGG19."""
 
 
 def cache_folder() -> Path:

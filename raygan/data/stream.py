@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raygan.config.run import Config
-from raygan.data.crops import augmented, crop_stream, epoch_order, random_corner, steps_per_epoch
-from raygan.data.decode import decode_photo
-from raygan.data.photos import PhotosError, StoredPhotos
+from raygan.data.crops import augmented, crop_stream, epoch_order, steps_per_epoch
+from raygan.data.photos import StoredPhotos, decode_photo, random_corner
+from raygan.data.sources import PhotosError
 
 BATCHES_A_TASK = 4
 """Batches that one task reads: enough that starting it costs little, few enough that the first ones come soon."""
@@ -89,12 +89,12 @@ def _crops_of_steps(
         epoch, step = first_epoch + count // steps_per_epoch, count % steps_per_epoch
         order = epoch_order(training.seed, epoch, len(photos), steps_per_epoch * training.batch_size)
         first = step * training.batch_size + rank * share
-        for place in range(first, first + share):
-            name = photos.names[order[place]]
+        for position in range(first, first + share):
+            name = photos.names[order[position]]
             photo, problem = decode_photo(photos.folder, name, data.crop_size)
             if problem:
                 raise PhotosError(f"{photos.folder}/{name} was usable when the study began, but is {problem} now")
-            random = crop_stream(training.seed, epoch, place)
+            random = crop_stream(training.seed, epoch, position)
             top, left = random_corner(photo.height, photo.width, data.crop_size, random)
             square = photo.crop((left, top, left + data.crop_size, top + data.crop_size))
             crops.append(augmented(np.asarray(square), data, random))

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from raygan.config.run import DiscriminatorConfig, GeneratorConfig
+from raygan.config.section import Section, require
 
-NetworkConfig = GeneratorConfig | DiscriminatorConfig
+
+
+Upsampling = Literal["transposed", "resize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizedNetwork(Section):
+    """Settings that the convolutional networks share."""
+
+    base_width: int = 64
+    """Channels of the first layer; all other widths are multiples of it."""
+    normalization: Literal["batch", "none"] = "batch"
+    """Normalization layers: batch normalization (as in the paper) or none."""
+    batch_norm_momentum: float = 0.01
+    """Weight of the newest batch in the moving statistics (Keras writes the same as momentum 0.99)."""
+    batch_norm_epsilon: float = 1e-3
+    """Term added to the variance in batch normalization (Keras's default)."""
+
+    def _check(self) -> None:
+        self._at_least(1, "base_width")
+        momentum, epsilon = self.batch_norm_momentum, self.batch_norm_epsilon
+        require("0 < batch_norm_momentum <= 1", 0 < momentum <= 1, batch_norm_momentum=momentum)
+        require("batch_norm_epsilon > 0", epsilon > 0, batch_norm_epsilon=epsilon)
+
+    def norm(self, channels: int, *, by_image: bool = False) -> nn.Module:
+        """The normalization layer for `channels` channels; see `BatchNorm`."""
+        if self.normalization == "none":
+            return nn.Identity()
+        return BatchNorm(channels, self.batch_norm_epsilon, self.batch_norm_momentum, by_image=by_image)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation as the configuration says: in evaluation mode by moving statistics or each image's own."""
+    """Batch normalization; in evaluation mode with moving statistics or, if `by_image`, with those of each image."""
 
-    def __init__(self, channels: int, config: NetworkConfig) -> None:
-        super().__init__(channels, eps=config.batch_norm_epsilon, momentum=config.batch_norm_momentum)
-        self.by_image = isinstance(config, GeneratorConfig) and config.inference_statistics == "image"
-        self.new_share = config.batch_norm_momentum
+    def __init__(self, channels: int, epsilon: float, momentum: float, *, by_image: bool) -> None:
+        super().__init__(channels, eps=epsilon, momentum=momentum)
+        self.by_image = by_image
+        self.new_share = momentum
         self.workers = 1
-        """Training workers whose parts of a batch are normalised together."""
+        """Training workers whose parts of a batch are normalized together."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalised features of the same shape."""
+        """Normalized features of the same shape."""
         if self.by_image and not self.training:
             return functional.instance_norm(features, weight=self.weight, bias=self.bias, eps=self.eps)
         if self.workers > 1 and self.training:
@@ -43,8 +72,8 @@ class BatchNorm(nn.BatchNorm2d):
             self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.new_share)
             self.get_buffer("num_batches_tracked").add_(1)
         scale = (variance + self.eps).rsqrt() * self.weight
-        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return normalised.type_as(features)
+        normalized: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normalized.type_as(features)
 
 
 class _Sum(torch.autograd.Function):
@@ -63,43 +92,38 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def normalise_over_workers(network: nn.Module, workers: int) -> None:
+def normalize_over_workers(network: nn.Module, workers: int) -> None:
     """Let batch norm take its statistics over all workers' parts of a batch, of equal size."""
     for layer in network.modules():
         if isinstance(layer, BatchNorm):
             layer.workers = workers
 
 
-def build_norm(channels: int, config: NetworkConfig) -> nn.Module:
-    """The configured normalisation of `channels` channels."""
-    return BatchNorm(channels, config) if config.normalization == "batch" else nn.Identity()
-
-
 class Down(nn.Sequential):
-    """Divides height and width by `stride`: 4x4 convolution, normalisation unless `norm` is false, LeakyReLU 0.2."""
+    """Divides height and width by `stride`: 4x4 convolution, normalization unless `norm` is false, LeakyReLU 0.2."""
 
-    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, *, norm: bool = True, stride: int = 2) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1)]
-        if norm:
-            layers.append(build_norm(outputs, config))
-        layers.append(nn.LeakyReLU(0.2))
-        super().__init__(*layers)
+    def __init__(self, inputs: int, outputs: int, norm: nn.Module, *, stride: int = 2) -> None:
+        super().__init__(nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1), norm, nn.LeakyReLU(0.2))
 
 
-def build_upsampling(inputs: int, outputs: int, config: GeneratorConfig) -> nn.Module:
-    """The configured convolution that doubles height and width (see `GeneratorConfig.upsampling`)."""
-    if config.upsampling == "transposed":
+def build_upsampling(inputs: int, outputs: int, upsampling: Upsampling) -> nn.Module:
+    """A convolution that doubles height and width.
+
+    "transposed" is a 4x4 transposed convolution (the paper's); "resize" repeats the nearest neighbour and convolves 3x3,
+    which leaves no checkerboard artifacts (Odena et al., 2016).
+    """
+    if upsampling == "transposed":
         return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
     return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1))
 
 
 class UpConcat(nn.Module):
-    """Doubles height and width: upsampling convolution, normalisation, dropout, concatenation, ReLU."""
+    """Doubles height and width: upsampling convolution, normalization, dropout, concatenation, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, config: GeneratorConfig, dropout: float) -> None:
+    def __init__(self, convolution: nn.Module, norm: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.convolution = build_upsampling(inputs, outputs, config)
-        self.norm = build_norm(outputs, config)
+        self.convolution = convolution
+        self.norm = norm
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, skipped: Tensor) -> Tensor:
@@ -109,16 +133,16 @@ class UpConcat(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each with normalisation, a ReLU between them, added to what they were given."""
+    """Two 3x3 convolutions, each with normalization, a ReLU between them, added to the input."""
 
-    def __init__(self, width: int, config: GeneratorConfig) -> None:
+    def __init__(self, width: int, config: NormalizedNetwork) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1),
-            build_norm(width, config),
+            config.norm(width),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
-            build_norm(width, config),
+            config.norm(width),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -127,7 +151,7 @@ class ResidualBlock(nn.Module):
         return features + added
 
 
-def initialise(network: nn.Module, deviation: float) -> None:
+def initialize(network: nn.Module, deviation: float) -> None:
     """Draw convolution and dense weights from N(0, deviation) and zero their biases (paper, networks)."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

@@ -1,45 +1,30 @@
-"""What a generator costs: its trainable parameters, and the time it takes."""
+"""What a generator costs, exactly: trainable parameters and operations per pixel."""
 
 from __future__ import annotations
 
 import functools
-import statistics
-import time
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from raygan.config.run import GeneratorConfig
-from raygan.models.generator import build_generator
-
-WARM_UP = 2
-"""Runs before those that are timed."""
-RUNS = 5
-"""Timed runs."""
+from raygan.config.kinds import Generator
 
 
 @functools.cache
-def parameters(config: GeneratorConfig) -> int:
-    """How many trainable parameters the generator has; none of them is allocated."""
+def parameters(generator: Generator) -> int:
+    """Number of trainable parameters."""
     with torch.device("meta"):
-        generator = build_generator(config)
-    return sum(weight.numel() for weight in generator.parameters())
+        network = generator.build()
+    return sum(weight.numel() for weight in network.parameters())
 
 
-# Kept, since a second measurement would differ a little from the first.
 @functools.cache
-def milliseconds(config: GeneratorConfig, crop_size: int, device: str) -> float:
-    """How long the generator takes to denoise one crop, (1, 3, crop_size, crop_size), in float32 on `device`.
-
-    The median of five runs after two to warm up, in this process with its threads, beside whatever else the machine
-    does meanwhile.
-    """
-    generator = build_generator(config).eval().to(device).to(memory_format=torch.channels_last)
-    noisy = torch.rand(1, 3, crop_size, crop_size, device=device).to(memory_format=torch.channels_last)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(WARM_UP + RUNS):
-            started = time.perf_counter()
-            # Its end waits for the device.
-            generator(noisy).sum().item()
-            seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[WARM_UP:])
+def operations_per_pixel(generator: Generator) -> float:
+    """Floating-point operations of the convolutions and matrix products per pixel: two per multiply-add."""
+    side = 256
+    with torch.device("meta"):
+        network = generator.build().eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.inference_mode():
+            network(torch.empty(1, 3, side, side))
+    return counter.get_total_flops() / side**2

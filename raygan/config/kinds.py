@@ -1,0 +1,142 @@
+"""What a user's own noise, network, loss or photo source must provide.
+
+Each is a frozen dataclass (`@dataclass(frozen=True, kw_only=True)`) that derives from one of these classes. Its fields
+are its settings: they are validated, recorded, and searched over by path.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from raygan.config.section import Kind, require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from raygan.study.storage import Folder
+
+Level = Literal["low", "mean", "high"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Kind, ABC):
+    """A noise model with a range of intensities, in the model's own unit."""
+
+    low: float
+    """Intensity at the level "low", the weakest noise."""
+    high: float
+    """Intensity at the level "high", the strongest noise."""
+    name: str | None = None
+    """Name in tables and paths; None: the class name in snake case."""
+
+    @abstractmethod
+    def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
+        """The noisy version of one image, float32, (3, H, W), in [0, 1]; the caller clips it to [0, 1].
+
+        `generator` is on the image's device and is the only source of randomness.
+        """
+
+    @property
+    def key(self) -> str:
+        """The name in tables and paths."""
+        return self.name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def mean(self) -> float:
+        """The middle of the range."""
+        return (self.low + self.high) / 2
+
+    def intensity(self, level: Level) -> float:
+        """The intensity at which validation and evaluation add this noise."""
+        return {"low": self.low, "mean": self.mean, "high": self.high}[level]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPolicy(Kind, ABC):
+    """How training draws intensities from a noise's range."""
+
+    @abstractmethod
+    def positions(self, uniform: Tensor) -> Tensor:
+        """Positions in the range, in [0, 1], from numbers uniform in [0, 1), of the same shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Kind, ABC):
+    """A denoising network."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network, with weights from torch's global random generator.
+
+        It maps noisy images to denoised ones, both float32, (B, 3, H, W), in [0, 1], and need not clamp its output.
+        """
+
+    @property
+    def stride(self) -> int:
+        """What the height and width of its input must be multiples of."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discriminator(Kind, ABC):
+    """A network that distinguishes clean from denoised images."""
+
+    frozen_statistics: Literal["batch", "moving"] = "batch"
+    """Statistics of batch normalization while the generator trains against the frozen discriminator: those of the
+    batch, or the moving statistics, which Keras uses for layers that are not trainable."""
+
+    @abstractmethod
+    def build(self, crop_size: int) -> nn.Module:
+        """The network, with weights from torch's global random generator.
+
+        It maps images, float32, (B, 3, S, S), in [0, 1], with S = `crop_size`, to float32 logits of any shape (B, …):
+        above 0 means clean.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentLoss(Kind, ABC):
+    """A distance between clean and denoised images."""
+
+    @property
+    def weights_source(self) -> str | None:
+        """What names the pretrained weights that it needs; None: it needs none."""
+        return None
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The pretrained weights, read once, where the study runs, and sent to all workers."""
+        return {}
+
+    @abstractmethod
+    def build(self, weights: dict[str, Tensor]) -> nn.Module:
+        """A module that maps `(clean, denoised)`, float32, (B, 3, H, W), in [0, 1], to a scalar.
+
+        `weights` are those of `read_weights`.
+        """
+
+    def describe(self) -> str:
+        """The loss in words, for the terminal and the records."""
+        return self.key
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoSource(Kind, ABC):
+    """Where clean photos come from."""
+
+    @abstractmethod
+    def find(self) -> tuple[Folder, list[str]]:
+        """The folder, downloaded if need be, and the names of its image files.
+
+        Raises `PhotosError` if there are none, and `DownloadError`.
+        """
+
+
+def require_range(noise: Noise, most: float | None = None) -> None:
+    """Raise `ConfigError` unless 0 <= low <= high, and high <= `most` if that is given."""
+    require("0 <= low <= high", 0 <= noise.low <= noise.high, low=noise.low, high=noise.high)
+    require(f"high <= {most}", most is None or noise.high <= most, high=noise.high)

@@ -1,0 +1,87 @@
+"""Where clean photos come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from raygan.config.kinds import PhotoSource
+from raygan.config.section import require
+from raygan.data.download import BSD300, COCO, Asset, cache_folder, fetch
+from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
+from raygan.errors import InputError
+from raygan.study.storage import Folder
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+
+
+NAMED = ("coco", "bsd300", "samples")
+"""Sources that are named on the command line; every other text is a folder or prefix."""
+
+
+class PhotosError(InputError):
+    """A source of photos is missing or holds too few usable ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(PhotoSource):
+    """COCO's 5,000 validation photos of 2017, downloaded; the paper's 1,000 + 100 are drawn from them."""
+
+    def find(self) -> tuple[Folder, list[str]]:
+        """See `PhotoSource.find`."""
+        return _downloaded(COCO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bsd300(PhotoSource):
+    """BSD300, downloaded: 200 training and 100 test photos."""
+
+    def find(self) -> tuple[Folder, list[str]]:
+        """See `PhotoSource.find`."""
+        return _downloaded(BSD300)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(PhotoSource):
+    """The sample set: generated images to train on, and photos that scikit-image ships to validate and evaluate on."""
+
+    def find(self) -> tuple[Folder, list[str]]:
+        """See `PhotoSource.find`: the evaluation photos."""
+        return Folder(sample_photos_folder(EVALUATION_PHOTOS)), list(EVALUATION_PHOTOS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFolder(PhotoSource):
+    """A folder or an s3:// or gs:// prefix."""
+
+    location: str
+    """Path or prefix."""
+
+    def _check(self) -> None:
+        require("location not empty", bool(self.location.strip()), location=self.location)
+
+    @property
+    def key(self) -> str:
+        """See `Kind.key`: the location."""
+        return self.location
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """See `Kind.parse`: every text that is not the name of a source is a folder or prefix."""
+        return None if text.lower() in NAMED else cls(location=text)
+
+    def find(self) -> tuple[Folder, list[str]]:
+        """See `PhotoSource.find`."""
+        return _images_in(Folder(self.location))
+
+
+def _downloaded(asset: Asset) -> tuple[Folder, list[str]]:
+    return _images_in(Folder(fetch(asset, cache_folder())))
+
+
+def _images_in(folder: Folder) -> tuple[Folder, list[str]]:
+    names = [name for name in folder.files() if name.lower().endswith(SUFFIXES)]
+    if not names:
+        state = "holds no image files" if folder.exists() else "does not exist"
+        raise PhotosError(f"{folder} {state}; give a folder or an s3:// or gs:// prefix of {', '.join(SUFFIXES)} files")
+    return folder, names
