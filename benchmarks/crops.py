@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from raygan.data.decode import decode_photo
 from timing import machine, show
 from torch.utils.data import DataLoader, Dataset
 
+from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, CropSource
-from raygan.data.decode import decode_photo
 from raygan.data.photos import StoredPhotos, training_photos
 from raygan.data.samples import dead_leaves
 from raygan.data.stream import StreamedCrops
 from raygan.presets import PAPER_V1
-from raygan.config.section import with_values
 from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, start_ray
 

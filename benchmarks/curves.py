@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 from optuna.distributions import CategoricalDistribution
 
+from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
 from raygan.search.study import run_study
-from raygan.config.section import with_values
 from raygan.study.storage import Folder
 
 GRID: dict[str, tuple[float, ...]] = {

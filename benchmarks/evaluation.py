@@ -17,18 +17,18 @@ import numpy as np
 import ray
 import torch
 from PIL import Image
+from raygan.inference.tiles import denoise
+from raygan.models.generator import build_generator
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 from timing import machine, show
 
 from raygan.config.run import Config
+from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
 from raygan.data.samples import dead_leaves
-from raygan.inference.tiles import denoise
 from raygan.evaluation.evaluate import evaluate
-from raygan.models.generator import build_generator
 from raygan.presets import DENOISER, PAPER_V1
-from raygan.config.section import with_values
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
 from raygan.train.cluster import resolved_device, resources, start_ray

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from raygan.config.run import Config
-from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.study.files import StudyFiles
+
+from raygan.config.run import Config
+from raygan.config.section import flat_values, with_values
+from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.search.study import run_study
-from raygan.config.section import flat_values, with_values
 from raygan.study.storage import Folder
 
 

@@ -14,11 +14,11 @@ import ray
 from PIL import Image
 from timing import machine, show
 
+from raygan.config.section import with_values
 from raygan.data.crops import Photos
 from raygan.data.photos import training_photos
 from raygan.data.samples import dead_leaves
 from raygan.presets import PAPER_V1, QUICK
-from raygan.config.section import with_values
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, start_ray
 from raygan.train.driver import Job, train_with_workers
 

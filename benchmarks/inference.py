@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from raygan.noise.noise import add_noise
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_nl_means
 from timing import fastest, machine, show
 
 from raygan.config.run import NoiseConfig
-from raygan.noise.noise import add_noise
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.inference.denoiser import Denoiser
 from raygan.seeds import torch_generator

@@ -10,11 +10,11 @@ import functools
 
 import numpy as np
 import torch
+from raygan.noise.noise import NOISES, add_noise
 from skimage.util import random_noise
 from timing import fastest, machine, show
 
 from raygan.config.run import NoiseConfig
-from raygan.noise.noise import NOISES, add_noise
 from raygan.seeds import torch_generator
 
 BATCH, SIZE = 16, 256

@@ -18,12 +18,12 @@ import ray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
 
+from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos, training_photos
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
 from raygan.search.tuner import run_trials
-from raygan.config.section import with_values
 from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, share_photos, start_ray
 from raygan.train.driver import Job

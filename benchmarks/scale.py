@@ -21,10 +21,10 @@ from typing import Any
 from optuna.distributions import FloatDistribution
 from ray import tune
 
+from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search import trials
 from raygan.search.experiment import Search
-from raygan.config.section import with_values
 from raygan.study.storage import Folder
 from raygan.train.cluster import start_ray
 from raygan.train.driver import DECIDING, Job, flattened

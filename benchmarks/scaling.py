@@ -17,11 +17,11 @@ import ray
 import torch
 
 from raygan.config.run import Config
+from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, Photos, validation_crops
 from raygan.data.photos import TrainingPhotos
 from raygan.data.samples import dead_leaves
 from raygan.presets import PAPER_V1
-from raygan.config.section import with_values
 from raygan.train.cluster import resolved_device, share_photos, start_ray
 from raygan.train.driver import Job, train_with_workers
 from raygan.train.loop import Place, train

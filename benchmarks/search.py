@@ -24,9 +24,9 @@ from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from raygan.config.section import flat_values
 from raygan.search.algorithms import EpochAsha, EpochOptunaSearch, sampler
 from raygan.search.experiment import Search, Searcher
-from raygan.config.section import flat_values
 from raygan.train.driver import flattened
 
 TRIALS = 40

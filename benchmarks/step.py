@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import torch
+from raygan.models.discriminator import build_discriminator
+from raygan.models.generator import build_generator
 from timing import machine, show
 from torch import Tensor
 from torch.nn import functional
@@ -20,13 +22,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from raygan.config.run import Config
+from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, Photos, validation_crops
 from raygan.data.samples import dead_leaves
 from raygan.losses import Vgg19ContentLoss
-from raygan.models.discriminator import build_discriminator
-from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V1, QUICK
-from raygan.config.section import with_values
 from raygan.train.loop import Place, train
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

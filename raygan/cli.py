@@ -1,209 +1,278 @@
-"""The command lines: of every search file, and `raygan` itself."""
+"""The command lines: `raygan COMMAND`, and those of search files. One function per command."""
 
 from __future__ import annotations
 
-import argparse
+import importlib
+import importlib.util
 import logging
-import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
-from raygan.config.run import PRECISIONS
+import tyro
+from tyro.conf import Positional
+
+from raygan.config.kinds import LEVELS, Level
+from raygan.config.run import Precision
 from raygan.errors import InputError
-from raygan.search.experiment import Experiment
-from raygan.search.options import apply_options, count, search_parser
 from raygan.weights import SHIPPED
 
-
-def names(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
-    return tuple(text.split(","))
+FILTERS = Literal["median", "bilateral", "nonlocal_means", "total_variation", "wavelet", "bm3d", "all"]
 
 
-def run_search(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
+def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run a search file: apply the command line's options to its experiment, run the study, show the result.
 
     Ends the process: with 0, with 2 on bad input, or with 130 on Ctrl-C or SIGTERM.
     """
-    options = search_parser(experiment).parse_args(arguments)
     # As Ctrl-C, from the start: before Ray runs, downloads may take minutes.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        experiment = apply_options(experiment, options)
-    except InputError as error:
-        _refuse(error)
-    try:
-        # Here, since importing Ray and torch takes seconds, which a wrong option need not wait for.
+        from raygan.search.options import parse_options
+
+        given = sys.argv[1:] if arguments is None else arguments
+        experiment, options = parse_options(experiment, prog or Path(sys.argv[0]).name, given)
+        experiment.check()
         from raygan.search.study import run_study
 
         run_study(experiment, options.storage, options.wait, options.optuna_storage)
     except InputError as error:
         _refuse(error)
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on with the same command: {shlex.join(['python', *sys.argv])}")
+        command = ["python", *sys.argv] if prog is None else ["raygan", *sys.argv[1:]]
+        print(f"\nStopped. Resume with the same command: {shlex.join(command)}")
         sys.exit(130)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `raygan` command; ends the process with 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="raygan", description="Find, train and evaluate image denoisers on Ray.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    fetched = commands.add_parser("fetch", help="download public data ahead of a search, and print where it lies")
-    fetched.add_argument("asset", choices=["coco", "bsd300", "vgg19"])
-    reported = commands.add_parser("report", help="write a page of tables and figures of finished studies")
-    reported.add_argument(
-        "studies", metavar="STUDY", nargs="+", help="a study's folder, or its s3:// gs:// prefix; several share a page"
-    )
-    reported.add_argument("--output", metavar="PATH", help="where to write (default: the first STUDY's report/)")
-    compared = commands.add_parser("compare", help="tabulate studies, running or finished, side by side")
-    compared.add_argument(
-        "studies", metavar="STUDY", nargs="+", help="a study's folder, or its s3:// gs:// prefix; a row each"
-    )
-    compared.add_argument("--csv", metavar="FILE", help="write the table, its values in full, as CSV too")
-    watched = commands.add_parser(
-        "dashboard", help="watch a study, running or finished, in optuna-dashboard and TensorBoard"
-    )
-    watched.add_argument("study", metavar="STUDY", help="a study's folder, or its s3:// gs:// prefix")
-    watched.add_argument("--port", type=count, default=8080, help="optuna-dashboard's, on 127.0.0.1 (default: 8080)")
-    watched.add_argument(
-        "--tensorboard-port", type=count, default=6006, help="TensorBoard's, on 127.0.0.1 (default: 6006)"
-    )
-    watched.add_argument(
-        "--optuna-storage", metavar="URL", help="the database that the search was given (default: the study's files)"
-    )
-    denoised = commands.add_parser("denoise", help="denoise an image file, or a folder of them")
-    denoised.add_argument("noisy", metavar="NOISY", help="an image file, or a folder or s3:// gs:// prefix of images")
-    denoised.add_argument("denoised", metavar="DENOISED", help="the file, or the folder, to write; never the input")
-    denoised.add_argument(
-        "--checkpoint",
-        metavar="FOLDER",
-        default=SHIPPED,
-        help="a denoiser's folder, such as STUDY/best (default: the denoiser that comes with RayGAN)",
-    )
-    denoised.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: auto)")
-    denoised.add_argument(
-        "--tile", type=count, default=512, metavar="PIXELS", help="side of the tiles, which bound memory (default: 512)"
-    )
-    denoised.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="bfloat16: faster where the processor computes in it, a little less exact (default: float32)",
-    )
-    denoised.add_argument(
-        "--ray", action="store_true", help="divide a folder among the GPUs, or else cores, of a Ray cluster"
-    )
-    evaluated = commands.add_parser("evaluate", help="compare denoisers with each other and with classical filters")
-    evaluated.add_argument(
-        "checkpoints",
-        metavar="CHECKPOINT",
-        nargs="*",
-        default=[SHIPPED],
-        help="a denoiser's folder, such as STUDY/best, or its prefix (default: the denoiser that comes with RayGAN)",
-    )
-    evaluated.add_argument(
-        "--evaluate-on", metavar="PHOTOS", default="bsd300", help='"bsd300" (default), "samples", or a folder or prefix'
-    )
-    evaluated.add_argument("--output", metavar="FOLDER", default="evaluation", help="(default: evaluation)")
-    evaluated.add_argument(
-        "--filters",
-        metavar="NAMES",
-        type=names,
-        default=("median",),
-        help="classical filters, commas between: median (default), bilateral, nonlocal_means, total_variation, "
-        "wavelet, bm3d (where that package is installed), or all",
-    )
-    evaluated.add_argument(
-        "--levels", metavar="NAMES", type=names, default=("low", "mean", "high"), help="(default: low,mean,high)"
-    )
-    evaluated.add_argument(
-        "--unseen",
-        action="store_true",
-        help="noise that no denoiser is trained on instead: stronger, Poisson, JPEG, two kinds at once, grey, smooth",
-    )
-    evaluated.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, for vgg_distance")
-    exported = commands.add_parser(
-        "export", help="write a denoiser as ONNX, as a torch.export program, or in half precision"
-    )
-    exported.add_argument("checkpoint", metavar="CHECKPOINT", help="a denoiser's folder, such as STUDY/best")
-    exported.add_argument(
-        "file",
-        metavar="FILE",
-        help="what to write: a name that ends in .onnx or .pt2, or generator.safetensors, in half precision",
-    )
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if options.command == "evaluate":
-            from raygan.evaluation.evaluate import evaluate_checkpoints
-            from raygan.report.tables import evaluation_table
-
-            summary = evaluate_checkpoints(
-                options.checkpoints,
-                options.evaluate_on,
-                options.output,
-                options.filters,
-                options.levels,
-                options.vgg19,
-                unseen=options.unseen,
-            )
-            print(f"\n{evaluation_table(summary)}")
-            print(f"\nWritten: {options.output}/per_image.csv, summary.csv, pictures/")
-        elif options.command == "export":
-            from raygan.inference.export import export
-
-            export(options.checkpoint, options.file)
-        elif options.command == "denoise":
-            from raygan.inference.files import denoise_path
-
-            problems = denoise_path(
-                options.noisy,
-                options.denoised,
-                options.checkpoint,
-                options.device,
-                options.tile,
-                options.precision,
-                on_ray=options.ray,
-            )
-            if problems:
-                print("\n".join(["Passed over:", *problems]), file=sys.stderr)
-                sys.exit(1)
-        elif options.command == "dashboard":
-            from raygan.dashboard import watch
-            from raygan.study.storage import Folder
-
-            watch(Folder(options.study), options.port, options.tensorboard_port, options.optuna_storage)
-        elif options.command == "fetch":
-            from raygan.data.download import ASSETS, cache_folder, fetch
-
-            print(fetch(ASSETS[options.asset], cache_folder()))
-        elif options.command == "compare":
-            from raygan.report.compare import read_studies, side_by_side, studies_table
-            from raygan.study.storage import Folder
-
-            place, name = os.path.split(options.csv or "")
-            if options.csv:
-                Folder(place or ".").require_writable()
-            rows = read_studies(Folder(study) for study in options.studies)
-            print(side_by_side(rows))
-            if options.csv:
-                Folder(place or ".").write(name, studies_table(rows).to_csv(index=False))
-                print(f"\nWritten: {options.csv}")
-        else:
-            from raygan.report.study import report
-            from raygan.report.terminal import final_report
-            from raygan.study.storage import Folder
-
-            studies = [Folder(study) for study in options.studies]
-            written = report(studies, Folder(options.output) if options.output else None)
-            print("\n\n".join(final_report(study) for study in studies))
-            print(f"\nOpen {written}/report.html; the same tables are in report.md and tables/")
+        # What follows the experiment's name depends on the experiment.
+        if len(given) > 1 and given[0] in ("search", "train") and not given[1].startswith("-"):
+            run = _search if given[0] == "search" else _train
+            run(given[1], *given[2:])
+            return
+        commands: dict[str, Callable[..., None]] = {
+            "search": _search,
+            "train": _train,
+            "denoise": _denoise,
+            "evaluate": _evaluate,
+            "report": _report,
+            "compare": _compare,
+            "dashboard": _dashboard,
+            "export": _export,
+            "fetch": _fetch,
+        }
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="raygan",
+            description="Find, train and evaluate image denoisers on Ray.",
+            args=given,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     except InputError as error:
         _refuse(error)
+
+
+def load_experiment(name: str) -> Any:
+    """The `SEARCH` of a Python file, or of the search of that name that comes with RayGAN.
+
+    Raises `InputError` if there is none.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise InputError(f"{name} is not a file; give a search file, or the name of a search such as v1")
+        # Its own classes are stored by its name, and sent to workers by value, which need not have the file.
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(module)
+    else:
+        try:
+            module = importlib.import_module(f"raygan.searches.{name}")
+        except ModuleNotFoundError as error:
+            known = sorted(path.stem for path in _shipped_searches())
+            raise InputError(
+                f"there is no search {name!r}; there are {', '.join(known)}, or give a .py file"
+            ) from error
+    if not hasattr(module, "SEARCH"):
+        raise InputError(f"{name} defines no SEARCH: assign it a Search or a Comparison")
+    return module.SEARCH
+
+
+def _shipped_searches() -> list[Path]:
+    spec = importlib.util.find_spec("raygan.searches")
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    return [path for folder in folders for path in Path(folder).glob("*.py")]
+
+
+def _search(experiment: Positional[str], *options: Positional[str]) -> None:
+    """Run a search or a comparison: trials, the winner's training, evaluation.
+
+    Args:
+        experiment: A search file (FILE.py), or the name of one that comes with RayGAN, such as v1.
+        options: Options of the experiment: see `raygan search EXPERIMENT --help`.
+    """
+    run_search(load_experiment(experiment), options, prog=f"raygan search {experiment}")
+
+
+def _train(experiment: Positional[str], *options: Positional[str]) -> None:
+    """Train a search's configuration as it is, without trials.
+
+    Args:
+        experiment: A search file (FILE.py), or the name of one that comes with RayGAN, such as v1.
+        options: Options of the experiment: see `raygan train EXPERIMENT --help`.
+    """
+    loaded = load_experiment(experiment)
+    if not loaded.has_winner:
+        raise InputError(f"{experiment} is a comparison: run it with raygan search {experiment}")
+    run_search(loaded, (*options, "--trials", "0"), prog=f"raygan train {experiment}")
+
+
+def _denoise(
+    noisy: Positional[str],
+    denoised: Positional[str],
+    checkpoint: str = SHIPPED,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    tile: int = 512,
+    precision: Precision = "float32",
+    ray: bool = False,
+) -> None:
+    """Denoise an image file or a folder of them.
+
+    Args:
+        noisy: An image file, or a folder or s3:// gs:// prefix of images.
+        denoised: The file or folder to write; never the input.
+        checkpoint: A denoiser's folder, such as STUDY/best; the default is the one that comes with RayGAN.
+        device: Device to compute on.
+        tile: Side of the tiles in pixels, which bounds memory.
+        precision: bfloat16 is faster on processors that compute in it, and slightly less exact.
+        ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
+    """
+    from raygan.inference.files import denoise_path
+
+    problems = denoise_path(noisy, denoised, checkpoint, device, tile, precision, on_ray=ray)
+    if problems:
+        print("\n".join(["Skipped:", *problems]), file=sys.stderr)
+        sys.exit(1)
+
+
+def _evaluate(
+    checkpoints: Positional[tuple[str, ...]] = (SHIPPED,),
+    evaluate_on: str = "bsd300",
+    output: str = "evaluation",
+    filters: tuple[FILTERS, ...] = ("median",),
+    levels: tuple[Level, ...] = LEVELS,
+    lpips: bool = False,
+    out_of_distribution: bool = False,
+) -> None:
+    """Compare denoisers with each other and with classical filters.
+
+    Args:
+        checkpoints: Folders or prefixes of denoisers, such as STUDY/best; the default is the one that comes with RayGAN.
+        evaluate_on: bsd300, samples, or a folder or prefix of clean photos.
+        output: Folder for the tables and pictures.
+        filters: Classical filters; bm3d needs the package bm3d.
+        levels: Noise levels.
+        lpips: Compute LPIPS too; needs pip install 'raygan[lpips]' and its pretrained weights.
+        out_of_distribution: Add noise that the denoisers were not trained on: stronger, Poisson, JPEG, grey, smooth, two
+            kinds at once.
+    """
+    from raygan.evaluation.evaluate import evaluate_checkpoints
+    from raygan.report.tables import evaluation_table
+
+    summary = evaluate_checkpoints(
+        checkpoints, evaluate_on, output, filters, levels, lpips=lpips, out_of_distribution=out_of_distribution
+    )
+    print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
+
+
+def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> None:
+    """Write a page of tables and figures about finished studies.
+
+    Args:
+        studies: Folders or s3:// gs:// prefixes of studies; several share a page.
+        output: Folder to write to; the default is the first study's report/.
+    """
+    from raygan.report.study import report
+    from raygan.report.terminal import final_report
+    from raygan.study.storage import Folder
+
+    folders = [Folder(study) for study in studies]
+    written = report(folders, Folder(output) if output else None)
+    print("\n\n".join(final_report(folder) for folder in folders))
+    print(f"\nOpen {written}/report.html; the same tables are in report.md and tables/")
+
+
+def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> None:
+    """Tabulate studies, running or finished, side by side.
+
+    Args:
+        studies: Folders or s3:// gs:// prefixes of studies.
+        csv: File to write the table to, with all digits.
+    """
+    from raygan.report.compare import read_studies, side_by_side, studies_table
+    from raygan.study.storage import Folder
+
+    target = Path(csv) if csv else None
+    if target is not None:
+        Folder(target.parent).require_writable()
+    rows = read_studies(Folder(study) for study in studies)
+    print(side_by_side(rows))
+    if target is not None:
+        Folder(target.parent).write(target.name, studies_table(rows).to_csv(index=False))
+        print(f"\nWritten: {csv}")
+
+
+def _dashboard(
+    study: Positional[str], port: int = 8080, tensorboard_port: int = 6006, optuna_storage: str | None = None
+) -> None:
+    """Watch a study, running or finished, in optuna-dashboard and TensorBoard, on this machine only.
+
+    Args:
+        study: A study's folder, or its s3:// gs:// prefix.
+        port: Port of optuna-dashboard on 127.0.0.1.
+        tensorboard_port: Port of TensorBoard on 127.0.0.1.
+        optuna_storage: The database that the search was given; the default is the study's own file.
+    """
+    from raygan.dashboard import watch
+    from raygan.study.storage import Folder
+
+    watch(Folder(study), port, tensorboard_port, optuna_storage)
+
+
+def _export(checkpoint: Positional[str], file: Positional[str]) -> None:
+    """Write a denoiser as ONNX, as a torch.export program, or in half precision.
+
+    Args:
+        checkpoint: A denoiser's folder, such as STUDY/best.
+        file: File to write: its name ends in .onnx or .pt2, or is generator.safetensors, in half precision.
+    """
+    from raygan.inference.export import export
+
+    export(checkpoint, file)
+
+
+def _fetch(asset: Positional[Literal["coco", "bsd300", "vgg19"]]) -> None:
+    """Download public data ahead of a search, and print its location.
+
+    Args:
+        asset: What to download.
+    """
+    from raygan.data.download import BSD300, COCO, VGG19, cache_folder, fetch
+
+    print(fetch({"coco": COCO, "bsd300": BSD300, "vgg19": VGG19}[asset], cache_folder()))
 
 
 def _refuse(error: InputError) -> NoReturn:

@@ -1,12 +1,12 @@
-"""What each part of our denoiser gains: without it, or with the paper's in its place, all else the same.
+"""What each part of the shipped denoiser gains: without it, or with the paper's in its place, everything else equal.
 
-Each arm trains for 4 epochs, where the denoiser itself has 26.
+Each arm trains for 4 epochs; the denoiser itself was trained for 26.
 """
 
 from raygan.cli import run_search
+from raygan.config.section import with_values
 from raygan.presets import DENOISER
 from raygan.search.experiment import Comparison
-from raygan.config.section import with_values
 
 SEARCH = Comparison(
     name="ablation",

@@ -1,8 +1,8 @@
-"""The networks' architecture, with the rates and the weight that suit it, from the paper's v1 on.
+"""The architecture of the networks, together with learning rates and the adversarial weight, starting from v1.
 
-What a denoiser may cost is bounded by the trainable parameters of its generator, `--max-parameters 40000000`, or by
-its milliseconds a crop, `--max-milliseconds 300`; the paper's has 29,247,491 parameters. A tighter bound than that
-refuses the paper's network as the first point: take it out of `first_points`, or put a smaller one in.
+`--max-parameters 40000000` and `--max-operations 300000` limit what the generator may cost. The paper's has 29,247,491
+trainable parameters and takes 181,000 operations per pixel; a tighter limit refuses it as the first point: remove it
+from `first_points`, or put a smaller one in.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -18,15 +18,15 @@ SEARCH = Search(
     space={
         # From --quick's width to one and a half times the paper's.
         "generator/base_width": IntDistribution(16, 96, step=8),
-        "generator/architecture": CategoricalDistribution(["unet", "residual_unet"]),
-        "generator/blocks": When("generator/architecture", "residual_unet", IntDistribution(1, 3)),
+        "generator": CategoricalDistribution(["UNet", "ResidualUNet"]),
+        "generator/blocks": When("generator", "ResidualUNet", IntDistribution(1, 3)),
         "generator/depth": IntDistribution(2, 6),
         "generator/upsampling": CategoricalDistribution(["transposed", "resize"]),
         "generator/residual": CategoricalDistribution([False, True]),
         "generator/normalization": CategoricalDistribution(["batch", "none"]),
         "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
-        "discriminator/architecture": CategoricalDistribution(["single_score", "patch"]),
-        "discriminator/patch_layers": When("discriminator/architecture", "patch", IntDistribution(1, 4)),
+        "discriminator": CategoricalDistribution(["SingleScore", "PatchGAN"]),
+        "discriminator/layers": When("discriminator", "PatchGAN", IntDistribution(1, 4)),
         "optimizers/discriminator/learning_rate": FloatDistribution(1e-4, 2e-2, log=True),
         "loss/adversarial_weight": FloatDistribution(1e-4, 1e-1, log=True),
     },

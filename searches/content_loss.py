@@ -11,8 +11,8 @@ SEARCH = Comparison(
     name="content-loss",
     config=PAPER_V1,
     arms={
-        "mse": {"loss/content": "mse", "loss/vgg19_weights": None},
-        "vgg19": {"loss/content": "vgg19"},
+        "mse": {"loss/content": "MeanSquaredError"},
+        "vgg19": {"loss/content": "Vgg19Features"},
     },
 )
 

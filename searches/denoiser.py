@@ -1,7 +1,7 @@
-"""Our denoiser, the one that is shipped: a residual U-Net trained by pixels alone, as it is, or searched around.
+"""The shipped denoiser: a residual U-Net trained with the pixel loss alone, as it is, or searched around.
 
-`--photos FOLDER --evaluate-on FOLDER` trains it without a search, in 70 minutes on two cores; `--trials 20` first looks
-for rates and a shape of the network that do better.
+`--photos FOLDER --evaluate-on FOLDER` trains it without a search, in 70 minutes on two cores; `--trials 20` first
+searches for better learning rates and a better network shape.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -20,7 +20,7 @@ SEARCH = Search(
         "generator/base_width": IntDistribution(16, 64, step=8),
         "generator/blocks": IntDistribution(1, 3),
         "generator/unshuffle": CategoricalDistribution([1, 2]),
-        "noise/policy": CategoricalDistribution(["uniform", "normal"]),
+        "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
     },
     first_points=[DENOISER],
     trials=0,

@@ -5,19 +5,17 @@ from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
 
 STRONGER = {
-    f"noise/{kind}/{end}": 1.5 * getattr(PAPER_V1.noise.range_of(kind), end)
-    for kind in PAPER_V1.noise.kinds
-    for end in ("low", "high")
+    f"noises/{noise.key}/{end}": 1.5 * getattr(noise, end) for noise in PAPER_V1.noises for end in ("low", "high")
 }
 
 SEARCH = Comparison(
     name="discriminator",
     config=PAPER_V1,
     arms={
-        "single_score": {"discriminator/architecture": "single_score"},
-        "patch": {"discriminator/architecture": "patch"},
-        "single_score-1.5x": {"discriminator/architecture": "single_score", **STRONGER},
-        "patch-1.5x": {"discriminator/architecture": "patch", **STRONGER},
+        "single_score": {"discriminator": "SingleScore"},
+        "patch": {"discriminator": "PatchGAN"},
+        "single_score-1.5x": {"discriminator": "SingleScore", **STRONGER},
+        "patch-1.5x": {"discriminator": "PatchGAN", **STRONGER},
     },
 )
 

@@ -11,8 +11,8 @@ SEARCH = Comparison(
     name="noise-policy",
     config=PAPER_V1,
     arms={
-        "uniform": {"noise/policy": "uniform"},
-        "normal": {"noise/policy": "normal"},
+        "uniform": {"sampling": "UniformPolicy"},
+        "normal": {"sampling": "NormalPolicy"},
     },
 )
 

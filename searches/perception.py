@@ -1,16 +1,18 @@
-"""What the adversarial loss buys and costs: our denoiser, fine-tuned without one, at the paper's λd, and at others.
+"""What the adversarial loss gains and costs: the shipped denoiser, fine-tuned with several adversarial weights.
 
-Every arm goes on from the denoiser that comes with RayGAN. "pixels" trains it as before; the others add VGG19's
-features, in a unit that does not depend on whose weights they are, and against a PatchGAN discriminator λd. All train
-for a single long epoch (`--quick`: eight short ones), since the best of several is chosen by PSNR, which an adversarial
-loss costs. The discriminator has no batch norm: it would see clean and denoised batches apart, and take away of each
-what tells them apart.
+"pixels" continues with the pixel loss; the other arms add VGG19 features, in a unit that does not depend on the
+weights' convention, and an adversarial loss against a PatchGAN discriminator. All train for a single long epoch
+(`--quick`: eight short ones), since the best of several is chosen by PSNR, which an adversarial loss costs. The
+discriminator has no batch normalization, which would normalize clean and denoised batches separately and so remove what
+distinguishes them.
 """
 
 from raygan.cli import run_search
+from raygan.config.section import with_values
+from raygan.losses import Vgg19Features
+from raygan.models import PatchGAN
 from raygan.presets import DENOISER
 from raygan.search.experiment import Comparison
-from raygan.config.section import with_values
 
 FINE_TUNING = {
     "training/start_from": "shipped",
@@ -20,11 +22,8 @@ FINE_TUNING = {
     "optimizers/generator/learning_rate": 1e-4,
     "optimizers/discriminator/learning_rate": 3e-4,
     "optimizers/discriminator/beta1": 0.5,
-    "discriminator/architecture": "patch",
-    "discriminator/base_width": 32,
-    "discriminator/normalization": "none",
-    "loss/content": "vgg19",
-    "loss/feature_scale": "relative",
+    "discriminator": PatchGAN(base_width=32, normalization="none"),
+    "loss/content": Vgg19Features(scale="relative"),
     "loss/pixel_weight": 1.0,
 }
 

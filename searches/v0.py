@@ -1,9 +1,9 @@
 """The paper's first system (v0: a pixel content loss, other rates and weights) against its current one (v1)."""
 
 from raygan.cli import run_search
+from raygan.config.section import flat_values
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Comparison
-from raygan.config.section import flat_values
 
 V0, V1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
 
@@ -11,8 +11,7 @@ SEARCH = Comparison(
     name="v0",
     config=PAPER_V1,
     arms={
-        # Without VGG19 weights, which a pixel loss has no use for.
-        "v0": {path: value for path, value in V0.items() if value != V1[path]} | {"loss/vgg19_weights": None},
+        "v0": {path: value for path, value in V0.items() if value != V1[path]},
         "v1": {},
     },
 )

@@ -1,4 +1,4 @@
-"""The paper's current system (v1): learning rates, Adam's β1, loss weights and noise policy, from v1 and v0 on."""
+"""The paper's current system (v1): learning rates, Adam's β1, loss weights and sampling policy."""
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -17,8 +17,8 @@ SEARCH = Search(
         "optimizers/discriminator/beta1": FloatDistribution(0.0, 0.95),
         "loss/content_weight": FloatDistribution(1e-2, 1.0, log=True),
         "loss/adversarial_weight": FloatDistribution(1e-4, 1e-1, log=True),
-        "noise/policy": CategoricalDistribution(["uniform", "normal"]),
-        "noise/normal_deviation": When("noise/policy", "normal", FloatDistribution(0.1, 0.5)),
+        "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
+        "sampling/deviation": When("sampling", "NormalPolicy", FloatDistribution(0.1, 0.5)),
     },
     first_points=[PAPER_V1, PAPER_V0],
     trials=50,

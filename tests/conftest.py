@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from raygan.config.run import Config
-from raygan.presets import QUICK
 from raygan.config.section import with_values
+from raygan.presets import QUICK
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

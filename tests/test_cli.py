@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import search_command
 
+from raygan.config.section import ConfigError
 from raygan.search.experiment import Comparison, Search
 from raygan.search.options import apply_options, search_parser
-from raygan.config.section import ConfigError
 from searches.adversarial_weight import SEARCH as ABLATION
 from searches.v1 import SEARCH
 

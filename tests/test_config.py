@@ -3,8 +3,8 @@ import json
 import pytest
 
 from raygan.config.run import Config, DataConfig, IntensityRange
-from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1, QUICK
 from raygan.config.section import ConfigError, flat_values, parse_value, with_values
+from raygan.presets import PAPER_ABLATION, PAPER_V0, PAPER_V1, QUICK
 
 # The paper's table of settings, and what is the same for all three systems.
 PAPER = {

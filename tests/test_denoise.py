@@ -1,10 +1,10 @@
 import pytest
 import torch
+from raygan.inference.tiles import denoise
+from raygan.models.generator import build_generator
 from torch import Tensor, nn
 
 from raygan.config.run import GeneratorConfig
-from raygan.inference.tiles import denoise
-from raygan.models.generator import build_generator
 
 
 class Recorder(nn.Module):

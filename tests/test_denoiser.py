@@ -7,12 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-
 from raygan.inference.tiles import denoise
-from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.models.generator import build_generator
-from raygan.presets import PAPER_V1
+
 from raygan.config.section import with_values
+from raygan.inference.denoiser import Denoiser, ImageError
+from raygan.presets import PAPER_V1
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DenoiserError
 

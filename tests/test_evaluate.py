@@ -7,21 +7,21 @@ import pytest
 import torch
 from conftest import raygan, write_vgg19
 from PIL import Image
+from raygan.evaluation.unseen_noise import UNSEEN
+from raygan.models.generator import build_generator
+from raygan.noise.noise import LEVELS
 from skimage.filters import median as skimage_median
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 
-from raygan.evaluation.classical import FILTERS, filtered
 from raygan.config.run import Config, IntensityRange, NoiseConfig
-from raygan.noise.noise import LEVELS
+from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
-from raygan.evaluation.unseen_noise import UNSEEN
+from raygan.evaluation.classical import FILTERS, filtered
 from raygan.evaluation.evaluate import MEAN_ONLY, evaluate, evaluate_checkpoints, summarise, tabulate
 from raygan.losses import Vgg19, read_vgg19_weights
 from raygan.metrics import vgg_distance
-from raygan.models.generator import build_generator
 from raygan.report.tables import evaluation_table
-from raygan.config.section import with_values
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, save_checkpoint
 

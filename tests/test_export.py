@@ -4,14 +4,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from raygan.inference.tiles import denoise
+from raygan.models.generator import build_generator
 from test_denoiser import save_denoiser
 
-from raygan.inference.tiles import denoise
+from raygan.config.section import with_values
 from raygan.inference.denoiser import ImageError
 from raygan.inference.export import export
-from raygan.models.generator import build_generator
 from raygan.presets import PAPER_V1
-from raygan.config.section import with_values
 from raygan.study.storage import Folder, StorageError
 from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
 

@@ -77,7 +77,9 @@ def test_importing_raygan_loads_neither_ray_nor_torch() -> None:
 
 
 def test_training_evaluation_and_denoising_import_without_ray() -> None:
-    loaded = modules_after("import raygan.train.loop, raygan.evaluation.evaluate, raygan.inference.tiles, raygan.data.photos")
+    loaded = modules_after(
+        "import raygan.train.loop, raygan.evaluation.evaluate, raygan.inference.tiles, raygan.data.photos"
+    )
     assert "torch" in loaded
     assert "ray" not in loaded
 

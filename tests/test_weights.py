@@ -7,13 +7,13 @@ import pytest
 import torch
 from conftest import raygan
 from PIL import Image
+from raygan.inference.tiles import denoise
+from raygan.noise.noise import add_noise
 from skimage.metrics import peak_signal_noise_ratio
 
-from raygan.evaluation.classical import FILTERS, filtered
 from raygan.config.run import NOISE_KINDS, NoiseConfig, NoiseKind
-from raygan.noise.noise import add_noise
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
-from raygan.inference.tiles import denoise
+from raygan.evaluation.classical import FILTERS, filtered
 from raygan.presets import DENOISER
 from raygan.seeds import torch_generator
 from raygan.study.storage import Folder

@@ -128,8 +128,8 @@ class TrainingConfig(Section):
     average."""
     max_gradient_norm: float | None = None
     """Max norm for gradient clipping, per network. None: no clipping."""
-    best_by: Literal["val_psnr", "val_ssim"] = "val_psnr"
-    """Metric that chooses the best epoch."""
+    best_by: Literal["val_psnr", "val_ssim"] | None = None
+    """Metric that chooses the best epoch. None: the search's first objective, if it is one of these, or val_psnr."""
     batch_statistics: Literal["worker", "all"] = "worker"
     """Batch-normalization statistics with several workers: of each worker's part of the batch, or of the whole batch,
     which equals training with one worker and costs communication in every layer."""

@@ -334,6 +334,10 @@ def _normalized(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (types.UnionType, typing.Union)
+
+
 def _is_kind(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Kind)
 
@@ -345,7 +349,7 @@ def _has_kinds(value: Any) -> bool:
 def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(kind))
-    if isinstance(kind, types.UnionType):
+    if _is_union(kind):
         return " or ".join(_type_name(choice) for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return "a tuple of " + _type_name(typing.get_args(kind)[0])
@@ -354,7 +358,7 @@ def _type_name(kind: Any) -> str:
 
 def _is_valid(value: Any, kind: Any) -> bool:
     """Whether a value is of a field's type, exactly, except that an int serves as a float."""
-    if isinstance(kind, types.UnionType):
+    if _is_union(kind):
         return any(_is_valid(value, choice) for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is_valid(one, typing.get_args(kind)[0]) for one in value)

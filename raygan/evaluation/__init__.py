@@ -1,1 +1,1 @@
-"""."""
+"""Comparing denoisers with each other and with classical filters."""

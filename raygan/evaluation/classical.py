@@ -1,7 +1,7 @@
-"""Classical filters from scikit-image and SciPy: what a network must beat.
+"""Classical filters from scikit-image and SciPy: the baselines of a network.
 
-Each takes a noisy image and nothing else, as a blind denoiser does: where a filter needs the noise's strength, it is
-estimated from the image (Donoho and Johnstone, 1994).
+Each takes a noisy image and nothing else, like a blind denoiser: filters that need the noise's standard deviation
+estimate it from the image (Donoho and Johnstone, 1994).
 """
 
 from __future__ import annotations
@@ -18,75 +18,69 @@ from torch import Tensor
 
 from raygan.errors import InputError
 
+Image = NDArray[np.float32]
+"""(H, W, 3), in [0, 1]."""
+
 
 class FilterError(InputError):
-    """A filter that is not there."""
+    """A filter does not exist."""
 
 
-Filter = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Denoises an image, (H, W, 3), in [0, 1]."""
-
-
-def median(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The median of each value's 3x3 neighbourhood in its channel."""
-    filtered: NDArray[np.float32] = ndimage.median_filter(noisy, size=(3, 3, 1), mode="reflect")
+def median(noisy: Image) -> Image:
+    """Median of the 3x3 neighborhood, per channel."""
+    filtered: Image = ndimage.median_filter(noisy, size=(3, 3, 1), mode="reflect")
     return filtered
 
 
-def bilateral(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Tomasi and Manduchi's bilateral filter (1998), which averages what is near and alike."""
-    filtered: NDArray[np.float32] = restoration.denoise_bilateral(
+def bilateral(noisy: Image) -> Image:
+    """Bilateral filter (Tomasi and Manduchi, 1998): averages pixels that are near and similar."""
+    filtered: Image = restoration.denoise_bilateral(
         noisy, sigma_color=1.5 * _deviation(noisy), sigma_spatial=1.5, mode="reflect", channel_axis=-1
     )
     return filtered
 
 
-def nonlocal_means(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Buades' non-local means (2005), which averages patches that are alike."""
+def nonlocal_means(noisy: Image) -> Image:
+    """Non-local means (Buades et al., 2005): averages similar patches."""
     deviation = _deviation(noisy)
-    filtered: NDArray[np.float32] = restoration.denoise_nl_means(
+    filtered: Image = restoration.denoise_nl_means(
         noisy, h=0.8 * deviation, sigma=deviation, patch_size=5, patch_distance=6, fast_mode=True, channel_axis=-1
     )
     return filtered
 
 
-def total_variation(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Chambolle's total variation (2004): the nearest image with little of it."""
-    filtered: NDArray[np.float32] = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
+def total_variation(noisy: Image) -> Image:
+    """Total-variation denoising (Chambolle, 2004)."""
+    filtered: Image = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
         noisy, weight=_deviation(noisy), channel_axis=-1
     )
     return filtered
 
 
-def wavelet(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Wavelet coefficients shrunk by BayesShrink (Chang et al., 2000)."""
-    filtered: NDArray[np.float32] = restoration.denoise_wavelet(
-        noisy, convert2ycbcr=True, rescale_sigma=True, channel_axis=-1
-    )
+def wavelet(noisy: Image) -> Image:
+    """Wavelet shrinkage by BayesShrink (Chang et al., 2000)."""
+    filtered: Image = restoration.denoise_wavelet(noisy, convert2ycbcr=True, rescale_sigma=True, channel_axis=-1)
     return filtered
 
 
-def bm3d(noisy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Dabov's BM3D (2007), in colour; needs the package `bm3d`, whose licence is for non-commercial use."""
+def bm3d(noisy: Image) -> Image:
+    """Color BM3D (Dabov et al., 2007); needs the package `bm3d`, whose license is for non-commercial use."""
     import bm3d as package
 
-    filtered: NDArray[np.float32] = package.bm3d_rgb(noisy, _deviation(noisy))
+    filtered: Image = package.bm3d_rgb(noisy, _deviation(noisy))
     return filtered
 
 
-FILTERS: dict[str, Filter] = {
-    "median": median,
-    "bilateral": bilateral,
-    "nonlocal_means": nonlocal_means,
-    "total_variation": total_variation,
-    "wavelet": wavelet,
+FILTERS: dict[str, Callable[[Image], Image]] = {
+    one.__name__: one for one in (median, bilateral, nonlocal_means, total_variation, wavelet)
 }
+"""By name."""
 if importlib.util.find_spec("bm3d"):
     FILTERS["bm3d"] = bm3d
 
 
 def filters_named(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, or all there are for "all"; raises `FilterError` for one that is not there."""
+    """The names, or those of all filters for "all"; raises `FilterError` for an unknown name."""
     unknown = [name for name in names if name not in (*FILTERS, "all")]
     if unknown:
         raise FilterError(f"there is no filter {', '.join(unknown)}; there are {', '.join(FILTERS)}")
@@ -94,12 +88,12 @@ def filters_named(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def filtered(name: str, noisy: Tensor) -> Tensor:
-    """A filter's result for an image, float32 (1, 3, H, W), in [0, 1], as it is."""
+    """A filter's result for an image, float32, (1, 3, H, W), in [0, 1]."""
     image = FILTERS[name](noisy[0].permute(1, 2, 0).numpy())
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
-def _deviation(noisy: NDArray[np.float32]) -> float:
-    """The noise's estimated strength; never 0, by which filters would divide."""
+def _deviation(noisy: Image) -> float:
+    """Estimated standard deviation of the noise; never 0, by which filters would divide."""
     estimated = restoration.estimate_sigma(noisy, channel_axis=-1, average_sigmas=True)  # type: ignore[no-untyped-call]
     return max(float(estimated), 1e-3)

@@ -1,39 +1,67 @@
-"""A trained denoiser for arrays: of any size, depth and number of channels, tile by tile."""
+"""A trained denoiser for arrays of any size, depth and number of channels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from raygan.config.run import PRECISIONS, Precision
 from raygan.data.crops import to_unit_range
-from raygan.inference.tiles import denoise
 from raygan.errors import InputError
 from raygan.study.storage import Folder
-from raygan.train.checkpoint import load_denoiser
+from raygan.train.checkpoint import load_generator
 from raygan.train.step import autocast
 from raygan.weights import SHIPPED
 
 OVERLAP = 64
-"""Pixels that neighbouring tiles share, at least: about as far as a generator looks."""
+"""Minimum overlap of neighboring tiles in pixels: about the radius of a generator's receptive field."""
 TILE = 512
-"""Side of a tile in pixels where nothing else is asked for."""
+"""Default side of a tile in pixels."""
 
 Region = Callable[[slice, slice], NDArray[Any]]
-"""Gives rows and columns of an image, (H, W, channels)."""
+"""Returns rows and columns of an image, (H, W, channels)."""
 
 
 class ImageError(InputError):
     """An image that cannot be denoised."""
 
 
+class AnySize(nn.Module):
+    """A generator for images of any size: reflection padding to a multiple of its stride, cropping, clamping."""
+
+    def __init__(self, generator: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.generator = generator
+        self.stride = stride
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """Denoised images, float32, (B, 3, H, W), in [0, 1], of noisy ones of the same shape."""
+        height, width = noisy.shape[-2:]
+        rows = _reflected(height, self.stride, noisy.device)
+        columns = _reflected(width, self.stride, noisy.device)
+        denoised: Tensor = self.generator(noisy.index_select(2, rows).index_select(3, columns))
+        # Not by slices: the exporter would record whether these are contiguous, which depends on the size.
+        inside = denoised.index_select(2, torch.arange(height, device=noisy.device))
+        return inside.index_select(3, torch.arange(width, device=noisy.device)).clamp(0, 1)
+
+
+def denoise(generator: nn.Module, noisy: Tensor, stride: int) -> Tensor:
+    """Denoised images, float32, (B, 3, H, W), in [0, 1], of noisy ones of any height and width.
+
+    `generator` must be in evaluation mode and on the images' device; `stride` is that of its configuration.
+    """
+    with torch.inference_mode():
+        denoised: Tensor = AnySize(generator, stride)(noisy)
+        return denoised
+
+
 class Denoiser:
-    """A trained generator, for images of any size, of 8 or 16 bits or real numbers, in grey or colour, with alpha."""
+    """A trained generator for images of any size: 8 or 16 bits or floats, grey or colour, with or without alpha."""
 
     def __init__(
         self,
@@ -42,34 +70,40 @@ class Denoiser:
         tile: int = TILE,
         precision: Precision = "float32",
     ) -> None:
-        """Load a denoiser's folder, such as STUDY/best; `tile` bounds the memory that the network takes.
+        """Load a denoiser from a folder such as STUDY/best. The side of a tile, in pixels, bounds the memory use.
 
-        "bfloat16" is faster where the processor computes in it; by it, the shipped denoiser loses 0.002 dB of Gaussian
-        noise and speckle, and 0.05 dB of salt and pepper (`docs/denoiser.md`).
+        "bfloat16" is faster on processors that support it; with it, the shipped denoiser loses 0.002 dB on Gaussian
+        noise and speckle, and 0.05 dB on salt and pepper (see `docs/denoiser.md`).
 
-        Raises `DenoiserError` where there is no denoiser, and `ImageError` where tiles would be too small to overlap,
-        the device is not there, or there is no such precision.
+        Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the
+        device is missing or the precision is unknown.
         """
-        generator, self.config = load_denoiser(folder if isinstance(folder, Folder) else Folder(folder))
+        generator, self.config = load_generator(folder if isinstance(folder, Folder) else Folder(folder))
         if precision not in PRECISIONS:
             raise ImageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if device == "cuda" and not torch.cuda.is_available():
-            raise ImageError("this machine has no GPU that torch can use: give another device than cuda")
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        self.generator = generator.to(self.device).to(memory_format=torch.channels_last)
+            raise ImageError("this machine has no GPU that torch can use: choose another device than cuda")
         self.precision = precision
-        stride = self.config.generator.stride
-        # Of whole strides, so that every tile sees the same grid as the whole image would.
-        self.overlap = -(-OVERLAP // stride) * stride
-        self.tile = tile // stride * stride
+        self.stride = self.config.generator.stride
+        # Multiples of the stride, so that every tile is on the same grid as the whole image.
+        self.overlap = -(-OVERLAP // self.stride) * self.stride
+        self.tile = tile // self.stride * self.stride
         if self.tile < 2 * self.overlap:
             raise ImageError(f"tiles must be at least {2 * self.overlap} pixels wide for this denoiser, not {tile}")
+        self.generator = generator.to(memory_format=torch.channels_last)
+        self.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+    def to(self, device: str) -> Self:
+        """Move the network to another device."""
+        self.device = torch.device(device)
+        self.generator.to(self.device)
+        return self
 
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """The denoised image, of the same shape and type.
 
-        `image` is (H, W), or (H, W, C) of 1 (grey), 2 (grey, alpha), 3 (colour) or 4 (colour, alpha) channels, of
-        uint8, uint16, or real numbers in [0, 1]. Alpha is kept as it is. Raises `ImageError` for others.
+        `image` is (H, W) or (H, W, C) with 1 (grey), 2 (grey, alpha), 3 (colour) or 4 (colour, alpha) channels, uint8,
+        uint16 or floats in [0, 1]. Alpha is kept. Raises `ImageError` for other arrays.
         """
         layered = image[..., None] if image.ndim == 2 else image
         if layered.ndim != 3 or layered.shape[2] not in (1, 2, 3, 4):
@@ -79,9 +113,9 @@ class Denoiser:
         return np.concatenate(list(bands)).reshape(image.shape)
 
     def bands(self, region: Region, height: int, width: int) -> Iterator[NDArray[Any]]:
-        """The denoised image from the top on, in bands of rows, (rows, W, channels).
+        """The denoised image in bands of rows from top to bottom, (rows, W, channels).
 
-        Tiles overlap, and are blended linearly where they do. Besides a tile's, this takes the memory of one band.
+        Overlapping tiles are blended linearly. The memory use is that of one tile and one band.
         """
         step = self.tile - self.overlap
         carried: Tensor | None = None
@@ -95,7 +129,7 @@ class Denoiser:
                 parts.append(pixels[:, : step if columns.stop < width else None])
                 weights = self._weights(columns, width)
                 with autocast(self.device, self.precision):
-                    denoised = denoise(self.generator, _as_noisy(pixels, self.device))
+                    denoised = denoise(self.generator, _as_noisy(pixels, self.device), self.stride)
                 band[:, :, columns] += weights * denoised[0].cpu()
             band *= self._weights(rows, height)[:, None]
             if carried is not None:
@@ -105,7 +139,7 @@ class Denoiser:
             yield _as_pixels(band[:, :done], np.concatenate(parts, axis=1)[:done])
 
     def _weights(self, part: slice, size: int) -> Tensor:
-        """Of a tile's rows or columns: those of neighbouring tiles add up to 1."""
+        """Blending weights of a tile's rows or columns: those of neighboring tiles add up to 1."""
         weights = torch.ones(part.stop - part.start)
         rising = (torch.arange(self.overlap) + 0.5) / self.overlap
         if part.start > 0:
@@ -115,8 +149,16 @@ class Denoiser:
         return weights
 
 
+def _reflected(size: int, stride: int, device: torch.device) -> Tensor:
+    """Indices 0, …, size - 1 and on to the next multiple of `stride`, reflected at both ends as often as needed."""
+    positions = torch.arange((size + stride - 1) // stride * stride, device=device)
+    # A tensor, since the ONNX exporter cannot translate the remainder by a symbolic size.
+    period = torch.full((1,), max(1, 2 * (size - 1)), device=device)
+    return (size - 1) - (positions % period - (size - 1)).abs()
+
+
 def _as_noisy(pixels: NDArray[Any], device: torch.device) -> Tensor:
-    """Pixels (H, W, C) as a generator takes them, float32 (1, 3, H, W) in [0, 1], without alpha."""
+    """Pixels (H, W, C) as a generator's input, float32, (1, 3, H, W), in [0, 1], without alpha."""
     colour = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
     planes = np.ascontiguousarray(colour.transpose(2, 0, 1))
     if planes.dtype == np.uint8:
@@ -127,7 +169,7 @@ def _as_noisy(pixels: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def _as_pixels(denoised: Tensor, pixels: NDArray[Any]) -> NDArray[Any]:
-    """A denoised band, (3, H, W), in the form of its noisy `pixels`, (H, W, C), whose alpha is taken over."""
+    """A denoised band, (3, H, W), in the form of its noisy `pixels`, (H, W, C), with their alpha."""
     channels, scale = pixels.shape[2], _full_scale(pixels.dtype)
     colour = denoised.permute(1, 2, 0).numpy()
     if channels < 3:
@@ -138,9 +180,9 @@ def _as_pixels(denoised: Tensor, pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _full_scale(kind: np.dtype[Any]) -> int:
-    """The value that means 1."""
+    """The value that stands for 1."""
     if kind in (np.uint8, np.uint16):
         return int(np.iinfo(kind).max)
     if kind.kind == "f":
         return 1
-    raise ImageError(f"an image must be of uint8, uint16 or real numbers, but this one is of {kind}")
+    raise ImageError(f"an image must be of uint8, uint16 or floats, but this one is of {kind}")

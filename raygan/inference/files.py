@@ -1,14 +1,13 @@
-"""Image files, denoised: their depth, alpha, profile and other metadata are kept."""
+"""Denoising image files. Their bit depth, alpha, colour profile and other metadata are kept."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyvips
@@ -18,23 +17,27 @@ from tqdm import tqdm
 from raygan.config.run import Precision
 from raygan.inference.denoiser import TILE, Denoiser, ImageError
 from raygan.study.storage import Folder
+from raygan.weights import SHIPPED
+
+if TYPE_CHECKING:
+    import ray
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
-"""Of the files that are images."""
-# What it finds wrong it also raises, once.
+"""Suffixes of image files."""
+# It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 QUALITY = 95
-"""Of files that lose some."""
+"""Quality of lossy formats."""
 COLOURS = ("b-w", "grey16", "srgb", "rgb16")
-"""libvips's names of what can be denoised."""
+"""libvips's names of the supported colour spaces."""
 
 
 def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
-    """An image file's content, denoised, as a file of the format that `suffix` names.
+    """Denoise an image file's content; returns a file of the format of `suffix`.
 
-    8 and 16 bits, grey and colour, palettes, and alpha, which is kept. CMYK becomes sRGB. The picture is turned as its
-    EXIF orientation says, and keeps its other EXIF entries and its ICC profile. Raises `ImageError` for what is no
-    image, or none of these.
+    Supports 8 and 16 bits, grey and colour, palettes, and alpha, which is kept. CMYK is converted to sRGB. The image is
+    rotated by its EXIF orientation, and keeps its other EXIF entries and its ICC profile. Raises `ImageError` for
+    other files.
     """
     try:
         image = pyvips.Image.new_from_buffer(content, "", fail_on="truncated").autorot()
@@ -53,7 +56,7 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
             part = image.crop(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             return np.asarray(part.numpy()).reshape(part.height, part.width, channels)
 
-        # Through a file, so that a large result takes no memory.
+        # Through a file, since a large result may not fit into memory.
         with tempfile.TemporaryDirectory() as scratch:
             raw = Path(scratch) / "denoised"
             with raw.open("wb") as file:
@@ -65,7 +68,7 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
             if kind is np.uint16:
                 denoised = denoised.copy(bands=channels, format="ushort")
             lossy = {"Q": QUALITY} if suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-            # Laid over the noisy one, from which it has the metadata.
+            # Inserted into the noisy image, which has the metadata.
             written: bytes = image.insert(denoised, 0, 0).write_to_buffer(suffix, **lossy)
     except pyvips.Error as error:
         raise ImageError(f"it cannot be read or written as an image: {error}") from error
@@ -75,7 +78,7 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
 def denoise_path(
     noisy: str,
     denoised: str,
-    checkpoint: str,
+    checkpoint: str = SHIPPED,
     device: str = "auto",
     tile: int = TILE,
     precision: Precision = "float32",
@@ -84,55 +87,45 @@ def denoise_path(
 ) -> list[str]:
     """Denoise the image file `noisy` into the file `denoised`, or all images of a folder into another, by their names.
 
-    Either may be a path or an `s3://` or `gs://` address. Files of a folder that cannot be denoised are passed over;
-    returns a line about each. `on_ray` divides a folder among a Ray cluster's GPUs, or else cores. Raises `ImageError`
-    where a single file cannot be denoised, there is nothing to denoise, or the input would be overwritten.
+    Both may be paths or s3:// or gs:// addresses. Files of a folder that cannot be denoised are skipped; returns one
+    line about each. `on_ray` distributes a folder over the GPUs, or else the cores, of a Ray cluster. Raises
+    `ImageError` if a single file cannot be denoised, there is nothing to denoise, or the input would be overwritten.
     """
-    denoiser = Folder(checkpoint)
     if noisy.lower().endswith(SUFFIXES):
-        source, name = _parent(noisy)
-        target, new_name = _parent(denoised)
+        (source, name), (target, new_name) = _parent(noisy), _parent(denoised)
         if not denoised.lower().endswith(SUFFIXES):
             raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
         _require_elsewhere(f"{source}/{name}", f"{target}/{new_name}")
-        task = _Task(denoiser, source, target, device, tile, precision)
-        task.run(name, new_name)
+        _Task(Denoiser(checkpoint, device, tile, precision), source, target).run(name, new_name)
         return []
     source, target = Folder(noisy), Folder(denoised)
     _require_elsewhere(source.location, target.location)
     names = [name for name in source.files() if name.lower().endswith(SUFFIXES)]
     if not names:
         raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
-    task = _Task(denoiser, source, target, device, tile, precision)
-    results = _on_ray(task, names) if on_ray else map(task.try_run, names)
-    return [problem for problem in tqdm(results, total=len(names), unit="image") if problem]
+    # Loaded here also for a cluster, whose machines may be unable to read the checkpoint or import its network.
+    task = _Task(Denoiser(checkpoint, "cpu" if on_ray else device, tile, precision), source, target)
+    problems = _run_on_ray(task, names, device) if on_ray else map(task.try_run, names)
+    return [problem for problem in tqdm(problems, total=len(names), unit="image") if problem]
 
 
 def _parent(path: str) -> tuple[Folder, str]:
-    place, _, name = path.rpartition("/")
-    return Folder(place or "."), name
+    parent, _, name = path.rpartition("/")
+    return Folder(parent or "."), name
 
 
 def _require_elsewhere(noisy: str, denoised: str) -> None:
     if noisy == denoised:
-        raise ImageError(f"the result would overwrite the input, {noisy}: give another place for it")
+        raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
 
 
 @dataclass
 class _Task:
     """Denoising files of one folder into another."""
 
-    checkpoint: Folder
+    denoiser: Denoiser
     source: Folder
     target: Folder
-    device: str
-    tile: int
-    precision: Precision
-
-    @functools.cached_property
-    def denoiser(self) -> Denoiser:
-        """Loaded where it is used, since that may be on another machine."""
-        return Denoiser(self.checkpoint, self.device, self.tile, self.precision)
 
     def run(self, name: str, new_name: str) -> None:
         """Denoise one file."""
@@ -143,7 +136,7 @@ class _Task:
             raise ImageError(f"it cannot be read, or its result not written: {error}") from error
 
     def try_run(self, name: str) -> str:
-        """Denoise one file into one of its own name; gives back what was wrong with it."""
+        """Denoise one file into one of the same name; returns the problem, if there is one, or an empty string."""
         try:
             self.run(name, name)
         except ImageError as error:
@@ -151,19 +144,19 @@ class _Task:
         return ""
 
 
-def _on_ray(task: _Task, names: list[str]) -> Iterator[str]:
-    """The same in actors, one a GPU, or else a core, of the cluster; yields as files are done."""
+def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[str]:
+    """`_Task.try_run` in Ray actors, one per GPU, or else per core; yields as files are done."""
     import ray
 
     from raygan.train.cluster import start_ray
 
     start_ray()
-    has = ray.cluster_resources()
-    gpus = int(has.get("GPU", 0)) if task.device != "cpu" else 0
-    actors = min(gpus or int(has["CPU"]), len(names))
+    available = ray.cluster_resources()
+    gpus = int(available.get("GPU", 0)) if device != "cpu" else 0
+    actors = min(gpus or int(available["CPU"]), len(names))
     denoised = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names)).map_batches(
         _Actor,
-        fn_constructor_args=(replace(task, device="cuda" if gpus else "cpu"),),
+        fn_constructor_args=(ray.put(task), "cuda" if gpus else "cpu"),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
@@ -174,10 +167,13 @@ def _on_ray(task: _Task, names: list[str]) -> Iterator[str]:
 
 
 class _Actor:
-    """A `_Task` that Ray Data gives one name at a time."""
+    """A `_Task` as Ray Data calls it, with one name at a time."""
 
-    def __init__(self, task: _Task) -> None:
-        self.task = task
+    def __init__(self, task: ray.ObjectRef[_Task], device: str) -> None:
+        import ray
+
+        self.task = ray.get(task)
+        self.task.denoiser.to(device)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
         return {"problem": [self.task.try_run(str(name)) for name in batch["name"]]}

@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from raygan.config.section import Section, require
 
-
-
 Upsampling = Literal["transposed", "resize"]
 
 

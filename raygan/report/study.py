@@ -1,30 +1,14 @@
-"""What a report of one or several studies says: the paper's tables and figures, and the studies' own."""
+"""The contents of a report on one or several studies: the paper's tables and figures, and those of the studies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raygan.report.figures import (
-    arms_figure,
-    denoised_pictures,
-    epochs_figure,
-    noise_pictures,
-    search_figures,
-    steps_figure,
-)
-from raygan.study.files import ReportError, StudyFiles, System
-from raygan.report.interaction import MEANING, interactions_table
+from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
-from raygan.report.paper import BEST_EPOCH, paper_table, settings_table
-from raygan.report.tables import (
-    MEASURES,
-    VGG_DISTANCE,
-    arms_table,
-    front_table,
-    measures_of,
-    methods_table,
-    scores_beside_the_papers,
-)
+from raygan.report.paper import BEST_EPOCH, paper_table, settings_table, title_of
+from raygan.study.ledger import StudyError
+from raygan.study.reader import StudyFiles, System
 from raygan.study.storage import Folder
 
 SET_NAMES = {
@@ -35,125 +19,100 @@ SET_NAMES = {
 
 
 def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
-    """Write the report of finished studies, into the first one's `report/` if nothing else is said; returns where.
+    """Write the report on finished studies to `output`, by default the first one's `report/`; returns that folder.
 
-    Raises `ReportError` where a folder holds no finished study, or two hold studies of the same name.
+    Raises `StudyError` if a folder holds no finished study, or if two studies have the same name.
     """
     read = [StudyFiles.finished(folder) for folder in studies]
     names = [study.name for study in read]
     if len(set(names)) < len(names):
-        raise ReportError(f"studies that share a report need different names, but these are {', '.join(names)}")
+        raise StudyError(f"the studies in a report must have different names, but got {', '.join(names)}")
     systems = [system for study in read for system in study.systems()]
     parts = [
         Part(
             "Settings (the paper's Table 7)",
-            text=["The paper's three systems, what was trained here, and in what else that differs."],
+            text=["The paper's three systems and those trained here, with all other settings in which these differ."],
             tables={"settings": settings_table({system.name: system.config for system in systems})},
         ),
         Part(
             "Clean and noisy (the paper's Figures 2 and 3)",
-            text=["A clean crop and its noisy versions, at each kind's mean intensity."],
-            pictures=noise_pictures(read[0]),
+            text=["A clean crop and its noisy versions, each at the mean intensity of its noise."],
+            pictures=figures.noise_pictures(read[0]),
         ),
-    ]
-    for study in read:
-        parts += _of_study(study)
-    parts.append(
+        *(part for study in read for part in _of_study(study)),
         Part(
             "Training, step by step (the paper's Figures 6, 7 and 8)",
-            text=["Generator loss, discriminator losses and accuracies; of several seeds, the first."],
-            plots={"losses and accuracies": steps_figure(systems)},
-        )
-    )
-    parts.append(_best_epochs(systems))
+            text=["Generator loss, discriminator losses and accuracies, for the first seed."],
+            plots={"losses and accuracies": figures.steps_figure(systems)},
+        ),
+        _best_epochs(systems),
+    ]
     output = output or studies[0].child("report")
     write_report(output, "RayGAN: " + ", ".join(names), parts)
     return output
 
 
 def _of_study(study: StudyFiles) -> list[Part]:
-    data = study.config.data
-    versions = ", ".join(f"{name} {version}" for name, version in study.record["versions"].items())
+    data, record = study.config.data, study.record
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     about = [
-        f"Trained on {study.record['photos']['train']} photos of {data.photos}, validated on "
-        f"{study.record['photos']['validation']}, evaluated on {data.evaluate_on}. Scores are PSNR in dB and SSIM.",
-        f"Content loss: {study.record['content_loss']}.",
-        f"Started {study.record['started']}; versions: {versions}.",
+        f"Trained on {record['photos']['train']} photos of {data.photos.key}, validated on "
+        f"{record['photos']['validation']}, evaluated on {data.evaluate_on.key}. Scores are PSNR in dB and SSIM.",
+        f"Content loss: {record['content_loss']}.",
+        f"Started {record['started']}; versions: {versions}.",
     ]
     parts = [Part(f"Study {study.name}", text=about)]
-    photo_sets = list(study.summary["set"].unique())
+    photo_sets = [str(photo_set) for photo_set in study.summary["set"].unique()]
     for system in study.systems():
         if system.denoisers:
             parts += [_scores(study, system, photo_set) for photo_set in photo_sets]
         else:
-            parts.append(Part(f"{system.title} failed", depth=3, text=["With every seed: there are no scores."]))
-    parts += [
-        Part(
-            f"{study.name}: all methods on the {_words(photo_set)}",
-            depth=3,
-            text=[
-                "Averages at mean intensity, PSNR / SSIM."
-                if measures_of(study) == MEASURES
-                else f"Averages at mean intensity, PSNR / SSIM / vgg_distance. {VGG_DISTANCE}"
-            ],
-            tables={f"{study.name}-methods-{photo_set}".replace("/", "-"): methods_table(study, photo_set)},
-        )
-        for photo_set in photo_sets
-        if photo_set.startswith("evaluation")
-    ]
-    if study.arms is not None:
-        arms = arms_table(study)
-        parts.append(
-            Part(
-                f"{study.name}: the arms compared",
-                depth=3,
-                text=[
-                    "Mean over seeds and sample deviation, on the evaluation photos; seeds that failed are left out. "
-                    "Differences are to the first arm with the same noise, with their 95 % interval (Welch). An "
-                    "interval that leaves out 0 does so by chance once in twenty times."
-                ],
-                tables={f"{study.name}-arms": arms},
-                plots={"PSNR, mean and deviation over seeds": arms_figure(arms)},
-            )
-        )
-    elif study.record["trials"]:
-        parts.append(
-            Part(
-                f"{study.name}: the search",
-                depth=3,
-                text=["Every trial that did not fail, at its best epoch, whether stopped early or not."],
-                tables={f"{study.name}-trials": study.trials},
-                plots=search_figures(study),
-            )
-        )
-        if len(study.objectives) > 1:
-            parts.append(_objectives(study))
-        parts.append(_interactions(study))
-    parts.append(Part(f"{study.name}: before and after", depth=3, pictures=denoised_pictures(study)))
+            parts.append(Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."]))
+    averages = f"Averages at mean intensity: {tables.measured(tables.measures_of(study.summary))}."
+    for photo_set in photo_sets:
+        if photo_set.startswith("evaluation"):
+            title = f"{study.name}: all methods on the {_words(photo_set)}"
+            table = {f"{study.name}-methods-{photo_set}".replace("/", "-"): tables.methods_table(study, photo_set)}
+            parts.append(Part(title, depth=3, text=[averages], tables=table))
+    if study.is_comparison:
+        parts.append(_arms(study))
+    elif record["trials"]:
+        parts += _search(study)
+    parts.append(Part(f"{study.name}: before and after", depth=3, pictures=figures.denoised_pictures(study)))
     return parts
 
 
-def _objectives(study: StudyFiles) -> Part:
-    text = [
-        "The trials that no other beats: none is at least as good in every objective and better in one. The winner is "
-        "the compromise, nearest to the best value of each at once, where each is counted from 0, its best on the "
-        "front, to 1, its worst there."
-    ]
-    return Part(f"{study.name}: the front", depth=3, text=text, tables={f"{study.name}-front": front_table(study)})
+def _arms(study: StudyFiles) -> Part:
+    table = tables.arms_table(study)
+    text = (
+        "Mean over seeds and sample deviation, on the evaluation photos; seeds that failed are left out. Differences "
+        "are to the first arm with the same noise, with their 95 % confidence interval (Welch's t-test). One interval "
+        "in twenty excludes 0 by chance where there is no difference."
+    )
+    plots = {"PSNR, mean and deviation over seeds": figures.arms_figure(table)}
+    return Part(
+        f"{study.name}: the arms compared", depth=3, text=[text], tables={f"{study.name}-arms": table}, plots=plots
+    )
 
 
-def _interactions(study: StudyFiles) -> Part:
-    table = interactions_table(study)
-    title = f"{study.name}: how parameters interact"
-    if table.empty:
-        needed = "Too few trials to tell: a pair needs two for each term of its model, which for two numbers makes 12."
-        return Part(title, depth=3, text=[needed])
-    return Part(title, depth=3, text=[MEANING], tables={f"{study.name}-interactions": table})
+def _search(study: StudyFiles) -> list[Part]:
+    text = "All trials that did not fail, stopped early or not, with the scores of their best epochs."
+    trials, plots = {f"{study.name}-trials": study.trials}, figures.search_figures(study)
+    parts = [Part(f"{study.name}: the search", depth=3, text=[text], tables=trials, plots=plots)]
+    if len(study.objectives) > 1:
+        text = (
+            "The trials on the Pareto front: no other trial is at least as good in every objective and better in one. "
+            "The winner is the compromise nearest to the ideal point, which has the best value of each objective; each "
+            "is scaled to 0 for its best value on the front and 1 for its worst."
+        )
+        front = {f"{study.name}-front": tables.front_table(study)}
+        parts.append(Part(f"{study.name}: the Pareto front", depth=3, text=[text], tables=front))
+    return parts
 
 
 def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
-    """A system's scores on one set of photos, beside the paper's."""
-    title = f"{system.title}: {_words(photo_set)}"
+    """A system's scores on one set of photos, with the paper's for comparison."""
+    title = f"{title_of(system)}: {_words(photo_set)}"
     chosen = study.summary[(study.summary["set"] == photo_set) & study.summary["method"].isin(system.denoisers)]
     text = f"{chosen['images'].max()} images."
     if len(system.denoisers) > 1:
@@ -162,10 +121,10 @@ def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
     if paper is None:
         text += " The paper has no scores for this noise."
     else:
-        title += f", beside the paper's Table {paper.number}"
-        text += f" The paper's are of its {paper.system} on its {paper.photos}."
-    name = f"{study.name}-{system.arm}-{photo_set}".replace("/", "-").replace(" ", "-")
-    return Part(title, depth=3, text=[text], tables={name: scores_beside_the_papers(study, system, photo_set)})
+        title += f", beside the paper's Table {paper['table'].iloc[0]}"
+        text += " The paper's scores are those of its {system} on its {photos}.".format(**paper.iloc[0])
+    name = f"{study.name}-{system.label}-{photo_set}".replace("/", "-").replace(" ", "-")
+    return Part(title, depth=3, text=[text], tables={name: tables.scores_beside_the_papers(study, system, photo_set)})
 
 
 def _words(photo_set: str) -> str:
@@ -175,17 +134,15 @@ def _words(photo_set: str) -> str:
 
 def _best_epochs(systems: Sequence[System]) -> Part:
     text = [
-        "The epoch that is kept is the one with the highest val PSNR: the mean over the noise kinds at the low end, "
-        "the mean and the high end of their intensities, on fixed crops of validation photos with fixed noise. "
-        f"The paper kept epoch {BEST_EPOCH} of 30."
+        "The epoch with the highest val PSNR is kept: the mean over the noises at low, mean and high intensity, on "
+        f"fixed crops of validation photos with fixed noise. The paper kept epoch {BEST_EPOCH} of 30."
     ]
     for system in systems:
-        best = system.best_epoch
-        if best is None:
-            text.append(f"{system.title}: failed in its first epoch.")
-            continue
-        text.append(
-            f"{system.title}: epoch {best['epoch']:.0f} of {len(system.epochs)}, val PSNR {best['val_psnr']:.2f} dB, "
-            f"val SSIM {best['val_ssim']:.3f}; the last epoch had {system.epochs['val_psnr'].iloc[-1]:.2f} dB."
-        )
-    return Part("Best epoch", text=text, plots={"val PSNR over the epochs": epochs_figure(list(systems))})
+        summary = "failed in its first epoch."
+        if best := system.best_epoch:
+            summary = (
+                f"epoch {best['epoch']:.0f} of {len(system.epochs)}, val PSNR {best['val_psnr']:.2f} dB, "
+                f"val SSIM {best['val_ssim']:.3f}; the last epoch had {system.epochs['val_psnr'].iloc[-1]:.2f} dB."
+            )
+        text.append(f"{title_of(system)}: {summary}")
+    return Part("Best epoch", text=text, plots={"val PSNR over the epochs": figures.epochs_figure(systems)})

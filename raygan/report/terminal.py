@@ -1,116 +1,109 @@
-"""What the terminal shows at a study's end."""
+"""What the terminal shows at the end of a study."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
-from raygan.study.files import StudyFiles
-from raygan.report.paper import SYSTEMS
-from raygan.report.tables import KIND_NAMES, arms_table, result_table, short
 from raygan.config.section import flat_values
+from raygan.report import tables
+from raygan.report.paper import SYSTEMS
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
 
 def final_report(folder: Folder) -> str:
-    """What a finished study found: scores, the best configuration or the arms' comparison, the files.
+    """The results of a finished study: scores, the best configuration or the comparison of the arms, and the files.
 
-    Raises `ReportError` where there is no finished study.
+    Raises `StudyError` if there is no finished study.
     """
     study = StudyFiles.finished(folder)
-    if study.arms is None:
+    if not study.is_comparison:
         values = study.record["best_trial"]["values"]
-        lines = [result_table(study), *_search_in_short(study), ""]
-        lines += ["Best configuration:" if values else "The base configuration, as it is (see best/config.json)"]
-        lines += [f"  {path} = {short(value)}" for path, value in values.items()]
-        denoisers = ("best/", "the denoiser: weights, configuration, metrics")
+        lines = [tables.result_table(study), *_search_summary(study), ""]
+        lines += ["Best configuration:" if values else "The base configuration, unchanged (see best/config.json)"]
+        lines += [f"  {path} = {tables.short(value)}" for path, value in values.items()]
+        denoisers = {"best/": "the denoiser: weights, configuration, metrics"}
     else:
         lines = [comparison(study)]
-        denoisers = ("denoisers/", "each trial's best epoch: weights, configuration, metrics")
-    lines += ["", "Written:"]
-    lines += [
-        f"  {folder}/{name:<27} {what}"
-        for name, what in (
-            ("study.json", "configuration, space or arms, seeds, versions, status"),
-            ("trials.csv, metrics.csv", "every trial; every trial's epochs"),
-            ("steps/", "losses and accuracies, step by step"),
-            denoisers,
-            ("evaluation/", "per image, summary, pictures"),
-            ("tensorboard/", f"tensorboard --logdir {folder}/tensorboard"),
-        )
-    ]
-    lines += ["", f"Tables and figures beside the paper's, as a page: raygan report {folder}"]
-    return "\n".join(lines)
+        denoisers = {"denoisers/": "the best epoch of each trial: weights, configuration, metrics"}
+    written = {
+        "study.json": "configuration, search space or arms, seeds, versions, status",
+        "trials.csv, metrics.csv": "all trials; the epochs of all trials",
+        "steps/": "losses and accuracies, step by step",
+        **denoisers,
+        "evaluation/": "scores per image, summary, pictures",
+        "tensorboard/": f"tensorboard --logdir {folder}/tensorboard",
+    }
+    lines += ["", "Written:", *(f"  {folder}/{name:<27} {what}" for name, what in written.items())]
+    return "\n".join([*lines, "", f"For a page of tables and figures, with the paper's: raygan report {folder}"])
 
 
-def _search_in_short(study: StudyFiles) -> list[str]:
-    """Val PSNR at the best epoch: of the best trial, of trials at the paper's values, and of the winner."""
+def _search_summary(study: StudyFiles) -> list[str]:
+    """Val PSNR at the best epoch of the best trial, of trials with the paper's values, and of the winner."""
     if study.trials.empty:
         return []
     rows = {str(row["trial"]): row for row in study.trials.to_dict("records")}
-    best = study.record["best_trial"]
-    if "folder" in best:
-        shown = {f"best trial ({best['trial']} of {best['folder']})": best}
-    else:
-        shown = {f"best trial ({best['trial']})": rows[best["trial"]]}
+    best = study.record["best_trial"]["trial"]
+    shown = {f"best trial ({best})": rows[best]}
     for name, system in SYSTEMS.items():
         values = flat_values(system)
-        # Values that depend on others are in the space only where these are so.
+        # A path with a condition is searched only where that holds.
         space = study.record["space"].items()
-        searched = [path for path, one in space if "when" not in one or values[one["when"]] == one["is"]]
+        searched = [path for path, one in space if "when" not in one or values.get(one["when"]) == one["is"]]
         for trial, row in rows.items():
-            if all(str(row[path]) == str(values[path]) for path in searched):
+            if all(path in values and str(row[path]) == str(values[path]) for path in searched):
                 shown[f"with the paper's {name} values ({trial})"] = row
     lines = ["", "val PSNR at the best epoch"]
     for name, row in shown.items():
         stopped = ", stopped early" if row["state"] == "pruned" else ""
         lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs{stopped}")
     epochs = study.systems()[0].epochs
-    lines.append(f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {len(epochs)} epochs")
-    return lines
+    return [*lines, f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {len(epochs)} epochs"]
 
 
 def comparison(study: StudyFiles) -> str:
-    """A comparison's arms for each level, kind by kind, and their differences to the first arm."""
-    table = arms_table(study)
+    """A comparison's arms per level and noise, with their differences to the first arm."""
+    table = tables.arms_table(study)
+    measures = tables.measures_of(study.summary)
     images = study.summary.loc[study.summary["set"] == "evaluation", "images"].iloc[0]
     seeds = study.record["seeds"]
-    width = max(24, *(len(arm) + 4 for arm in table["arm"].unique()))
-    distance = "vgg_distance_mean" in table
-    cell = 32 if distance else 28
     title = f"{study.name}: mean ± deviation over {seeds} seeds" if seeds > 1 else f"{study.name}: one seed"
     lines = [f"{title}, {images} photos", ""]
-    for level in table["level"].unique():
-        rows = table[table["level"] == level]
-        names = (KIND_NAMES[kind] for kind in rows["kind"].unique())
-        lines.append(f"{f'{level} intensity':<{width}}" + "".join(f"{name:>{cell}}" for name in names))
-        for arm, of_arm in rows.groupby("arm", sort=False):
-            lines.append(f"  {arm:<{width - 2}}" + "".join(f"{_score(row):>{cell}}" for _, row in of_arm.iterrows()))
+    for level, of_level in table.groupby("level", sort=False):
+        labels, cells = [], []
+        for arm, of_arm in of_level.groupby("arm", sort=False):
+            by_kind = {tables.kind_name(str(row["kind"])): row for _, row in of_arm.iterrows()}
+            labels.append(str(arm))
+            cells.append({kind: _score(row, measures) for kind, row in by_kind.items()})
             if of_arm["psnr_difference"].notna().any():
-                cells = (f"{_difference(row):>{cell}}" for _, row in of_arm.iterrows())
-                lines.append(f"{'    difference':<{width}}" + "".join(cells))
+                labels.append("  difference")
+                cells.append({kind: _difference(row) for kind, row in by_kind.items()})
+        lines += [tables.as_text(pd.DataFrame(cells, index=labels).fillna(""), f"{level} intensity")]
     failed = table.groupby("arm", sort=False)["failed"].first()
     lines += [f"{arm}: {count} of {seeds} seeds failed and are left out" for arm, count in failed.items() if count]
-    measured = "PSNR in dB, SSIM, and vgg_distance (lower is better)" if distance else "PSNR in dB, and SSIM"
-    lines += ["", f"{measured}. Differences are to the first arm with the same noise."]
+    lines += [
+        "",
+        f"{tables.measured(measures)}; PSNR in dB. Differences are in PSNR, to the first arm with the same noise.",
+    ]
     if table["psnr_difference_low"].notna().any():
         lines += [
-            "In brackets their 95 % interval (Welch). * marks those whose interval leaves out 0: of differences that",
-            "are nothing but luck, one in twenty does.",
+            "In parentheses: their 95 % confidence interval (Welch's t-test). * marks intervals that exclude 0; one in",
+            "twenty does so by chance where there is no difference.",
         ]
     return "\n".join(lines)
 
 
-def _score(row: pd.Series) -> str:
+def _score(row: pd.Series[Any], measures: list[str]) -> str:
     if math.isnan(row["psnr_mean"]):
         return "failed"
     deviation = "" if math.isnan(row["psnr_deviation"]) else f" ± {row['psnr_deviation']:.2f}"
-    distance = f" / {row['vgg_distance_mean']:.3f}" if "vgg_distance_mean" in row else ""
-    return f"{row['psnr_mean']:.2f}{deviation} / {row['ssim_mean']:.3f}{distance}"
+    return tables.scores_text(*(row[f"{measure}_mean"] for measure in measures), unit=deviation)
 
 
-def _difference(row: pd.Series) -> str:
+def _difference(row: pd.Series[Any]) -> str:
     low, high = row["psnr_difference_low"], row["psnr_difference_high"]
     if math.isnan(low):
         return f"{row['psnr_difference']:+.2f}"

@@ -1,70 +1,57 @@
-"""What a search's generators may cost."""
+"""Limits on what a trial's generator may cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
+from raygan.config.kinds import Generator
 from raygan.config.run import Config
-from raygan.models.cost import milliseconds, parameters
-from raygan.search.experiment import Experiment, Search
-from raygan.config.section import ConfigError, with_values
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one point's generator costs."""
-
-    excess: float
-    """By what share of it the limit is exceeded; at most 0 where it is met."""
-    told: str
-    """The cost in words."""
+from raygan.config.section import ConfigError
+from raygan.models.cost import operations_per_pixel, parameters
+from raygan.search.experiment import TrialSettings
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """The limits of a search (see `Search.max_parameters` and `Search.max_milliseconds`)."""
+    """The limits of a search."""
 
-    config: Config
-    """What every trial starts from."""
     max_parameters: int | None
-    max_milliseconds: float | None
+    max_operations: float | None
 
-    def cost(self, point: Mapping[str, Any]) -> Cost:
-        """What the generator of a point of the space costs; it is timed only where it is small enough."""
-        config = with_values(self.config, point)
-        count = parameters(config.generator)
-        told = f"{count:,} trainable parameters"
-        excess = count / self.max_parameters - 1 if self.max_parameters is not None else 0.0
-        if self.max_milliseconds is not None and excess <= 0:
-            cuda = config.hardware.device != "cpu" and torch.cuda.is_available()
-            taken = milliseconds(config.generator, config.data.crop_size, "cuda" if cuda else "cpu")
-            told += f" and takes {taken:.3g} ms a crop"
-            excess = taken / self.max_milliseconds - 1
-        shape = ", ".join(f"{path}={value}" for path, value in point.items() if path.startswith("generator/"))
-        return Cost(excess, f"{told} ({shape or 'as configured'})")
+    @classmethod
+    def of(cls, settings: TrialSettings) -> Constraint:
+        """The limits that these settings name."""
+        return cls(settings.max_parameters, settings.max_operations)
 
-    def check(self, points: Iterable[Mapping[str, Any]]) -> None:
-        """Raise `ConfigError` where one of the first points exceeds a limit."""
-        for number, point in enumerate(points, start=1):
-            cost = self.cost(point)
-            if cost.excess > 0:
+    def excess(self, generator: Generator) -> float:
+        """By what fraction the generator exceeds a limit; at most 0 if it meets all."""
+        excess = [0.0]
+        if self.max_parameters is not None:
+            excess.append(parameters(generator) / self.max_parameters - 1)
+        # The operations of one that is too large are not worth counting.
+        if self.max_operations is not None and max(excess) <= 0:
+            excess.append(operations_per_pixel(generator) / self.max_operations - 1)
+        return max(excess)
+
+    def check(self, points: Iterable[Config]) -> None:
+        """Raise `ConfigError` if the generator of one of the first points exceeds a limit."""
+        for number, config in enumerate(points, start=1):
+            if self.excess(config.generator) > 0:
                 raise ConfigError(
-                    f"first point {number}: its generator has {cost.told}, but {self} was asked for; raise the limit, "
-                    "or take the point out of first_points in the search file"
+                    f"first point {number}: its generator has {describe(config.generator)}, but {self} was asked for; "
+                    "raise the limit, or take the point out of first_points in the search file"
                 )
 
     def __str__(self) -> str:
         """The limits as options."""
-        limits = {"--max-parameters": self.max_parameters, "--max-milliseconds": self.max_milliseconds}
+        limits = {"--max-parameters": self.max_parameters, "--max-operations": self.max_operations}
         return " ".join(f"{option} {limit}" for option, limit in limits.items() if limit is not None)
 
 
-def constraint_of(experiment: Experiment) -> Constraint | None:
-    """The limits of an experiment; none where it has none."""
-    if not isinstance(experiment, Search) or (experiment.max_parameters, experiment.max_milliseconds) == (None, None):
-        return None
-    return Constraint(experiment.config, experiment.max_parameters, experiment.max_milliseconds)
+def describe(generator: Generator) -> str:
+    """What a generator costs, in words."""
+    return (
+        f"{parameters(generator):,} trainable parameters and {operations_per_pixel(generator):,.0f} operations per "
+        f"pixel ({generator})"
+    )

@@ -1,4 +1,4 @@
-"""What a search shows and records while it runs."""
+"""What the terminal shows, and the tables record, while trials run."""
 
 from __future__ import annotations
 
@@ -13,151 +13,102 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from raygan.progress import time_left
-from raygan.report.tables import short
-from raygan.search.stopping import collapsed_from
-from raygan.search.experiment import Experiment, Search
+from raygan.search.experiment import Experiment
 from raygan.study.ledger import ENDED, Ledger, TrialRow
-from raygan.search.optuna_record import OptunaRecord
-from raygan.search.space import distribution_of
-from raygan.study.storage import Folder
-from raygan.train.driver import flattened
+from raygan.study.trials import Trials
+from raygan.train.checkpoint import keep_denoiser
+from raygan.train.driver import ERROR
 
-
-def trial_name(trial: Trial, first: int = 1) -> str:
-    """`trial-0001` for a search's first trial, and so on; `<arm>-seed-<seed>` in a comparison.
-
-    `first` is Tune's own number of the first.
-    """
-    if "arm" in trial.config:
-        return f"{trial.config['arm']}-seed-{trial.config['seed']}"
-    return f"trial-{int(trial.experiment_tag.partition('_')[0]) - first + 1:04d}"
+ELAPSED = "elapsed_seconds"
+"""Optuna user attribute of the study: see `SearchProgress.elapsed`."""
 
 
 class SearchProgress(tune.Callback):  # type: ignore[misc]
     """Prints a line for each start, epoch and end of a trial, and keeps `trials.csv` and `metrics.csv` current."""
 
-    def __init__(self, folder: str, experiment: Experiment, optuna_place: str | None, *, varying: bool) -> None:
-        """`varying` says that trials change their values on the way: then each epoch's are recorded with it."""
-        self.folder = folder
+    def __init__(self, trials: Trials, ledger: Ledger, experiment: Experiment) -> None:
+        self.trials = trials
+        self.ledger = ledger
         self.experiment = experiment
-        self.trials = experiment.trials
-        self.trial_epochs = experiment.trial_epochs
-        self.optuna_place = optuna_place
-        self.varying = varying
-
-    def setup(self, **info: Any) -> None:  # noqa: ARG002
-        """Go on from the files of an earlier start of the same study."""
-        folder = Folder(self.folder)
-        self.ledger = Ledger(folder)
-        self.optuna_record = None
-        if self.optuna_place is not None:
-            space = {path: distribution_of(one) for path, one in self.experiment.space.items()}
-            together = self.experiment.together if isinstance(self.experiment, Search) else None
-            self.optuna_record = OptunaRecord(
-                self.optuna_place, self.experiment.name, space, folder, together, self.experiment.objectives
-            )
-        self.shown: dict[str, dict[str, Any]] = {}
-        self.ended: dict[str, TrialRow] = {}
         self.started = time.monotonic()
+        self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
         self.epochs_here = 0
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the trials have run, over all starts of the study."""
+        return self.before + time.monotonic() - self.started
+
+    def __getstate__(self) -> dict[str, Any]:
+        # See `Trials.__getstate__`.
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
-        """Show the trial's parameters, at its start and when they have changed."""
-        if self.shown.get(str(trial)) == trial.config:
-            return
-        self.shown[str(trial)] = dict(trial.config)
-        values = ", ".join(f"{path}={short(value)}" for path, value in flattened(trial.config).items())
-        print(textwrap.fill(f"{trial} starts: {values}", 110, subsequent_indent=" " * 12, break_on_hyphens=False))
-        self._record(trials)
+        """Show the trial's parameters."""
+        params = ", ".join(f"{path}={_short(value)}" for path, value in trial.config["params"].items())
+        text = f"{trial.config['trial']} starts: {params}"
+        print(textwrap.fill(text, 110, subsequent_indent=" " * 12, break_on_hyphens=False))
+        self._record()
 
     def on_trial_result(
         self,
         iteration: int,  # noqa: ARG002
-        trials: list[Trial],
+        trials: list[Trial],  # noqa: ARG002
         trial: Trial,
         result: dict[str, Any],
         **info: Any,  # noqa: ARG002
     ) -> None:
-        """Show and record an epoch."""
+        """Show and record an epoch, unless it is known from an earlier start."""
+        name = trial.config["trial"]
+        if ERROR in result or result["epoch"] in self.ledger.epochs.get(name, {}):
+            return
         metrics = json.loads(result["metrics"])
-        # The trial's own values may already be those that it goes on with.
-        self.ledger.add_epoch(str(trial), metrics | (flattened(result["config"]) if self.varying else {}))
+        self.ledger.add_epoch(name, metrics)
+        self.trials.study.set_user_attr(ELAPSED, self.elapsed)
         self.epochs_here += 1
-        rows = self._record(trials)
-        print(f"{trial} {epoch_line(metrics, self.trial_epochs)}   [{self._overview(rows)}]")
+        rows = self._record()
+        line = epoch_line(metrics, self.experiment.settings.trial_epochs)
+        print(f"{name} {line}   [{self._overview(rows)}]")
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
-        """Show that a trial lost its process and is started again; one that diverged would diverge again."""
-        if Folder(self.folder).exists(f"failures/{trial}.txt"):
-            trial.max_failures = 0
-            return
-        print(f"{trial} lost its process: it goes on from its last epoch")
-        self._record(trials)
+        """Show that a trial lost its process and is started again."""
+        print(f"{trial.config['trial']} lost its process: it resumes from its last epoch")
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """Record the end of a trial."""
-        self._record(trials, {str(trial): self._finished(trial)})
+        self._end(trial)
+        if error := (trial.last_result or {}).get(ERROR):
+            print(f"{trial.config['trial']} failed: {error}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
         """Show and record why a trial failed."""
-        self._record(trials, {str(trial): "failed"})
-        print(f"{trial} failed: {_cause(trial)}")
+        self._end(trial)
+        lines = [line for line in str(trial.get_pickled_error()).splitlines() if line.strip()]
+        print(f"{trial.config['trial']} failed: {lines[-1].strip() if lines else 'for an unknown reason'}")
 
-    def _finished(self, trial: Trial) -> str:
-        epochs = self.ledger.epochs_of(str(trial))
-        return "complete" if epochs and epochs[-1]["epoch"] >= self.trial_epochs else "pruned"
+    def _end(self, trial: Trial) -> None:
+        keep_denoiser(self.trials.folder.child(f"checkpoints/{trial.config['trial']}"))
+        self._record()
 
-    def _record(self, trials: list[Trial], known: Mapping[str, str] | None = None) -> list[TrialRow]:
-        # What has ended stays as it is: a long study's epochs cost no more than a short one's.
-        named = {str(trial): trial for trial in trials}
-        rows = [self.ended.get(name) or self._row(named[name], (known or {}).get(name)) for name in sorted(named)]
+    def _record(self) -> list[TrialRow]:
+        rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
         self.ledger.write_trials(rows)
-        if self.optuna_record is not None:
-            self.optuna_record.update([row for row in rows if row.trial not in self.ended], self.ledger)
-        self.ended |= {row.trial: row for row in rows if row.state in ENDED}
         return rows
 
-    def _row(self, trial: Trial, state: str | None) -> TrialRow:
-        if state is None:
-            states = {
-                Trial.ERROR: "failed",
-                Trial.RUNNING: "running",
-                Trial.TERMINATED: self._finished(trial),
-            }
-            state = states.get(trial.status, "pending")
-        epochs = self.ledger.epochs_of(str(trial))
-        best_by = self.experiment.config.training.best_by
-        best = max(epochs, key=lambda row: float(row[best_by]), default={})
-        values = flattened(trial.config)
-        return TrialRow(
-            trial=str(trial),
-            state=state,
-            epochs=len(epochs),
-            val_psnr=best.get("val_psnr", math.nan),
-            val_ssim=best.get("val_ssim", math.nan),
-            val_milliseconds=best.get("val_milliseconds", math.nan),
-            seconds=sum(row["seconds"] for row in epochs),
-            collapsed=collapsed_from(epochs),
-            checkpoint=trial.checkpoint.path.removeprefix(Folder(self.folder).path + "/") if trial.checkpoint else "",
-            values={path: best.get(path, values.get(path)) for path in self.experiment.space},
-        )
-
     def _overview(self, rows: list[TrialRow]) -> str:
-        """How many trials are done, the best so far, and how long the rest will take at this pace."""
-        done = [row for row in rows if row.state in ENDED]
+        """How many trials have ended, the best so far, and how long the rest will take at this pace."""
+        total, done = self.experiment.settings.trials, [row for row in rows if row.state in ENDED]
         best = max(rows, key=lambda row: -math.inf if math.isnan(row.val_psnr) else row.val_psnr)
-        # Trials to come are taken to run as long as those that are done: early stopping is in that average.
-        expected = sum(row.epochs for row in done) / len(done) if done else self.trial_epochs
+        # Trials to come are expected to run as long as those that have ended: early stopping is in that average.
+        expected = sum(row.epochs for row in done) / len(done) if done else self.experiment.settings.trial_epochs
         running = [row for row in rows if row.state == "running"]
         ahead = sum(max(0.0, expected - row.epochs) for row in running)
-        ahead += (self.trials - len(done) - len(running)) * expected
+        ahead += (total - len(done) - len(running)) * expected
         left = max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here)
-        return (
-            f"{len(done)} of {self.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
-        )
+        return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
 
 
-def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
+def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
     """One epoch in a line."""
     return (
         f"epoch {int(metrics['epoch']):>2}/{epochs}  val PSNR {metrics['val_psnr']:5.2f} dB  "
@@ -165,8 +116,5 @@ def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
     )
 
 
-def _cause(trial: Trial) -> str:
-    """The last line of the trial's error, which is the exception itself."""
-    error = trial.get_pickled_error()
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "for an unknown reason"
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

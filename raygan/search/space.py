@@ -19,18 +19,15 @@ from optuna.trial import Trial
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, flat_values, with_values
 
-FIXED = (
-    *("data/", "hardware/", "training/epochs", "training/seed"),
-    *("noise/kinds", "noise/gaussian/", "noise/salt_and_pepper/", "noise/speckle/"),
-)
-"""Beginnings of the paths that are the same for all trials of a study, so that their scores compare."""
+FIXED = ("data/", "hardware/", "training/epochs", "training/seed", "training/best_by", "noises")
+"""Prefixes of the paths that are the same for all trials of a study, so that their scores compare."""
 
 
 @dataclass(frozen=True)
 class When:
-    """A distribution that is searched only where another value makes it matter: where `path` has the value `value`.
+    """A distribution that is searched only if the value at `path` is `value`.
 
-    `When("noise/policy", "normal", FloatDistribution(0.1, 0.5))` is for `noise/normal_deviation`.
+    `When("sampling", "NormalPolicy", FloatDistribution(0.1, 0.5))` is for `sampling/deviation`.
     """
 
     path: str
@@ -39,7 +36,7 @@ class When:
 
 
 Space = Mapping[str, BaseDistribution | When]
-"""What is searched, by configuration path; a path that others depend on stands before them."""
+"""What is searched, by configuration path; a path that others depend on precedes them."""
 
 
 def check_space(space: Space, config: Config) -> None:
@@ -49,11 +46,11 @@ def check_space(space: Space, config: Config) -> None:
     before: set[str] = set()
     for path, one in space.items():
         if path.startswith(FIXED):
-            raise ConfigError(f"{path} cannot be searched: it would give trials different tasks, or different machines")
+            raise ConfigError(f"{path} cannot be searched: the scores of trials that differ in it do not compare")
         given = {}
         if isinstance(one, When):
             if one.path in space and one.path not in before:
-                raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must stand before it")
+                raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must precede it")
             condition = space.get(one.path, CategoricalDistribution([one.value]))
             if not holds(distribution_of(condition), one.value):
                 raise ConfigError(f"search space, {path}: {one.path} is never {one.value!r}, on which it depends")
@@ -66,32 +63,46 @@ def check_space(space: Space, config: Config) -> None:
         before.add(path)
 
 
-def check_searcher(searcher: str, space: Space) -> None:
-    """Raise `ConfigError` unless the searcher can search this space."""
-    if searcher != "cmaes":
+def check_search_algorithm(algorithm: str, space: Space) -> None:
+    """Raise `ConfigError` unless the search algorithm can search this space."""
+    if algorithm != "cmaes":
         return
-    choices = [path for path, one in space.items() if isinstance(one, CategoricalDistribution)]
+    choices = [path for path, one in space.items() if isinstance(distribution_of(one), CategoricalDistribution)]
     if choices:
         raise ConfigError(
-            f"CMA-ES searches numbers only, but {', '.join(choices)} is chosen from a list: --set it, or use another "
-            "--searcher"
+            f"CMA-ES searches numbers only, but {', '.join(choices)} is categorical: --set it, or use another "
+            "--search-algorithm"
         )
     if len(space) < 2:
-        raise ConfigError("CMA-ES needs at least two values to search: use another --searcher")
+        raise ConfigError("CMA-ES needs at least two values to search: use another --search-algorithm")
 
 
 def point_of(config: Config, space: Space) -> dict[str, Any]:
     """The point of the space where `config` lies; raises `ConfigError` if it lies outside."""
     values = flat_values(config)
-    searched = {path: distribution_of(one) for path, one in space.items() if is_searched(one, values)}
+    # An unconditional space may have paths that this configuration lacks.
+    searched = {
+        path: distribution_of(one) for path, one in space.items() if is_searched(one, values) and path in values
+    }
     for path, distribution in searched.items():
         if not holds(distribution, values[path]):
             raise ConfigError(f"{path}={values[path]!r} lies outside the search space, {distribution}")
     return {path: values[path] for path in searched}
 
 
+def unconditional(space: Space) -> Space:
+    """The space in which every path is always searched."""
+    return {path: distribution_of(one) for path, one in space.items()}
+
+
+def relevant(point: Mapping[str, Any], space: Space, config: Config) -> dict[str, Any]:
+    """A point without the values of paths that are not searched there, given its other values and `config`."""
+    values = {**flat_values(config), **point}
+    return {path: value for path, value in point.items() if is_searched(space[path], values)}
+
+
 def suggest(trial: Trial, space: Space, values: Mapping[str, Any]) -> None:
-    """Let an Optuna trial draw a value for each path that is searched; `values` has those that are not."""
+    """Let an Optuna trial draw a value for each path that is searched; `values` are those of the configuration."""
     values = dict(values)
     for path, one in space.items():
         if not is_searched(one, values):
@@ -121,7 +132,7 @@ def without(space: Space, values: Mapping[str, Any]) -> Space:
 
 def is_searched(one: BaseDistribution | When, values: Mapping[str, Any]) -> bool:
     """Whether a trial with these values, by configuration path, has one of its own here."""
-    return not isinstance(one, When) or values[one.path] == one.value
+    return not isinstance(one, When) or values.get(one.path) == one.value
 
 
 def distribution_of(one: BaseDistribution | When) -> BaseDistribution:
@@ -143,13 +154,6 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return distribution._contains(distribution.to_internal_repr(value))
-
-
-def value_of(distribution: BaseDistribution, text: str) -> Any:
-    """A value of the distribution as `trials.csv` writes it."""
-    if isinstance(distribution, CategoricalDistribution):
-        return next(choice for choice in distribution.choices if str(choice) == text)
-    return int(text) if isinstance(distribution, IntDistribution) else float(text)
 
 
 def _extremes(path: str, distribution: BaseDistribution) -> list[Any]:

@@ -1,81 +1,69 @@
-"""What is not worth its epochs: when trials end before their budget, besides what the scheduler decides."""
+"""When trials end before their budget, besides what the scheduler decides."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import time
 from typing import Any
 
-from ray.tune.stopper import Stopper, TimeoutStopper
+from ray.tune.stopper import CombinedStopper, Stopper
 
-PINNED = 0.01
-"""How close to 0 or 1 an accuracy must be to count as pinned there."""
-PINNED_EPOCHS = 3
-"""Epochs in a row with pinned accuracies that make a collapse."""
+from raygan.search.experiment import TrialSettings
+from raygan.study.trials import PINNED_EPOCHS, is_pinned
+from raygan.train.driver import ERROR
 
 
 def halving_factor(epochs: int) -> float:
-    """The factor, near 3, by which successive halving's rungs 1, factor, factor², … end at the last epoch exactly.
+    """The factor, near 3, with which successive halving's rungs 1, factor, factor², … end exactly at the last epoch.
 
-    With a factor of 3 whatever the budget, 30 epochs had a rung at 27, where little is left to save.
+    With a factor of 3 whatever the budget, 30 epochs would have a rung at 27, where little is left to save.
     """
     rungs = max(1, round(math.log(epochs, 3)))
-    return max(2.0, math.exp(math.log(epochs) / rungs))
+    # Rounded, since 27 ** (1 / 3) is slightly above 3, which would move the rungs by an epoch.
+    return max(2.0, round(epochs ** (1 / rungs), 9))
 
 
-def is_pinned(metrics: Mapping[str, Any]) -> bool:
-    """Whether the discriminator's accuracies on clean and on denoised crops both lie at 0 or 1, over an epoch.
+class HopelessTrials(Stopper):  # type: ignore[misc]
+    """Stops trials whose best epoch is worse than the noisy input, and, if asked to, those that have collapsed."""
 
-    It then tells the generator nothing: it is always right, always wrong, or says the same of every image.
-    """
-    accuracies = (float(metrics[f"discriminator_accuracy_{images}"]) for images in ("clean", "denoised"))
-    return all(min(accuracy, 1 - accuracy) <= PINNED for accuracy in accuracies)
-
-
-def collapsed_from(epochs: Iterable[Mapping[str, Any]]) -> int | None:
-    """The first of three epochs in a row in which the discriminator was pinned; none where there are none."""
-    pinned: list[int] = []
-    for metrics in epochs:
-        pinned = [*pinned, int(metrics["epoch"])] if is_pinned(metrics) else []
-        if len(pinned) == PINNED_EPOCHS:
-            return pinned[0]
-    return None
-
-
-class Hopeless(Stopper):  # type: ignore[misc]
-    """Ends trials whose best epoch is worse than the noisy input, and, if asked to, those that have collapsed."""
-
-    def __init__(self, grace_epochs: int, epochs: int, *, stop_collapsed: bool) -> None:
-        """After `grace_epochs`, 0 for never, a trial must be better than doing nothing. It ends its last, `epochs`."""
-        self.grace_epochs = grace_epochs
-        self.epochs = epochs
-        self.stop_collapsed = stop_collapsed
+    def __init__(self, settings: TrialSettings) -> None:
+        self.settings = settings
         self.pinned: dict[str, int] = {}
-        """How many epochs in a row each trial has been pinned."""
+        """Epochs in a row that each trial has been pinned."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether the trial ends here."""
-        if result["epoch"] >= self.epochs:
-            # By itself: see `EpochAsha`.
+        """Whether the trial stops here. At its last epoch it ends by itself."""
+        if ERROR in result or result["epoch"] >= self.settings.trial_epochs:
             return False
         self.pinned[trial_id] = self.pinned.get(trial_id, 0) + 1 if is_pinned(result) else 0
-        if self.stop_collapsed and self.pinned[trial_id] >= PINNED_EPOCHS:
+        if self.settings.stop_collapsed and self.pinned[trial_id] >= PINNED_EPOCHS:
             return True
-        grace_is_over = 0 < self.grace_epochs <= result["epoch"]
+        grace_is_over = 0 < self.settings.grace <= result["epoch"]
         return grace_is_over and bool(result["best_val_psnr"] < result["val_psnr_noisy"])
 
     def stop_all(self) -> bool:
-        """Never: a search goes on without its hopeless trials."""
+        """Never."""
         return False
 
 
-class TimeBudget(TimeoutStopper):  # type: ignore[misc]
-    """Ends all trials once their time is spent; what earlier starts of a study took is counted."""
+class TimeBudget(Stopper):  # type: ignore[misc]
+    """Stops all trials when their time is spent."""
 
-    spent = False
-    """Whether it has. Of the class, since Tune unpickles the object when a study goes on."""
+    def __init__(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Whether the trial stops here: see `stop_all`."""
+        return False
 
     def stop_all(self) -> bool:
         """Whether the time is spent."""
-        TimeBudget.spent = bool(super().stop_all())
-        return TimeBudget.spent
+        return time.monotonic() >= self.deadline
+
+
+def stopper(settings: TrialSettings, seconds_spent: float) -> CombinedStopper:
+    """What stops trials; earlier starts of the study have taken `seconds_spent`."""
+    stoppers: list[Stopper] = [HopelessTrials(settings)]
+    if settings.time_budget is not None:
+        stoppers.append(TimeBudget(60 * settings.time_budget - seconds_spent))
+    return CombinedStopper(*stoppers)

@@ -16,6 +16,8 @@ from raygan.errors import InputError
 from raygan.study.objectives import compromise
 from raygan.study.storage import Folder
 
+SCHEMA = 2
+"""Of a study's folder; 1 was written by RayGAN 0.1."""
 ENDED = ("complete", "pruned", "failed")
 PACKAGES = ("raygan", "ray", "torch", "optuna", "numpy", "scikit-image")
 
@@ -26,24 +28,26 @@ class StudyError(InputError):
 
 @dataclass
 class TrialRow:
-    """One trial, as `trials.csv` shows it; `values` become a column a path."""
+    """One trial, as in `trials.csv`; `values` become one column per path."""
 
     trial: str
     state: str
-    """`pending`, `running`, `complete` (the full budget), `pruned` (stopped early) or `failed`."""
+    """`running`, `complete` (the full budget), `pruned` (stopped early) or `failed`."""
     epochs: int
     val_psnr: float
-    """dB, at the best epoch; so are `val_ssim` and `val_milliseconds`."""
+    """dB, at the best epoch; so is `val_ssim`."""
     val_ssim: float
-    val_milliseconds: float
-    """That the generator takes a validation crop."""
+    operations_per_pixel: float
+    """Floating-point operations of the generator."""
     seconds: float
     collapsed: int | None
-    """The first epoch of three in which the discriminator's accuracies were pinned at 0 or 1; none if it was not."""
+    """The first epoch of three in which the discriminator's accuracies were pinned at 0 or 1; None if there is none."""
     checkpoint: str
-    """The newest, relative to the study's folder; its `denoiser/` is the best epoch's."""
+    """Its folder, relative to the study's; `denoiser/` inside is that of the best epoch."""
+    error: str
+    """Why it failed."""
     values: Mapping[str, Any]
-    """By the space's paths; none where the trial has no value of its own."""
+    """By the paths of the search space; None where the trial has no value."""
 
 
 class Ledger:
@@ -55,7 +59,7 @@ class Ledger:
         self.epochs: dict[str, dict[int, dict[str, Any]]] = {}
         """Each trial's epochs, by trial and epoch."""
         self.torn = False
-        """Whether a kill has torn the last line of `metrics.csv`."""
+        """Whether the last line of `metrics.csv` is incomplete, as after a kill."""
         if folder.exists("metrics.csv"):
             text = folder.read("metrics.csv").decode()
             whole = text[: text.rfind("\n") + 1]
@@ -94,10 +98,6 @@ class Ledger:
         columns = list(dict.fromkeys(column for row in table for column in row))
         self.folder.write("trials.csv", _as_csv(table, columns, header=True))
 
-    def trials_ended(self) -> int:
-        """How many trials are complete, pruned or failed."""
-        return sum(row["state"] in ENDED for row in read_table(self.folder, "trials.csv"))
-
     def good_trials(self) -> list[dict[str, str]]:
         """The rows of `trials.csv`, as text, of the trials that did not fail."""
         trials = read_table(self.folder, "trials.csv")
@@ -109,17 +109,16 @@ class Ledger:
         Raises `StudyError` if there are no good trials.
         """
         good = self.good_trials()
-        if not good:
-            ended = self.trials_ended()
-            if not any(row["state"] == "failed" for row in read_table(self.folder, "trials.csv")):
-                raise StudyError(
-                    f"none of {ended} trials came to the end of an epoch: give them a longer --time-budget"
-                )
-            raise StudyError(
-                f"all {ended} trials failed, for the reasons shown above: narrow the search space (lower learning "
-                "rates, if training diverged), and start under another --name"
-            )
-        return good[compromise([[float(row[objective]) for objective in objectives] for row in good], objectives)]
+        if good:
+            return good[compromise([[float(row[objective]) for objective in objectives] for row in good], objectives)]
+        rows = read_table(self.folder, "trials.csv")
+        errors = [f"{row['trial']}: {row['error']}" for row in rows if row["error"]]
+        if not errors:
+            raise StudyError(f"none of {len(rows)} trials completed an epoch: give them a longer --time-budget")
+        raise StudyError(
+            f"all {len(rows)} trials failed ({errors[-1]}): narrow the search space (lower learning rates, if training "
+            "diverged), and start under another --name"
+        )
 
 
 def read_table(folder: Folder, name: str) -> list[dict[str, str]]:
@@ -144,16 +143,22 @@ def _parsed(text: str) -> float | str:
 
 
 def read_study(folder: Folder) -> dict[str, Any] | None:
-    """`study.json`, or none where there is no study."""
+    """`study.json`; None if there is no study. Raises `StudyError` for one of another schema."""
     if not folder.exists("study.json"):
         return None
     study: dict[str, Any] = json.loads(folder.read("study.json"))
+    if study.get("schema") != SCHEMA:
+        raise StudyError(
+            f"{folder} holds a study of schema {study.get('schema', 1)}, but this version of RayGAN reads schema "
+            f"{SCHEMA}: read it with RayGAN {study.get('versions', {}).get('raygan', 'of its time')}, or give another "
+            "--name"
+        )
     return study
 
 
 def write_study(folder: Folder, study: Mapping[str, Any]) -> None:
     """Replace `study.json`."""
-    folder.write("study.json", json.dumps(study, indent=2) + "\n")
+    folder.write("study.json", json.dumps(dict(study), indent=2) + "\n")
 
 
 def package_versions() -> dict[str, str]:

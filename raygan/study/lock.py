@@ -1,4 +1,4 @@
-"""One search at a time in a study's folder: a second one would destroy the first one's state."""
+"""Only one search can use a study's folder at a time."""
 
 from __future__ import annotations
 
@@ -13,38 +13,84 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import filelock
 
 from raygan.study.ledger import StudyError
 from raygan.study.storage import Folder
 
 FILE = "lock.json"
-BEAT = 5.0
-"""Seconds between two signs of life of a lock's holder."""
-PATIENCE = 4 * BEAT
-"""Seconds without a sign of life after which a holder counts as dead."""
+"""Who uses the folder; in a bucket, it is the lock itself."""
+HEARTBEAT = 5.0
+"""Seconds between two heartbeats in a bucket."""
+EXPIRY = 4 * HEARTBEAT
+"""Seconds without a heartbeat after which a holder counts as dead."""
 SETTLE = 0.5
-"""Seconds in which two searches that found a folder free would see each other."""
+"""Seconds in which two searches that found a bucket free would see each other."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def locked(folder: Folder) -> Iterator[None]:
-    """Hold a study's folder, on any storage, while this search works in it.
+    """Hold a study's folder. Raises `StudyError`, with the holder's name, if another search holds it.
 
-    A live holder shows a sign of life every few seconds; a dead one's lock is taken over: at once where its process is
-    gone from this machine, else after 20 s without a sign. Raises `StudyError`, with the holder's name, where another
-    search holds the folder.
+    A local folder is locked by the operating system, which frees it when the process ends. In a bucket the holder writes
+    a heartbeat every few seconds; the lock of one that stopped is taken over after 20 s.
     """
+    with _locked_file(folder) if folder.is_local else _heartbeat(folder):
+        yield
+
+
+def refuse_if_held(folder: Folder) -> None:
+    """Raise `StudyError` if another search holds the folder."""
+    if folder.is_local:
+        if folder.exists():
+            with locked(folder):
+                pass
+        return
+    first = _holder(folder)
+    if first is None:
+        return
+    # The clock of another machine means nothing, but a file that changes does.
+    logger.warning("%s is held by %s: waiting up to %.0f s for a heartbeat", folder, first["holder"], EXPIRY)
+    deadline = time.monotonic() + EXPIRY
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        now = _holder(folder)
+        if now is None:
+            return
+        if now != first:
+            raise _refusal(folder, now)
+    logger.warning("%s no longer runs: its study is taken over", first["holder"])
+    folder.delete(FILE)
+
+
+@contextlib.contextmanager
+def _locked_file(folder: Folder) -> Iterator[None]:
+    try:
+        Path(folder.path).mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(Path(folder.path) / ".lock").acquire(timeout=0)
+    except filelock.Timeout:
+        raise _refusal(folder, _holder(folder)) from None
+    except OSError as error:
+        raise StudyError(f"cannot write to {folder}: {error}; give another --storage") from error
+    with lock:
+        folder.write(FILE, json.dumps(_about_this_process()))
+        try:
+            yield
+        finally:
+            folder.delete(FILE)
+            if set(folder.files()) <= {".lock"}:
+                folder.clear()
+
+
+@contextlib.contextmanager
+def _heartbeat(folder: Folder) -> Iterator[None]:
     refuse_if_held(folder)
-    mine = {
-        "holder": f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}",
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "token": uuid.uuid4().hex,
-    }
+    mine = _about_this_process()
     try:
         folder.write(FILE, json.dumps(mine | {"beat": 0}))
     except OSError as error:
@@ -62,35 +108,11 @@ def locked(folder: Folder) -> Iterator[None]:
         beating.join()
         if (holder := _holder(folder)) and holder["token"] == mine["token"]:
             folder.delete(FILE)
-            if not folder.files():
-                folder.clear()
-
-
-def refuse_if_held(folder: Folder) -> None:
-    """Raise `StudyError` at the first sign of life of another search in the folder; remove a dead one's lock."""
-    first = _holder(folder)
-    if first is None:
-        return
-    if first["host"] == socket.gethostname() and not _runs(first["process"]):
-        folder.delete(FILE)
-        return
-    # Another machine's clock says nothing, but a file that changes does.
-    logger.warning("%s is held by %s: waiting to see whether it lives", folder, first["holder"])
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        now = _holder(folder)
-        if now is None:
-            return
-        if now != first:
-            raise _refusal(folder, now)
-    logger.warning("%s is no longer alive: its study is taken over", first["holder"])
-    folder.delete(FILE)
 
 
 def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
     beat = 0
-    while not ended.wait(BEAT):
+    while not ended.wait(HEARTBEAT):
         try:
             holder = _holder(folder)
             if holder and holder["token"] != mine["token"]:
@@ -104,26 +126,22 @@ def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
             logger.warning("cannot renew the lock of %s: %s", folder, error)
 
 
+def _about_this_process() -> dict[str, Any]:
+    return {
+        "holder": f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}",
+        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "token": uuid.uuid4().hex,
+    }
+
+
 def _holder(folder: Folder) -> dict[str, Any] | None:
     try:
         holder: dict[str, Any] = json.loads(folder.read(FILE))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
     return holder
 
 
-def _refusal(folder: Folder, holder: dict[str, Any]) -> StudyError:
-    return StudyError(
-        f"{folder} is in use by {holder['holder']}, since {holder['since']}: wait for it, stop it, or give another "
-        "--name"
-    )
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _refusal(folder: Folder, holder: dict[str, Any] | None) -> StudyError:
+    who = f"{holder['holder']}, since {holder['since']}" if holder else "another search"
+    return StudyError(f"{folder} is in use by {who}: wait for it, stop it, or give another --name")

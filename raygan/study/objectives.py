@@ -1,50 +1,48 @@
-"""Several objectives at once: which results no other beats, and which of them is the compromise."""
+"""The objectives of a search: their directions, the Pareto front, and the compromise on it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-MEASURE_NAMES = {
+OBJECTIVE_NAMES = {
     "val_psnr": "val PSNR (dB)",
     "val_ssim": "val SSIM",
-    "val_milliseconds": "milliseconds a validation crop",
+    "operations_per_pixel": "operations per pixel",
 }
-"""What a search may be for, by metric."""
-LESS_IS_BETTER = frozenset({"val_milliseconds"})
-"""The measures of which less is better; of all others, more is."""
+LESS_IS_BETTER = frozenset({"operations_per_pixel"})
+"""The objectives that are minimized; all others are maximized."""
 
 
-def front(scores: Sequence[Sequence[float]], measures: Sequence[str]) -> list[int]:
-    """The rows that no other row beats: none is at least as good in every measure and better in one.
+def directions(objectives: Sequence[str]) -> list[Literal["minimize", "maximize"]]:
+    """Optuna's direction of each objective."""
+    return ["minimize" if objective in LESS_IS_BETTER else "maximize" for objective in objectives]
 
-    `scores` has a row a result and a column a measure.
+
+def pareto_front(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -> list[int]:
+    """The rows of `scores`, (results, objectives), that no other row dominates.
+
+    A row dominates another if it is at least as good in every objective and better in one.
     """
-    losses = _losses(scores, measures)
-    return [
-        index
-        for index, row in enumerate(losses)
-        if not ((losses <= row).all(axis=1) & (losses < row).any(axis=1)).any()
-    ]
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=directions(objectives))
+    study.add_trials([optuna.trial.create_trial(values=list(row)) for row in scores])
+    return [trial.number for trial in study.best_trials]
 
 
-def compromise(scores: Sequence[Sequence[float]], measures: Sequence[str]) -> int:
-    """The row of the front that lies nearest to its ideal, the best value of each measure at once.
+def compromise(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -> int:
+    """The row of the Pareto front nearest to the ideal point, which has the best value of each objective.
 
-    Distances are Euclidean, each measure counted from 0, its best on the front, to 1, its worst there. Of one measure
-    it is the best row.
+    The distance is Euclidean, with each objective scaled to 0 for its best value on the front and 1 for its worst. For
+    a single objective, this is the best row.
     """
-    rows = front(scores, measures)
-    losses = _losses(scores, measures)[rows]
+    rows = pareto_front(scores, objectives)
+    signs = [1.0 if objective in LESS_IS_BETTER else -1.0 for objective in objectives]
+    losses = np.asarray(scores, dtype=np.float64)[rows] * signs
     best, worst = losses.min(axis=0), losses.max(axis=0)
-    width = np.where(worst > best, worst - best, 1.0)
-    distances = np.linalg.norm((losses - best) / width, axis=1)
-    return rows[int(distances.argmin())]
-
-
-def _losses(scores: Sequence[Sequence[float]], measures: Sequence[str]) -> NDArray[np.float64]:
-    signs = np.array([1.0 if measure in LESS_IS_BETTER else -1.0 for measure in measures])
-    losses: NDArray[np.float64] = np.asarray(scores, dtype=np.float64) * signs
-    return losses
+    scale = np.where(worst > best, worst - best, 1.0)
+    return rows[int(np.linalg.norm((losses - best) / scale, axis=1).argmin())]

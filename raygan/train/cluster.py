@@ -12,10 +12,9 @@ import ray
 import ray.data
 
 from raygan.config.run import Config
-from raygan.data.crops import Photos
-from raygan.data.photos import TrainingPhotos
-from raygan.errors import InputError
 from raygan.config.section import with_values
+from raygan.data.photos import Photos, TrainingPhotos
+from raygan.errors import InputError
 
 
 class HardwareError(InputError):
@@ -27,11 +26,8 @@ def start_ray() -> None:
 
     Raises `HardwareError` where that cluster does not let us in.
     """
-    # Tune writes no log files of its own (the study's folder has them), and saves its state after every epoch, without
-    # each checkpoint's metrics.
+    # Tune writes no log files of its own: the study's folder has everything.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ.setdefault("TUNE_ONLY_STORE_CHECKPOINT_SCORE_ATTRIBUTE", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():

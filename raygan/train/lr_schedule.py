@@ -1,4 +1,4 @@
-"""How learning rates go over a training."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from raygan.config.run import TrainingConfig
 
 
 def lr_factor(training: TrainingConfig, step: int, steps: int) -> float:
-    """What the configured learning rates are multiplied by at a step, counted from 0, of `steps` in all.
+    """Factor of the configured learning rates at a step, from 0, of `steps` in all.
 
-    Depends on nothing else, so that a resumed run goes on as if it had not been stopped.
+    It depends on nothing else, so that a resumed run equals an uninterrupted one.
     """
     warmed_up = min(1.0, (step + 1) / (training.warm_up_steps + 1))
     if training.lr_schedule == "constant":

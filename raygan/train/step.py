@@ -7,25 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raygan.config.run import Precision
-from raygan.losses import ContentLoss, adversarial_loss, pixel_loss
+from raygan.config.run import Config, Precision
+from raygan.losses import adversarial_loss, pixel_loss
 
 METRICS = (
     *("content_loss", "pixel_loss", "adversarial_loss", "generator_loss"),
     *("discriminator_loss_clean", "discriminator_loss_denoised", "discriminator_loss"),
     *("discriminator_accuracy_clean", "discriminator_accuracy_denoised"),
 )
-"""What a step measures; NaN where it has no part in the step."""
+"""What a step measures; NaN for what has no part in it."""
 PIXEL_METRICS = ("pixel_loss", "generator_loss")
-"""What a step of the generator alone measures."""
+"""What a step with the pixel loss alone measures."""
 
 
 @dataclass
-class Players:
-    """Both networks, their optimizers and the losses' weights: all that a step works on.
+class Gan:
+    """Both networks, their optimizers and the losses: all that a step works on.
 
-    Either network may be wrapped for distributed training; `frozen_discriminator` is the discriminator without
-    that wrapping, since the generator's pass must not wait for gradients that the discriminator will not get.
+    Either network may be wrapped for distributed training; `frozen_discriminator` is the discriminator without that
+    wrapper, since the generator's pass must not wait for gradients that the discriminator will not get.
     """
 
     generator: nn.Module
@@ -33,61 +33,55 @@ class Players:
     frozen_discriminator: nn.Module
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
-    content_loss: ContentLoss
-    content_weight: float
-    adversarial_weight: float
-    pixel_weight: float
-    max_gradient_norm: float | None
-    """See `TrainingConfig.max_gradient_norm`."""
-    precision: Precision
-    """See `TrainingConfig.precision`."""
-    frozen_statistics: str
-    """See `DiscriminatorConfig.frozen_statistics`."""
+    content_loss: nn.Module
+    config: Config
+    """Weights of the losses, gradient clipping, precision."""
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context for forward passes; it must end before weights are updated, since it keeps those it converted."""
+    """The context for forward passes; it must end before weights are updated, since it caches converted weights."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def pixel_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
-    """Update the generator alone, by the mean absolute difference of pixels; as `train_step` otherwise."""
-    with autocast(clean.device, players.precision):
-        denoised = players.generator(noisy)
+def pixel_step(gan: Gan, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
+    """Update the generator alone, with the pixel loss; otherwise like `train_step`."""
+    with autocast(clean.device, gan.config.training.precision):
+        denoised = gan.generator(noisy)
     loss = pixel_loss(clean, denoised)
-    _update(players.generator_optimizer, loss, players.max_gradient_norm)
+    _update(gan.generator_optimizer, loss, gan.config.training.max_gradient_norm)
     unknown = torch.full_like(loss, torch.nan).detach()
     return dict.fromkeys(METRICS, unknown) | dict.fromkeys(PIXEL_METRICS, loss.detach())
 
 
-def train_step(players: Players, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
+def train_step(gan: Gan, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
     """Update the discriminator, then the generator, on one batch (paper, one step).
 
     `clean` and `noisy` are float32, (B, 3, S, S), in [0, 1]. Returns detached scalars on the batch's device: both
     networks' losses and their parts, and the discriminator's accuracy on clean and on denoised images.
     """
-    players.discriminator.requires_grad_(True)
-    with autocast(clean.device, players.precision):
-        denoised = players.generator(noisy)
-        clean_scores = players.discriminator(clean)
-        denoised_scores = players.discriminator(denoised.detach())
+    gan.discriminator.requires_grad_(True)
+    with autocast(clean.device, gan.config.training.precision):
+        denoised = gan.generator(noisy)
+        clean_scores = gan.discriminator(clean)
+        denoised_scores = gan.discriminator(denoised.detach())
     clean_loss = adversarial_loss(clean_scores, clean=True)
     denoised_loss = adversarial_loss(denoised_scores, clean=False)
     discriminator_loss = clean_loss + denoised_loss
-    _update(players.discriminator_optimizer, discriminator_loss, players.max_gradient_norm)
+    _update(gan.discriminator_optimizer, discriminator_loss, gan.config.training.max_gradient_norm)
 
-    players.discriminator.requires_grad_(False)
-    players.frozen_discriminator.train(players.frozen_statistics == "batch")
-    with autocast(clean.device, players.precision):
-        content = players.content_loss(clean, denoised)
-        scores = players.frozen_discriminator(denoised)
-    players.frozen_discriminator.train()
+    gan.discriminator.requires_grad_(False)
+    gan.frozen_discriminator.train(gan.config.discriminator.frozen_statistics == "batch")
+    with autocast(clean.device, gan.config.training.precision):
+        content = gan.content_loss(clean, denoised)
+        scores = gan.frozen_discriminator(denoised)
+    gan.frozen_discriminator.train()
     adversarial = adversarial_loss(scores, clean=True)
-    generator_loss = players.content_weight * content + players.adversarial_weight * adversarial
+    loss = gan.config.loss
+    generator_loss = loss.content_weight * content + loss.adversarial_weight * adversarial
     pixels = pixel_loss(clean, denoised)
-    if players.pixel_weight:
-        generator_loss = generator_loss + players.pixel_weight * pixels
-    _update(players.generator_optimizer, generator_loss, players.max_gradient_norm)
+    if loss.pixel_weight:
+        generator_loss = generator_loss + loss.pixel_weight * pixels
+    _update(gan.generator_optimizer, generator_loss, gan.config.training.max_gradient_norm)
 
     return {
         "content_loss": content.detach(),

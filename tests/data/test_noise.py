@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from raygan.noise.noise import LEVELS, Level, add_noise, level_intensity, sample_noise
 from scipy import stats
 from skimage.util import random_noise
 
 from raygan.config.run import IntensityRange, NoiseConfig, NoiseKind
-from raygan.noise.noise import LEVELS, Level, add_noise, level_intensity, sample_noise
-from raygan.presets import PAPER_V1
 from raygan.config.section import with_values
+from raygan.presets import PAPER_V1
 from raygan.seeds import torch_generator
 
 SKIMAGE = {

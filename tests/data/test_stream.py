@@ -8,10 +8,10 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from raygan.config.run import Config, DataConfig
+from raygan.config.section import ConfigError, with_values
 from raygan.data.crops import CachedCrops, Photos
 from raygan.data.photos import StoredPhotos, training_photos
 from raygan.data.stream import StreamedCrops
-from raygan.config.section import ConfigError, with_values
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 Write = Callable[..., Path]

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from raygan.evaluation.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
+from raygan.noise.noise import LEVELS
 from torch import Tensor
 
 from raygan.config.run import NoiseConfig
-from raygan.noise.noise import LEVELS
-from raygan.evaluation.unseen_noise import UNSEEN, add_unseen_noise, unseen_intensity
 from raygan.seeds import torch_generator
 
 GREY = torch.full((1, 3, 512, 512), 0.5)

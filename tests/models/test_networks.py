@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from raygan.inference.tiles import denoise
+from raygan.models.discriminator import DISCRIMINATORS, build_discriminator
+from raygan.models.generator import GENERATORS, build_generator
 from torch import nn
 
 from raygan.config.run import DiscriminatorConfig, GeneratorConfig
-from raygan.inference.tiles import denoise
 from raygan.models.cost import milliseconds, parameters
-from raygan.models.discriminator import DISCRIMINATORS, build_discriminator
-from raygan.models.generator import GENERATORS, build_generator
 
 
 def trainable(network: nn.Module) -> int:

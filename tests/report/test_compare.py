@@ -1,21 +1,19 @@
 """`raygan compare` of studies whose numbers are written by hand."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import raygan
+from report import hand_written
+from report.hand_written import KINDS, write_table
 
-from raygan.cli import main
-from raygan.evaluation.evaluate import summarise
-from raygan.presets import PAPER_V1
+from raygan.noise import Gaussian
 from raygan.report.compare import read_studies, side_by_side, studies_table
-from raygan.config.section import with_values
+from raygan.study.ledger import StudyError
 from raygan.study.storage import Folder
-
-KINDS = ("gaussian", "salt_and_pepper", "speckle")
 
 
 def write_study(
@@ -24,40 +22,30 @@ def write_study(
     epochs: list[tuple[str, int, float]],
     scores: Mapping[str, float] | None = None,
     config: Mapping[str, object] | None = None,
+    lpips: float | None = None,
     **record: Any,
 ) -> Folder:
-    """Trials by name and state, epochs (trial, epoch, val PSNR) as they came, evaluated PSNR by denoiser."""
-    folder.mkdir()
-    of_search = {"space": {"loss/content_weight": {}}, "searcher": "tpe", "seed": 0}
-    whole = {
-        "name": folder.name,
-        "status": "running trials",
-        "photos": {"train": 8, "validation": 2, "names_sha256": "a"},
-        "config": with_values(PAPER_V1, config or {}).to_json(),
-        **({} if "arms" in record else of_search),
-        **record,
-    }
-    (folder / "study.json").write_text(json.dumps(whole))
+    """Trials by name and state, epochs (trial, epoch, val PSNR) in order, mean PSNR by denoiser."""
+    study = hand_written.write_study(folder, config=config, **{"status": "running trials", **record})
     if trials:
         table = pd.DataFrame({"trial": list(trials), "state": list(trials.values())})
         if "arms" in record:
             table[["arm", "seed"]] = table["trial"].str.extract(r"(.*)-seed-(\d+)")
-        table.to_csv(folder / "trials.csv", index=False)
+        write_table(study, "trials.csv", table)
     if epochs:
         metrics = pd.DataFrame(epochs, columns=["trial", "epoch", "val_psnr"])
-        metrics.assign(val_ssim=metrics["val_psnr"] / 100, seconds=2.5).to_csv(folder / "metrics.csv", index=False)
+        write_table(study, "metrics.csv", metrics.assign(val_ssim=metrics["val_psnr"] / 100, seconds=2.5))
     if scores:
+        columns = ["set", "kind", "level", "method", "psnr_mean", "ssim_mean"]
         rows = [
-            (0, image, "evaluation", kind, level, 0.1, method, psnr + offset + KINDS.index(kind), 0.5)
+            ("evaluation", kind, level, method, psnr + offset + KINDS.index(kind), 0.5)
             for method, psnr in {"noisy": 1.0, **scores}.items()
             for kind in KINDS
             for level, offset in (("low", 5), ("mean", 0), ("high", -5))
-            for image in ("a.png", "b.png")
         ]
-        columns = ["task", "image", "set", "kind", "level", "intensity", "method", "psnr", "ssim"]
-        (folder / "evaluation").mkdir()
-        summarise(pd.DataFrame(rows, columns=columns)).to_csv(folder / "evaluation" / "summary.csv", index=False)
-    return Folder(folder)
+        summary = pd.DataFrame(rows, columns=columns)
+        write_table(study, "evaluation/summary.csv", summary.assign(**({"lpips_mean": lpips} if lpips else {})))
+    return study
 
 
 @pytest.fixture
@@ -97,7 +85,7 @@ def table_of(*folders: Folder) -> list[dict[str, Any]]:
     return studies_table(read_studies(folders)).to_dict("records")
 
 
-def test_a_search_in_a_row(finished: Folder) -> None:
+def test_search_row(finished: Folder) -> None:
     (row,) = table_of(finished)
     # Not the failed trial's best; and the epochs of all trials, the failed one's too, were spent until then.
     best = {"val_psnr": 24.0, "val_ssim": 0.24, "best_trial": "trial-0003", "epochs_to_best": 4}
@@ -107,7 +95,7 @@ def test_a_search_in_a_row(finished: Folder) -> None:
     assert row == best | about | trials | psnr | {f"ssim_{kind}": 0.5 for kind in KINDS}
 
 
-def test_an_arm_in_a_row_with_the_mean_over_its_good_seeds(comparison: Folder) -> None:
+def test_arm_row_has_mean_over_good_seeds(comparison: Folder) -> None:
     a, b = table_of(comparison)
     assert (a["study"], a["arm"], a["trials"], a["complete"], a["failed"], a["epochs"]) == ("arms", "a", 2, 2, 0, 2)
     assert (b["arm"], b["complete"], b["failed"], b["epochs"], b["seconds"]) == ("b", 1, 1, 2, 5.0)
@@ -116,7 +104,7 @@ def test_an_arm_in_a_row_with_the_mean_over_its_good_seeds(comparison: Folder) -
     assert (a["psnr_gaussian"], b["psnr_gaussian"]) == (20.5, 22.0)
 
 
-def test_studies_that_still_run_or_have_just_begun(tmp_path: Path, finished: Folder) -> None:
+def test_running_and_new_studies(tmp_path: Path, finished: Folder) -> None:
     running = write_study(
         tmp_path / "running",
         {"trial-0001": "complete", "trial-0002": "running", "trial-0003": "pending"},
@@ -140,80 +128,100 @@ def test_studies_that_still_run_or_have_just_begun(tmp_path: Path, finished: Fol
 @pytest.mark.parametrize(
     ("config", "record", "reason"),
     [
-        ({"noise/speckle/high": 0.3}, {}, "the noise to remove"),
-        ({"noise/kinds": ("gaussian",)}, {}, "the noise to remove"),
+        ({"noises/speckle/high": 0.3}, {}, "the noises to remove"),
+        ({"noises": (Gaussian(),)}, {}, "the noises to remove"),
         ({"data/seed": 1}, {}, "data/seed"),
         ({"data/crop_size": 64}, {}, "data/crop_size"),
         ({"data/val_crops": 5}, {}, "data/val_crops"),
         ({}, {"photos": {"train": 8, "validation": 2, "names_sha256": "b"}}, "the photos"),
     ],
 )
-def test_val_scores_that_do_not_compare_are_told(
+def test_warning_if_val_scores_cannot_be_compared(
     tmp_path: Path, finished: Folder, config: dict[str, object], record: dict[str, Any], reason: str
 ) -> None:
     other = write_study(tmp_path / "other", {}, [], config=config, **record)
     warnings = [line for line in side_by_side(read_studies([finished, other])).splitlines() if "Warning" in line]
     assert len(warnings) == 1
-    assert warnings[0].startswith(f"Warning: val scores do not compare, since the rows differ in {reason}")
+    assert warnings[0].startswith(f"Warning: val scores cannot be compared, because the rows differ in {reason}")
 
 
 def test_differing_settings_are_listed_in_the_order_of_the_rows(tmp_path: Path, finished: Folder) -> None:
     other = write_study(
-        tmp_path / "other", {}, [], config={"loss/adversarial_weight": 0.5}, searcher="gp", space={"noise/policy": {}}
+        tmp_path / "other",
+        {},
+        [],
+        config={"loss/adversarial_weight": 0.5},
+        search_algorithm="gp",
+        space={"sampling": {}},
     )
     text = side_by_side(read_studies([finished, other]))
     assert "Warning" not in text
-    assert text.partition("(in the order of the rows)\n")[2].splitlines() == [
-        "  searcher: tpe | gp",
-        "  noise/policy: uniform | searched",
+    assert text.partition("in the order of the rows:\n")[2].splitlines() == [
+        "  search_algorithm: tpe | gp",
+        "  sampling: UniformPolicy | searched",
         "  loss/content_weight: searched | 0.1",
         "  loss/adversarial_weight: 0.01 | 0.5",
     ]
     assert side_by_side(read_studies([finished])).endswith("The settings do not differ.")
 
 
-def test_evaluations_on_other_photos_are_told(tmp_path: Path, finished: Folder) -> None:
+def test_warning_if_evaluations_are_on_different_photos(tmp_path: Path, finished: Folder) -> None:
     other = write_study(tmp_path / "other", {}, [], scores={"raygan": 20.0}, config={"data/evaluate_on": "mine"})
     assert (
-        "Warning: evaluation scores do not compare, since the rows differ in data/evaluate_on."
+        "Warning: evaluation scores cannot be compared, because the rows differ in data/evaluate_on."
         in side_by_side(read_studies([finished, other])).splitlines()
     )
 
 
-def test_distances_stand_beside_studies_that_have_none(tmp_path: Path, finished: Folder) -> None:
-    other = write_study(tmp_path / "other", {}, [], scores={"raygan": 20.0})
-    summary = pd.read_csv(tmp_path / "other" / "evaluation" / "summary.csv")
-    other.write("evaluation/summary.csv", summary.assign(vgg_distance_mean=0.25).to_csv(index=False))
+def test_lpips_beside_studies_without_it(tmp_path: Path, finished: Folder) -> None:
+    other = write_study(tmp_path / "other", {}, [], scores={"raygan": 20.0}, lpips=0.25)
     rows = read_studies([finished, other])
-    assert studies_table(rows)["vgg_distance_speckle"].isna().tolist() == [True, False]
+    assert studies_table(rows)["lpips_speckle"].isna().tolist() == [True, False]
     text = side_by_side(rows)
-    assert "PSNR (dB) / SSIM / vgg_distance (lower is better)" in text
+    assert "PSNR / SSIM / LPIPS (lower is better)" in text
     assert "25.00 / 0.500 / -" in text
     assert "20.00 / 0.500 / 0.250" in text
 
 
-def test_the_command_line_writes_the_same_as_csv(
-    finished: Folder, comparison: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["compare", str(finished), str(comparison), "--csv", str(tmp_path / "new" / "table.csv")])
-    lines = capsys.readouterr().out.splitlines()
+def test_table_for_users_own_noise(tmp_path: Path) -> None:
+    own = Gaussian(name="film_grain")
+    study = hand_written.write_study(tmp_path / "own", config={"noises": (own,)})
+    row = {"set": "evaluation", "kind": own.key, "level": "mean", "method": "raygan", "psnr_mean": 21.0}
+    write_table(study, "evaluation/summary.csv", [row | {"ssim_mean": 0.5}])
+    text = side_by_side(read_studies([study]))
+    assert "film_grain" in text
+    assert "21.00 / 0.500" in text
+
+
+def test_table_as_text(finished: Folder, comparison: Folder) -> None:
+    lines = side_by_side(read_studies([finished, comparison])).splitlines()
     assert lines[0].split()[:3] == ["study", "state", "trials"]
     assert lines[1].split()[:6] == ["finished", "finished", "4", "1", "2", "1"]
     assert [line.split("  ")[0] for line in lines[2:4]] == ["arms, a", "arms, b"]
-    assert "25.00 / 0.500" in next(line for line in lines[4:] if line.startswith("finished"))
+    assert "25.00 / 0.500" in [line for line in lines if line.startswith("finished")][-1]
+    assert max(map(len, lines)) <= 110
+
+
+def test_command_line_writes_csv(finished: Folder, comparison: Folder, tmp_path: Path) -> None:
+    run = raygan("compare", finished, comparison, "--csv", tmp_path / "new" / "table.csv")
+    assert (run.returncode, run.stderr) == (0, "")
     written = pd.read_csv(tmp_path / "new" / "table.csv", keep_default_na=False)
     assert written["arm"].tolist() == ["", "a", "b"]
     assert written["val_psnr"].tolist() == [24.0, 21.0, 22.5]
 
 
-def test_studies_of_one_name_are_told_apart_by_their_folders(finished: Folder, tmp_path: Path) -> None:
+def test_studies_of_the_same_name_are_shown_by_folder(finished: Folder, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     other = write_study(tmp_path / "elsewhere" / "finished", {}, [])
     assert [row["study"] for row in table_of(finished, other)] == [str(finished), str(other)]
 
 
-def test_a_folder_without_a_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["compare", str(tmp_path)])
-    assert ended.value.code == 2
-    assert f"{tmp_path} holds no study (no study.json)" in capsys.readouterr().err
+def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"holds no study \(no study.json\)"):
+        read_studies([Folder(tmp_path)])
+
+
+def test_old_schema_is_refused(tmp_path: Path) -> None:
+    study = hand_written.write_study(tmp_path / "old", schema=1)
+    with pytest.raises(StudyError, match="schema 1"):
+        read_studies([study])

@@ -1,6 +1,5 @@
 """`raygan report`, as a user runs it, and the page it writes, as a browser shows it."""
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,9 +10,6 @@ import pytest
 from conftest import Study, raygan
 from playwright.sync_api import Page, sync_playwright
 
-from raygan.report.figures import search_figures
-from raygan.study.files import StudyFiles
-from raygan.report.tables import front_table
 from raygan.study.storage import Folder
 
 pytestmark = pytest.mark.timeout(300)
@@ -40,11 +36,11 @@ def page(study: Study, comparison: Study, tmp_path_factory: pytest.TempPathFacto
         browser.close()
 
 
-def test_every_plot_has_drawn(page: Page) -> None:
+def test_every_plot_is_drawn(page: Page) -> None:
     plots = page.locator(".plotly-graph-div")
     titles = [plots.nth(index).get_attribute("id") for index in range(plots.count())]
     for name in (
-        *("optimisation-history", "learning-curves", "parallel-coordinates", "parameter-importances"),
+        *("optimization-history", "learning-curves", "parallel-coordinates", "parameter-importances"),
         "the-two-most-important-parameters",
         *("psnr-mean-and-deviation-over-seeds", "losses-and-accuracies", "val-psnr-over-the-epochs"),
     ):
@@ -57,7 +53,7 @@ def test_every_plot_has_drawn(page: Page) -> None:
     assert page.errors == []
 
 
-def test_steps_are_drawn_for_every_system_in_one_layout(page: Page) -> None:
+def test_steps_of_all_systems_share_one_figure(page: Page) -> None:
     steps = page.locator("[id$=losses-and-accuracies]")
     # The search's winner and four arms: five columns of three rows, with five lines a column, as they are and smoothed.
     assert steps.locator(".subplot").count() == 15
@@ -78,7 +74,7 @@ def test_images_are_shown(page: Page) -> None:
     assert min(widths) >= 4 * 64
 
 
-def test_every_table_of_the_paper_is_there(page: Page) -> None:
+def test_report_has_every_table_of_the_paper(page: Page) -> None:
     headings = page.locator("h2, h3").all_inner_texts()
     for number in (4, 5, 6):
         assert any("tiny, winner" in heading and heading.endswith(f"Table {number}") for heading in headings)
@@ -92,7 +88,7 @@ def test_every_table_of_the_paper_is_there(page: Page) -> None:
     assert "Best epoch" in headings
 
 
-def test_tables_stand_beside_the_papers_values(study: Study) -> None:
+def test_tables_have_the_papers_values(study: Study) -> None:
     run = raygan("report", study.folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert f"{study.folder}/report/report.html" in run.stdout
@@ -112,26 +108,32 @@ def test_tables_stand_beside_the_papers_values(study: Study) -> None:
     assert f"| salt & pepper | average | {scores['psnr'].mean():.3f} | 26.359 |" in markdown
 
 
-def test_a_folder_without_a_finished_study_is_refused(tmp_path: Path) -> None:
+def test_folder_without_a_finished_study_is_refused(tmp_path: Path) -> None:
     run = raygan("report", tmp_path)
     assert run.returncode == 2
     assert "holds no finished study" in run.stderr
 
 
-def test_the_front_of_several_objectives(study: Study, tmp_path: Path) -> None:
-    folder = shutil.copytree(study.folder, tmp_path / "several")
-    record = json.loads((folder / "study.json").read_text()) | {"objectives": ["val_psnr", "val_milliseconds"]}
-    (folder / "study.json").write_text(json.dumps(record))
-    files = StudyFiles(Folder(folder))
-    table = front_table(files)
-    scores = {
-        row["trial"]: (float(row["val_psnr"]), -float(row["val_milliseconds"])) for row in study.table("trials.csv")
-    }
-    unbeaten = {
-        trial
-        for trial, ours in scores.items()
-        if not any(theirs != ours and theirs[0] >= ours[0] and theirs[1] >= ours[1] for theirs in scores.values())
-    }
-    assert set(table["trial"]) == unbeaten
-    assert table["val_psnr"].is_monotonic_decreasing
-    assert "The objectives" in search_figures(files)
+def test_texts_are_escaped(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"<b>": ["a|b"], "psnr_difference": [1.23456], "val_ssim": [float("nan")], "seconds": [1234567.0]}
+    )
+    write_report(Folder(tmp_path), "A & B", [Part("<i>", text=["x < y"], tables={"one": table})])
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>A &amp; B</title>" in page
+    assert "<h2>&lt;i&gt;</h2>" in page
+    assert "<p>x &lt; y</p>" in page
+    assert "<th>&lt;b&gt;</th>" in page
+    assert "<td>a|b</td><td>+1.235</td><td></td><td>1.235e+06</td>" in page
+    markdown = """# A & B
+
+## <i>
+
+x < y
+
+| <b> | psnr_difference | val_ssim | seconds |
+| --- | --- | --- | --- |
+| a\\|b | +1.235 |  | 1.235e+06 |
+"""
+    assert (tmp_path / "report.md").read_text() == markdown
+    assert (tmp_path / "tables" / "one.csv").read_text().splitlines()[1] == "a|b,1.23456,,1234567.0"

@@ -13,10 +13,10 @@ from ray.tune.schedulers import TrialScheduler
 
 from raygan.config.run import Config
 from raygan.search.algorithms import EpochAsha, EpochMedian, EpochOptunaSearch, EpochPopulation, sampler
-from raygan.search.stopping import TimeBudget
 from raygan.search.experiment import Search, Searcher
-from raygan.study.ledger import Ledger
 from raygan.search.space import Space, When
+from raygan.search.stopping import TimeBudget
+from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}

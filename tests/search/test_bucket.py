@@ -10,9 +10,9 @@ import boto3
 import pytest
 from conftest import TINY_OPTIONS, run_search
 from moto.server import ThreadedMotoServer
+from raygan.search.optuna_record import open_storage, record_of_files
 
 from raygan.study.ledger import read_table
-from raygan.search.optuna_record import open_storage, record_of_files
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser
 

@@ -11,10 +11,10 @@ import pytest
 from conftest import ROOT, TINY_OPTIONS, Study, run_search
 from scipy import stats
 
+from raygan.config.section import ConfigError, with_values
 from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.search.options import apply_options, search_parser
-from raygan.config.section import ConfigError, with_values
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser, starting_weights, verify_checkpoint
 

@@ -9,12 +9,12 @@ from conftest import run_search
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.models.cost import parameters
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import EpochOptunaSearch, sampler
 from raygan.search.constraint import constraint_of
 from raygan.search.experiment import Search
-from raygan.config.section import ConfigError, flat_values, with_values
 
 SMALL = with_values(PAPER_V1, {"generator/base_width": 4, "generator/depth": 2, "data/crop_size": 64})
 SEARCH = Search(

@@ -23,16 +23,16 @@ from conftest import TINY_OPTIONS, run_search, search_command
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
+from raygan.search.drivers import Drivers
+from raygan.search.optuna_record import OptunaRecord, open_study
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.algorithms import EpochOptunaSearch, sampler
-from raygan.search.drivers import Drivers
 from raygan.search.experiment import Search
 from raygan.study.ledger import Ledger, StudyError, TrialRow
-from raygan.search.optuna_record import OptunaRecord, open_study
-from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_denoiser, verify_checkpoint
 

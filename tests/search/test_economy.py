@@ -7,8 +7,8 @@ from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
 from raygan.config.run import Config
-from raygan.search.stopping import Hopeless, collapsed_from, halving_factor
 from raygan.search.experiment import Search
+from raygan.search.stopping import Hopeless, collapsed_from, halving_factor
 
 
 def epoch(number: int, clean: float, denoised: float, best: float = 20.0) -> dict[str, Any]:

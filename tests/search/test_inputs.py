@@ -2,10 +2,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-
-from raygan.presets import DENOISER
 from raygan.search.inputs import with_absolute_start
+
 from raygan.config.section import ConfigError, with_values
+from raygan.presets import DENOISER
 from searches.denoiser import SEARCH
 
 

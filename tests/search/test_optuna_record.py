@@ -14,9 +14,9 @@ from conftest import Study
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from raygan.search.optuna_record import OptunaRecord, open_storage, open_study
 
 from raygan.study.ledger import Ledger, StudyError, TrialRow
-from raygan.search.optuna_record import OptunaRecord, open_storage, open_study
 from raygan.study.storage import Folder
 
 SPACE = {"a/x": FloatDistribution(0, 1), "a/kind": CategoricalDistribution(["p", "q"])}

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-
 from raygan.search.snapshot import KeepState, put_back_state
+
 from raygan.study.storage import Folder
 
 

@@ -4,10 +4,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raygan.config.run import Config
+from raygan.config.section import ConfigError, with_values
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Search
 from raygan.search.space import Space, When, check_searcher, check_space, point_of, space_to_json, without
-from raygan.config.section import ConfigError, with_values
 
 SPACE = {
     "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),

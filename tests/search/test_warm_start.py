@@ -10,13 +10,13 @@ from conftest import Study, run_search
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from raygan.config.section import flat_values, with_values
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import EpochOptunaSearch, sampler
 from raygan.search.experiment import Search
-from raygan.study.ledger import Ledger, StudyError, TrialRow, write_study
 from raygan.search.space import When
 from raygan.search.warm_start import warm_start
-from raygan.config.section import flat_values, with_values
+from raygan.study.ledger import Ledger, StudyError, TrialRow, write_study
 from raygan.study.storage import Folder
 
 RATE = "optimizers/generator/learning_rate"

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from raygan.models.generator import build_generator
 
 from raygan.config.run import Config
-from raygan.models.generator import build_generator
 from raygan.config.section import with_values
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, CheckpointError, load_checkpoint, load_denoiser, save_checkpoint

@@ -5,10 +5,10 @@ import pytest
 import ray
 
 from raygan.config.run import Config
+from raygan.config.section import with_values
 from raygan.data.crops import Photos
 from raygan.data.photos import TrainingPhotos
 from raygan.data.samples import dead_leaves
-from raygan.config.section import with_values
 from raygan.train.cluster import (
     HardwareError,
     resolved_device,

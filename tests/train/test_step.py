@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from raygan.models.discriminator import build_discriminator
+from raygan.models.generator import build_generator
 from torch import nn
 from torch.nn import functional
 
 from raygan.config.run import Config
 from raygan.losses import build_content_loss
-from raygan.models.discriminator import build_discriminator
-from raygan.models.generator import build_generator
 from raygan.train.step import METRICS, PIXEL_METRICS, Players, pixel_step, train_step
 
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from raygan.train.step_log import StepLog
 
 from raygan.study.storage import Folder
-from raygan.train.step_log import StepLog
 
 
 def test_steps_count_on_over_epochs(tmp_path: Path) -> None:

@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from raygan.models.generator import build_generator
+from raygan.noise.noise import LEVELS
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 
 from raygan.config.run import NOISE_KINDS, Config
-from raygan.data.crops import CachedCrops, Photos, validation_crops
-from raygan.noise.noise import LEVELS
-from raygan.data.samples import dead_leaves
-from raygan.models.generator import build_generator
-from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.config.section import with_values
+from raygan.data.crops import CachedCrops, Photos, validation_crops
+from raygan.data.samples import dead_leaves
+from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import CheckpointError, DenoiserError, load_denoiser
-from raygan.train.validation import noisy_validation_crops, validate
 from raygan.train.loop import DivergedError, RunLog, train
+from raygan.train.validation import noisy_validation_crops, validate
 
 CPU = torch.device("cpu")
 

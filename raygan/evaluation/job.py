@@ -1,0 +1,155 @@
+"""The evaluation job: Ray Data actors that add noise to photos, remove it by every method, and compute the metrics.
+
+Metrics are computed in double precision and without rounding to 8 bits.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from raygan.config.kinds import LEVELS, Generator, Level, Noise
+from raygan.data.crops import to_unit_range
+from raygan.evaluation.classical import filtered
+from raygan.evaluation.perceptual import Lpips
+from raygan.inference.denoiser import denoise
+from raygan.metrics import colour_drift, psnr, ssim
+from raygan.noise import add_noise
+from raygan.seeds import torch_generator
+from raygan.study.storage import Folder
+from raygan.train.checkpoint import load_weights
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+PICTURES = 4
+"""Evaluation photos, the first ones by name, of which before/after pictures are kept."""
+MEAN_ONLY: tuple[Level, ...] = ("mean",)
+Row = dict[str, Any]
+"""One row of `raygan.evaluation.tables.tabulate`, and in the column `png`, on the first row of a picture, its content."""
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """Noises, and the denoisers that are to remove them."""
+
+    noises: tuple[Noise, ...]
+    denoisers: Mapping[str, tuple[Generator, Folder]]
+    """By name: the network, and the folder with its `generator.safetensors`."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What an evaluation computes."""
+
+    filters: tuple[str, ...] = ("median",)
+    """Names of `raygan.evaluation.classical.FILTERS`."""
+    levels: tuple[Level, ...] = LEVELS
+    """Levels of noise on evaluation photos; crops of training and validation photos get the mean level alone."""
+    lpips: Lpips | None = None
+    """Computes LPIPS as well, if given."""
+
+
+def evaluate(
+    photos: Dataset, task: EvaluationTask, settings: EvaluationSettings, resources: Mapping[str, float], actors: int
+) -> Iterator[list[Row]]:
+    """Evaluate denoisers on photos in a Ray Data job; yields the rows of each photo as it is done.
+
+    `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`). Each of the `actors`
+    takes `resources` (CPU, GPU) and holds all generators. The noise on a photo depends on its name, the noise's key and
+    the level alone. A generator's input is on the GPU if there is one; all else is computed on the CPU.
+    """
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    labels = photos.select_columns(["name", "set"]).take_all()
+    names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
+    results = photos.map_batches(
+        _Evaluator,
+        fn_constructor_args=(task, settings, set(names[:PICTURES]), "cuda" if resources.get("GPU") else "cpu"),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+    )
+    for _, rows in itertools.groupby(results.iter_rows(), key=lambda row: (row["set"], row["image"])):
+        yield list(rows)
+
+
+class _Evaluator:
+    """Evaluates one photo at a time."""
+
+    def __init__(self, task: EvaluationTask, settings: EvaluationSettings, pictured: set[str], device: str) -> None:
+        self.task = task
+        self.settings = settings
+        self.pictured = pictured
+        self.device = torch.device(device)
+        self.lpips = settings.lpips.to(self.device) if settings.lpips else None
+        self.generators = {
+            name: load_weights(folder, generator).to(self.device, memory_format=torch.channels_last)
+            for name, (generator, folder) in task.denoisers.items()
+        }
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
+        photo = {"image": str(batch["name"][0]), "set": str(batch["set"][0])}
+        clean = to_unit_range(torch.from_numpy(np.array(batch["pixels"][0])).permute(2, 0, 1)[None], "cpu")
+        levels = self.settings.levels if photo["set"] == "evaluation" else MEAN_ONLY
+        rows = [row for noise in self.task.noises for level in levels for row in self._rows(photo, clean, noise, level)]
+        return {column: [row[column] for row in rows] for column in rows[0]}
+
+    def _rows(self, photo: Row, clean: Tensor, noise: Noise, level: Level) -> Iterator[Row]:
+        """One row per method."""
+        name, intensity = photo["image"], noise.intensity(level)
+        key = (zlib.crc32(name.encode()), zlib.crc32(noise.key.encode()), LEVELS.index(level))
+        noisy = add_noise(clean, [noise], [intensity], [torch_generator("evaluation noise", *key)])
+        results, seconds = self._results(noisy)
+        distances = self.lpips(clean, list(results.values())) if self.lpips else []
+        picture = ""
+        if photo["set"] == "evaluation" and level == "mean" and name in self.pictured:
+            picture = f"{name.replace('/', '-').rpartition('.')[0]}-{noise.key}-{intensity:g}.png"
+        for index, (method, denoised) in enumerate(results.items()):
+            pair = clean.double(), denoised.double()
+            yield photo | {
+                "kind": noise.key,
+                "level": level,
+                "intensity": intensity,
+                "method": method,
+                "psnr": psnr(*pair).item(),
+                "ssim": ssim(*pair).item(),
+                "colour_drift": colour_drift(*pair).item(),
+                **({"lpips": distances[index]} if distances else {}),
+                "seconds": seconds[method],
+                "picture": picture,
+                "png": _side_by_side([clean, *results.values()]) if picture and method == "noisy" else b"",
+            }
+
+    def _results(self, noisy: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Each method's result for an image, and the seconds it took, transfers to and from the device included."""
+        results, seconds = {"noisy": noisy}, {"noisy": 0.0}
+        for method in (*self.settings.filters, *self.generators):
+            started = time.perf_counter()
+            if method in self.generators:
+                stride = self.task.denoisers[method][0].stride
+                results[method] = denoise(self.generators[method], noisy.to(self.device), stride).cpu()
+            else:
+                results[method] = filtered(method, noisy)
+            seconds[method] = time.perf_counter() - started
+        return results, seconds
+
+
+def _side_by_side(images: list[Tensor]) -> bytes:
+    joined = torch.cat(images, dim=3)[0].permute(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray((joined.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(file, "PNG")
+    return file.getvalue()

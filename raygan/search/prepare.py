@@ -1,0 +1,137 @@
+"""Turns what the user asked for into what will run, once, before anything is spent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from torch import Tensor
+
+from raygan.config.kinds import ContentLoss, PhotoSource
+from raygan.config.run import Config
+from raygan.config.section import with_values
+from raygan.data.photos import StoredPhotos, TrainingPhotos, training_photos
+from raygan.data.sources import PhotoFolder
+from raygan.search.constraint import Constraint
+from raygan.search.experiment import Experiment
+from raygan.search.preflight import check_machines, check_photos, wait_for_room
+from raygan.search.space import distribution_of
+from raygan.search.warm_start import WarmStart, warm_start
+from raygan.study.storage import Folder
+from raygan.train.checkpoint import starting_weights
+from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
+from raygan.train.driver import Job
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an experiment needs besides photos and a cluster."""
+
+    content_weights: dict[str, dict[str, Tensor]]
+    """Pretrained weights by `ContentLoss.weights_source`."""
+    content_loss: str
+    """The content losses in words."""
+    known: WarmStart
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What will run."""
+
+    config: Config
+    """The experiment's, with device, cache, best epoch's metric and paths resolved."""
+    job: Job
+    photos: dict[str, Any]
+    """What distinguishes one choice of photos from another."""
+    concurrent: int
+    """Trials at once."""
+
+
+def read_inputs(experiment: Experiment) -> Inputs:
+    """Read what the experiment needs, and check it; needs no Ray.
+
+    Raises the error of whichever input cannot be used.
+    """
+    configs = list(experiment.configs().values())
+    Constraint.of(experiment.settings).check(
+        with_values(experiment.config, experiment.values_at(point)) for point in experiment.points()
+    )
+    for config in configs:
+        starting_weights(config)
+        for source in (config.data.photos, config.data.evaluate_on):
+            if isinstance(source, PhotoFolder):
+                source.find()
+    contents = dict.fromkeys(content for config in configs for content in _contents(experiment, config))
+    weights: dict[str, dict[str, Tensor]] = {}
+    for content in contents:
+        if (source_name := content.weights_source) is not None and source_name not in weights:
+            weights[source_name] = content.read_weights()
+    words = "; or ".join(dict.fromkeys(content.describe() for content in contents))
+    return Inputs(weights, words, warm_start(experiment.settings, experiment.sampled_space, experiment.config))
+
+
+def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float) -> Prepared:
+    """Resolve the configuration, and read the photos into the running cluster.
+
+    `wait` is how many seconds an autoscaler has to make room for one trial. Raises the error of whichever check fails.
+    """
+    settings = experiment.settings
+    config = _resolved(experiment.config, settings.objectives[0])
+    concurrent = min(wait_for_room(config, experiment.concurrent, wait), max(1, settings.trials))
+    check_machines(folder)
+    # These may be downloaded, gigabytes perhaps: not for a search that does not fit.
+    _check_sources(config.data.photos, config.data.evaluate_on)
+    photos = training_photos(config.data, photo_memory())
+    check_photos(photos)
+    streamed = isinstance(photos.train, StoredPhotos)
+    config = with_values(config, {"data/cache": "stream" if streamed else "memory"})
+    if streamed:
+        concurrent = min(concurrent, trials_at_once(config))
+    job = Job(folder, share_photos(photos), inputs.content_weights)
+    print(
+        f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
+        f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
+    )
+    return Prepared(config, job, _fingerprint(photos), concurrent)
+
+
+def _resolved(config: Config, objective: str) -> Config:
+    training = config.training
+    values: dict[str, object] = {}
+    if training.best_by is None:
+        values["training/best_by"] = objective if objective in ("val_psnr", "val_ssim") else "val_psnr"
+    if training.start_from not in (None, "shipped"):
+        # Each trial runs in a folder of its own.
+        values["training/start_from"] = Folder(str(training.start_from)).location
+    return resolved_device(with_values(config, values))
+
+
+def _contents(experiment: Experiment, config: Config) -> list[ContentLoss]:
+    """The content losses that trials may have."""
+    searched = experiment.sampled_space.get("loss/content")
+    distribution = distribution_of(searched) if searched is not None else None
+    if not isinstance(distribution, CategoricalDistribution):
+        return [config.loss.content]
+    return [with_values(config, {"loss/content": choice}).loss.content for choice in distribution.choices]
+
+
+def _check_sources(*sources: PhotoSource) -> None:
+    """Find photos before any work is done: those to evaluate on are needed last."""
+    folders = [source.find()[0].location + "/" for source in sources]
+    if folders[0].startswith(folders[1]) or folders[1].startswith(folders[0]):
+        logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
+
+
+def _fingerprint(photos: TrainingPhotos) -> dict[str, Any]:
+    names = json.dumps([photos.train.names, photos.validation.names])
+    return {
+        "train": len(photos.train),
+        "validation": len(photos.validation),
+        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
+    }

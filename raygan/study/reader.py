@@ -1,0 +1,198 @@
+"""A study, read from its folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
+
+from raygan.config.run import Config
+from raygan.config.section import with_values
+from raygan.study.ledger import StudyError, read_study
+from raygan.study.objectives import LESS_IS_BETTER, directions
+from raygan.study.storage import Folder
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+
+class StudyFiles:
+    """A study, running or finished, read from its folder. Tables that do not exist yet are empty."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Raises `StudyError` if the folder holds no study, or one of another schema."""
+        record = read_study(folder)
+        if record is None:
+            raise StudyError(f"{folder} holds no study (no study.json): give the folder STORAGE/NAME of one")
+        self.folder = folder
+        self.record: dict[str, Any] = record
+        self.name: str = record["name"]
+        self.config = Config.from_json(record["config"])
+        best_by = self.config.training.best_by
+        self.objectives: list[str] = record.get("objectives", [best_by or "val_psnr"])
+        """The metrics that the study optimizes."""
+        self.best_by = best_by or ("val_ssim" if self.objectives[0] == "val_ssim" else "val_psnr")
+        """The metric that chooses the best epochs."""
+        self.trials = self.table("trials.csv")
+        self.metrics = self.table("metrics.csv")
+        self.summary = self.table("evaluation/summary.csv")
+
+    @classmethod
+    def finished(cls, folder: Folder) -> Self:
+        """A study with an evaluation; raises `StudyError` if there is none."""
+        if not folder.exists("evaluation/summary.csv"):
+            raise StudyError(
+                f"{folder} holds no finished study (no evaluation/summary.csv): give the folder "
+                "STORAGE/NAME of one, or run its search to the end"
+            )
+        return cls(folder)
+
+    @cached_property
+    def per_image(self) -> pd.DataFrame:
+        """The evaluation's scores, one row per image, noise and method."""
+        return self.table("evaluation/per_image.csv")
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether the study compares arms, rather than searching."""
+        return "arms" in self.record
+
+    def good_trials(self) -> pd.DataFrame:
+        """The rows of `trials.csv` of trials that have completed an epoch and did not fail."""
+        if self.trials.empty:
+            return self.trials
+        return self.trials[(self.trials["state"] != "failed") & self.trials["val_psnr"].notna()]
+
+    def systems(self) -> list[System]:
+        """What the study trains and evaluates: the winner of a search, or the arms of a comparison."""
+        if not self.is_comparison:
+            config = with_values(self.config, self.record.get("best_trial", {}).get("values", {}))
+            return [System(self, "", config, self.trials, task=0)]
+        configs = {arm: with_values(self.config, values) for arm, values in self.record["arms"].items()}
+        tasks = list(dict.fromkeys(config.noises for config in configs.values()))
+        trials = {arm: self.trials if self.trials.empty else self.trials[self.trials["arm"] == arm] for arm in configs}
+        return [System(self, arm, one, trials[arm], tasks.index(one.noises)) for arm, one in configs.items()]
+
+    def optuna_study(self, objectives: Sequence[str] | None = None) -> optuna.Study:
+        """A search's complete and pruned trials as an Optuna study in memory; `objectives` default to the search's own.
+
+        Every trial has the scores of its best epoch as its values and its name as the user attribute "trial". For a
+        single objective it has intermediate values as well: at each epoch, the best score so far.
+        """
+        # Importing Optuna takes long.
+        import optuna
+        from optuna.distributions import json_to_distribution
+        from optuna.trial import TrialState, create_trial
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        objectives = objectives or self.objectives
+        study = optuna.create_study(study_name=self.name, directions=directions(objectives))
+        space = {path: json_to_distribution(json.dumps(one)) for path, one in self.record["space"].items()}
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        # Otherwise an integer that only some trials have would be read as a float.
+        for row in self.good_trials().convert_dtypes().to_dict("records"):
+            if row["state"] in states:
+                searched = {path: one for path, one in space.items() if pd.notna(row[path])}
+                study.add_trial(
+                    create_trial(
+                        state=states[row["state"]],
+                        values=[row[objective] for objective in objectives],
+                        params={path: _value(one, row[path]) for path, one in searched.items()},
+                        distributions=searched,
+                        user_attrs={"trial": row["trial"]},
+                        # Optuna takes the values of several objectives only at a trial's end.
+                        intermediate_values=self._best_so_far(row["trial"], *objectives)
+                        if len(objectives) == 1
+                        else {},
+                    )
+                )
+        return study
+
+    def _best_so_far(self, trial: str, objective: str) -> dict[int, float]:
+        epochs = self.metrics[self.metrics["trial"] == trial]
+        scores = epochs[objective].cummin() if objective in LESS_IS_BETTER else epochs[objective].cummax()
+        return dict(zip(epochs["epoch"].tolist(), scores.tolist(), strict=True))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A CSV file of the study; an empty table if it does not exist."""
+        if not self.folder.exists(name):
+            return pd.DataFrame()
+        content = io.BytesIO(self.folder.read(name))
+        # An arm's name is text, even if it looks like a number; values must be read exactly to lie in their range.
+        return pd.read_csv(content, converters={"arm": str}, float_precision="round_trip")
+
+
+@dataclass(frozen=True)
+class System:
+    """What a study trains and evaluates: the winner of a search, or an arm of a comparison with its seeds."""
+
+    study: StudyFiles
+    arm: str
+    """Name of the arm; empty in a search."""
+    config: Config
+    trials: pd.DataFrame
+    """Its rows of `trials.csv`: of an arm, one per seed."""
+    task: int
+    """Number of its noise task in the evaluation's tables."""
+
+    @property
+    def label(self) -> str:
+        """Name within the study."""
+        return self.arm or ("winner" if self.study.record["trials"] else "base configuration")
+
+    @property
+    def name(self) -> str:
+        """Name among the systems of several studies."""
+        return f"{self.study.name}, {self.label}"
+
+    @property
+    def denoisers(self) -> list[str]:
+        """Names in the evaluation's tables: one per seed that did not fail."""
+        if not self.arm:
+            return ["raygan"]
+        return [] if self.trials.empty else self.trials[self.trials["state"] != "failed"]["trial"].tolist()
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The epochs of all its trials, in the order in which they were recorded."""
+        metrics = self.study.metrics
+        if metrics.empty or not self.arm:
+            return metrics
+        return metrics[metrics["trial"].isin(self.trials["trial"])].reset_index(drop=True)
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """Metrics of the winner or of the first seed, one row per epoch; empty if it failed in the first."""
+        if not self.arm:
+            return self.study.table("best/metrics.csv")
+        return self.metrics if self.metrics.empty else self.metrics[self.metrics["trial"] == self._first_seed]
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """Losses and accuracies of the winner or of the first seed, one row per step; empty if there are none."""
+        return self.study.table(f"steps/{self._first_seed if self.arm else 'winner'}.csv")
+
+    @property
+    def best_epoch(self) -> dict[str, float] | None:
+        """The metrics of the best epoch by validation, which was kept; None if there are no epochs."""
+        rows: list[dict[str, float]] = self.epochs.to_dict("records")  # type: ignore[assignment]
+        return max(rows, key=lambda row: row[self.study.best_by], default=None)
+
+    @property
+    def _first_seed(self) -> str:
+        return str(self.trials.sort_values("seed")["trial"].iloc[0])
+
+
+def _value(distribution: BaseDistribution, cell: Any) -> Any:
+    """A value of the distribution, as pandas reads it from `trials.csv`."""
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return next(choice for choice in distribution.choices if choice == cell or str(choice) == str(cell))
+    return distribution.to_external_repr(distribution.to_internal_repr(cell))

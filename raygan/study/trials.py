@@ -1,0 +1,243 @@
+"""A study's trials: one Optuna study, in a journal file in the study's folder or in a database.
+
+`trials.csv` derives from it and from the ledger. A trial is known by its name, its user attribute "trial".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from raygan.study.ledger import Ledger, StudyError, TrialRow
+from raygan.study.objectives import LESS_IS_BETTER
+from raygan.study.storage import Folder
+
+JOURNAL = "optuna.log"
+ARTIFACTS = "artifacts"
+ATTEMPTS = 5
+"""How often a database is tried that does not open: another process may be creating its tables."""
+STATES = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Trials:
+    """The trials of the study in `folder`, written by one process at a time."""
+
+    def __init__(self, folder: Folder, name: str, objectives: Sequence[str], url: str | None = None) -> None:
+        """Open the Optuna study or create it. `url` is an Optuna database URL; None: a journal file in `folder`.
+
+        Raises `StudyError` if the storage cannot be opened or holds another study of that name.
+        """
+        self.folder = folder
+        self.objectives = tuple(objectives)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._journal: Path | None = None
+        self.study = optuna.create_study(
+            study_name=name,
+            storage=self._open_journal() if url is None else open_database(url),
+            directions=["minimize" if objective in LESS_IS_BETTER else "maximize" for objective in objectives],
+            load_if_exists=True,
+        )
+        recorded = self.study.user_attrs.get("folder", folder.location)
+        if url is not None and recorded != folder.location:
+            raise StudyError(
+                f"the Optuna storage already has a study {name!r}, which belongs to {recorded}: give another --name or "
+                "another --optuna-storage"
+            )
+        if url is not None:
+            self.study.set_user_attr("folder", folder.location)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune pickles what it is given, for a restore that is never used: the study's folder is what goes on.
+        return {}
+
+    def _open_journal(self) -> BaseStorage:
+        if self.folder.is_local:
+            self._journal = Path(self.folder.path) / JOURNAL
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
+            self._scratch = tempfile.TemporaryDirectory()
+            self._journal = Path(self._scratch.name) / JOURNAL
+            if self.folder.exists(JOURNAL):
+                self._journal.write_bytes(self.folder.read(JOURNAL))
+        _repair_journal(self._journal)
+        return open_journal(self._journal)
+
+    def save(self) -> None:
+        """Copy the journal to the study's folder, if that is in a bucket."""
+        if self._scratch is not None and self._journal is not None:
+            self.folder.write(JOURNAL, self._journal.read_bytes())
+
+    def started(self) -> list[FrozenTrial]:
+        """The trials that have a name, in the order in which they began; not to be modified."""
+        trials = self.study.get_trials(deepcopy=False)
+        return sorted((one for one in trials if "trial" in one.user_attrs), key=lambda one: one.user_attrs["order"])
+
+    def ended(self) -> int:
+        """How many trials are complete, pruned or failed."""
+        return sum(trial.state.is_finished() for trial in self.started())
+
+    def unfinished(self) -> list[Trial]:
+        """Trials that an earlier start of the study left running, in order; some may have no name yet."""
+        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return [Trial(self.study, one._trial_id) for one in running]
+
+    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Let points be tried first; those that are there already are skipped."""
+        for point in points:
+            self.study.enqueue_trial(dict(point), skip_if_exists=True)
+        self.save()
+
+    def begin(self, trial: Trial, name: Callable[[int, Mapping[str, Any]], str]) -> str:
+        """A trial's name, given to it now if it has none: `name` of its number, from 1, and its parameters."""
+        if "trial" not in trial.user_attrs:
+            order = len(self.started())
+            trial.set_user_attr("order", order)
+            trial.set_user_attr("trial", name(order + 1, trial.params))
+        self.save()
+        return str(trial.user_attrs["trial"])
+
+    def report(self, trial: Trial, metrics: Mapping[str, Any]) -> None:
+        """Record the objective at an epoch, unless that epoch is known."""
+        # Optuna takes the values of several objectives only at a trial's end.
+        if len(self.objectives) == 1:
+            with warnings.catch_warnings():
+                # A resumed trial repeats at most one epoch.
+                warnings.filterwarnings("ignore", message=".*already reported", category=UserWarning)
+                trial.report(metrics[f"best_{self.objectives[0]}"], metrics["epoch"])
+        self.save()
+
+    def end(self, trial: Trial, metrics: Mapping[str, Any] | None, epochs: int, error: str | None = None) -> None:
+        """Record how a trial ended: failed, complete after `epochs`, or pruned before; `metrics` are its last."""
+        name = trial.user_attrs["trial"]
+        if error is not None or metrics is None:
+            trial.set_user_attr("error", error or "the trial ended before its first epoch")
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        elif metrics["epoch"] < epochs:
+            self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        else:
+            values = [metrics[f"best_{objective}"] for objective in self.objectives]
+            self.study.tell(trial, values, skip_if_finished=True)
+        picture = Path(self.folder.path) / "pictures" / f"{name}.png"
+        if self.folder.is_local and picture.is_file():
+            store = Path(self.folder.path) / ARTIFACTS
+            store.mkdir(exist_ok=True)
+            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
+        self.save()
+
+    def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
+        """The rows of `trials.csv`; `paths` are those of the search space."""
+        rows = []
+        for trial in self.started():
+            name, attributes = trial.user_attrs["trial"], trial.user_attrs
+            epochs = ledger.epochs_of(name)
+            last = epochs[-1] if epochs else {}
+            rows.append(
+                TrialRow(
+                    trial=name,
+                    state=STATES[trial.state],
+                    epochs=len(epochs),
+                    val_psnr=last.get("best_val_psnr", math.nan),
+                    val_ssim=last.get("best_val_ssim", math.nan),
+                    operations_per_pixel=last.get("operations_per_pixel", math.nan),
+                    seconds=sum(row["seconds"] for row in epochs),
+                    collapsed=collapsed_from(epochs),
+                    checkpoint=f"checkpoints/{name}" if epochs else "",
+                    error=attributes.get("error", ""),
+                    values={path: trial.params.get(path) for path in paths},
+                )
+            )
+        return rows
+
+
+PINNED = 0.01
+"""How close to 0 or 1 an accuracy must be to count as pinned there."""
+PINNED_EPOCHS = 3
+"""Epochs in a row with pinned accuracies that make a collapse."""
+
+
+def is_pinned(metrics: Mapping[str, Any]) -> bool:
+    """Whether the discriminator's accuracies on clean and on denoised crops both lie at 0 or 1, over an epoch.
+
+    It then gives the generator no information: it is always right, always wrong, or says the same of every image.
+    """
+    accuracies = (float(metrics[f"discriminator_accuracy_{images}"]) for images in ("clean", "denoised"))
+    return all(min(accuracy, 1 - accuracy) <= PINNED for accuracy in accuracies)
+
+
+def collapsed_from(epochs: Sequence[Mapping[str, Any]]) -> int | None:
+    """The first of three epochs in a row in which the discriminator was pinned; None if there are none."""
+    pinned: list[int] = []
+    for metrics in epochs:
+        pinned = [*pinned, int(metrics["epoch"])] if is_pinned(metrics) else []
+        if len(pinned) == PINNED_EPOCHS:
+            return pinned[0]
+    return None
+
+
+def open_journal(file: Path) -> BaseStorage:
+    """The Optuna storage in a journal file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return JournalStorage(JournalFileBackend(str(file)))
+
+
+def open_database(url: str) -> RDBStorage:
+    """The Optuna storage at a database URL; raises `StudyError` if it cannot be opened."""
+    # Pinged, so that a database that was away for a moment is found again.
+    options = {"pool_pre_ping": True}
+    try:
+        for attempt in range(ATTEMPTS):
+            with contextlib.suppress(DBAPIError):
+                return RDBStorage(url, options)
+            time.sleep(0.2 * 2**attempt)
+        return RDBStorage(url, options)
+    except (SQLAlchemyError, ImportError) as error:
+        raise StudyError(
+            f"cannot open the Optuna storage of --optuna-storage: {error}; give a database URL such as "
+            "sqlite:///studies.db, install its driver, or leave the option out"
+        ) from error
+
+
+@contextlib.contextmanager
+def dashboard_storage(folder: Folder, url: str | None) -> Iterator[BaseStorage]:
+    """The storage of a study, running or finished, for reading; a copy if the study lies in a bucket."""
+    if url is not None:
+        yield open_database(url)
+    elif folder.is_local:
+        yield open_journal(Path(folder.path) / JOURNAL)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            journal = Path(scratch) / JOURNAL
+            journal.write_bytes(folder.read(JOURNAL))
+            yield open_journal(journal)
+
+
+def _repair_journal(file: Path) -> None:
+    """Remove a line that a kill has cut off, behind which Optuna could not append (its reader refuses such a file)."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    if not content.endswith(b"\n"):
+        file.write_bytes(content[: content.rfind(b"\n") + 1])

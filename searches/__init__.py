@@ -1,0 +1,1 @@
+"""Searches and comparisons: one experiment per file."""

@@ -1,0 +1,91 @@
+"""A search read from its folder as an Optuna study."""
+
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from report.hand_written import write_study, write_table
+
+from raygan.report.figures import search_figures
+from raygan.report.tables import front_table
+from raygan.search.space import When, space_to_json
+from raygan.study.reader import StudyFiles
+
+RATE, DISCRIMINATOR, LAYERS = "optimizers/generator/learning_rate", "discriminator", "discriminator/layers"
+SPACE = {
+    RATE: FloatDistribution(1e-4, 1e-2, log=True),
+    DISCRIMINATOR: CategoricalDistribution(["SingleScore", "PatchGAN"]),
+    LAYERS: When(DISCRIMINATOR, "PatchGAN", IntDistribution(1, 5)),
+}
+PAIR = "The two most important parameters"
+
+
+def write_search(
+    folder: Path, trials: list[tuple[str, float, float, float, int | None]], **record: object
+) -> StudyFiles:
+    """Trials of a state, val PSNR, operations per pixel, learning rate, and layers of a PatchGAN; two epochs each."""
+    study = write_study(folder, space=space_to_json(SPACE), trials=len(trials), **record)
+    rows, epochs = [], []
+    for number, (state, psnr, operations, rate, layers) in enumerate(trials, start=1):
+        values = {RATE: rate, DISCRIMINATOR: "PatchGAN" if layers else "SingleScore", LAYERS: layers}
+        name = {"trial": f"trial-{number:04d}"}
+        rows.append(name | {"state": state, "val_psnr": psnr, "operations_per_pixel": operations} | values)
+        epochs += [name | {"epoch": 1, "val_psnr": psnr}, name | {"epoch": 2, "val_psnr": psnr - 1}]
+    write_table(study, "trials.csv", rows)
+    write_table(study, "metrics.csv", epochs)
+    return StudyFiles(study)
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> StudyFiles:
+    trials = [
+        ("complete", 20.0, 100.0, 1e-4, None),
+        ("failed", 50.0, 1.0, 1e-3, 3),
+        ("pruned", 21.0, 90.0, 0.1234567890123456789e-2, 2),
+        ("running", float("nan"), 90.0, 1e-3, 2),
+    ]
+    return write_search(tmp_path / "searched", trials)
+
+
+def test_optuna_study_has_complete_and_pruned_trials(searched: StudyFiles) -> None:
+    complete, pruned = searched.optuna_study().get_trials()
+    assert (complete.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert (complete.values, pruned.values) == ([20.0], [21.0])
+    assert complete.params == {RATE: 1e-4, DISCRIMINATOR: "SingleScore"}
+    assert pruned.params == {RATE: 0.1234567890123456789e-2, DISCRIMINATOR: "PatchGAN", LAYERS: 2}
+    assert isinstance(pruned.params[LAYERS], int)
+    assert pruned.distributions == {
+        RATE: SPACE[RATE],
+        DISCRIMINATOR: SPACE[DISCRIMINATOR],
+        LAYERS: IntDistribution(1, 5),
+    }
+    # The best score so far.
+    assert complete.intermediate_values == {1: 20.0, 2: 20.0}
+    assert pruned.user_attrs == {"trial": "trial-0003"}
+
+
+def test_figures_of_few_and_equal_trials(searched: StudyFiles, tmp_path: Path) -> None:
+    figures = search_figures(searched)
+    assert len(figures["Learning curves"].data) == 2
+    assert PAIR in figures
+    equal = write_search(tmp_path / "equal", [("complete", 20.0, 100.0, rate, None) for rate in (1e-4, 1e-3)])
+    assert PAIR not in search_figures(equal)
+    one = write_search(tmp_path / "one", [("complete", 20.0, 100.0, 1e-4, None)])
+    assert PAIR not in search_figures(one)
+
+
+def test_front_of_several_objectives(tmp_path: Path) -> None:
+    trials = [
+        ("complete", 20.0, 100.0, 1e-4, None),
+        ("complete", 22.0, 200.0, 1e-3, 3),
+        ("pruned", 21.0, 90.0, 1e-3, 2),
+        ("failed", 50.0, 1.0, 1e-3, 2),
+    ]
+    objectives, best = ["val_psnr", "operations_per_pixel"], {"trial": "trial-0003"}
+    study = write_search(tmp_path / "several", trials, objectives=objectives, best_trial=best)
+    assert study.optuna_study().directions == study.optuna_study(objectives).directions
+    table = front_table(study)
+    assert table["trial"].tolist() == ["trial-0002", "trial-0003"]
+    assert table["winner"].tolist() == ["", "chosen"]
+    assert "The objectives" in search_figures(study)
