@@ -180,13 +180,11 @@ def _evaluate(
     """Compare denoisers with each other and with classical filters.
 
     Args:
-        checkpoints: Folders or prefixes of denoisers, such as STUDY/best; the default is the one that comes with RayGAN.
-        evaluate_on: bsd300, samples, or a folder or prefix of clean photos.
-        output: Folder for the tables and pictures.
-        filters: Classical filters; bm3d needs the package bm3d.
-        levels: Noise levels.
-        lpips: Compute LPIPS too; needs pip install 'raygan[lpips]' and its pretrained weights.
-        out_of_distribution: Add noise that the denoisers were not trained on: stronger, Poisson, JPEG, grey, smooth, two
+        checkpoints: Folders or prefixes of denoisers, such as STUDY/best; the default is the one that comes with
+        RayGAN. evaluate_on: bsd300, samples, or a folder or prefix of clean photos. output: Folder for the tables and
+        pictures. filters: Classical filters; bm3d needs the package bm3d. levels: Noise levels. lpips: Compute LPIPS
+        too; needs pip install 'raygan[lpips]' and its pretrained weights. out_of_distribution: Add noise that the
+        denoisers were not trained on: stronger, Poisson, JPEG, grey, smooth, two
             kinds at once.
     """
     from raygan.evaluation.evaluate import evaluate_checkpoints

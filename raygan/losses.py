@@ -86,7 +86,7 @@ class Vgg19(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """conv2_2's features after the ReLU, (B, 128, H / 2, W / 2), of images (B, 3, H, W) in [0, 1]."""
-        features = functional.conv2d(images, self.get_buffer("colour_matrix"))
+        features: Tensor = functional.conv2d(images, self.get_buffer("colour_matrix"))
         features = (features - self.get_buffer("mean")) / self.get_buffer("deviation")
         for name in LAYERS:
             if name == "conv2_1":

@@ -1,7 +1,7 @@
 """The complete configuration of a training run: one frozen, typed, validated value.
 
-A path such as `optimizers/generator/learning_rate` names one value, in search spaces, on the command line and in tables.
-`raygan.presets` holds complete configurations, such as the paper's.
+A path such as `optimizers/generator/learning_rate` names one value, in search spaces, on the command line and in
+tables. `raygan.presets` holds complete configurations, such as the paper's.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class DataConfig(Section):
     augmentation: Literal["none", "flips", "flips_and_rotations"] = "none"
     """Random transformation of training crops: none (as in the paper), horizontal flips, or flips and quarter turns."""
     cache: Literal["auto", "memory", "stream"] = "auto"
-    """Where decoded training photos are kept: in the cluster's object store, or nowhere (read and decoded again in every
-    epoch). auto: in memory if they fit. The crops are the same."""
+    """Where decoded training photos are kept: in the cluster's object store, or nowhere (read and decoded again in
+    every epoch). auto: in memory if they fit. The crops are the same."""
     seed: int = 0
     """Seed of the split and of the validation crops and noise. Runs compare only if it is the same."""
 
@@ -117,8 +117,8 @@ class TrainingConfig(Section):
     epochs: int = 30
     """Epochs of a full training; the best one by validation is kept."""
     pixel_epochs: int | None = 0
-    """First epochs in which the generator trains alone, with the pixel loss; after them it is fine-tuned with the losses
-    of `loss/`, against the discriminator. None: all epochs."""
+    """First epochs in which the generator trains alone, with the pixel loss; after them it is fine-tuned with the
+    losses of `loss/`, against the discriminator. None: all epochs."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """Learning-rate schedule: constant, or cosine decay to 0 over all epochs (Loshchilov and Hutter, 2017)."""
     warm_up_steps: int = 0

@@ -21,7 +21,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from raygan.errors import InputError
 
@@ -43,6 +43,8 @@ def require(rule: str, holds: bool, **values: object) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """Base of every part of a configuration. Validates the types of its fields, then its own rules."""
+
+    _field_types: ClassVar[dict[str, Any]]
 
     def __post_init__(self) -> None:
         for name, kind in field_types(type(self)).items():
@@ -205,8 +207,8 @@ def field_types(section: type[Section]) -> dict[str, Any]:
     if "_field_types" not in section.__dict__:
         hints = typing.get_type_hints(section)
         # Kept with the class: where it travels to another process, the names in its annotations may not be known.
-        section._field_types = {one.name: hints[one.name] for one in dataclasses.fields(section)}  # type: ignore[attr-defined]
-    found: dict[str, Any] = section.__dict__["_field_types"]
+        section._field_types = {one.name: hints[one.name] for one in dataclasses.fields(section)}
+    found: dict[str, Any] = section._field_types
     return found
 
 

@@ -107,7 +107,7 @@ class Down(nn.Sequential):
 def build_upsampling(inputs: int, outputs: int, upsampling: Upsampling) -> nn.Module:
     """A convolution that doubles height and width.
 
-    "transposed" is a 4x4 transposed convolution (the paper's); "resize" repeats the nearest neighbour and convolves 3x3,
+    "transposed" is a 4x4 transposed convolution (the paper's); "resize" repeats the nearest neighbor and convolves 3x3,
     which leaves no checkerboard artifacts (Odena et al., 2016).
     """
     if upsampling == "transposed":

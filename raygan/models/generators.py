@@ -28,8 +28,8 @@ class _UNetSettings(NormalizedNetwork, Generator):
     depth: int = 6
     """Number of times that height and width are halved, 2 to 6."""
     upsampling: Upsampling = "transposed"
-    """How they are doubled again: 4x4 transposed convolutions (as in the paper), or resizing and 3x3 convolutions, which
-    leave no checkerboard artifacts (Odena et al., 2016)."""
+    """How they are doubled again: 4x4 transposed convolutions (as in the paper), or resizing and 3x3 convolutions,
+    which leave no checkerboard artifacts (Odena et al., 2016)."""
     residual: bool = False
     """Add the output to the input, so that the network predicts the noise (Zhang et al., 2017)."""
 

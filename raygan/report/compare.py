@@ -96,7 +96,7 @@ def side_by_side(systems: Sequence[System]) -> str:
             {kind_name(kind): scores_text(*(row[f"{measure}_{kind}"] for measure in measures)) for kind in kinds}
             for row in records
         ]
-        heading = f"Evaluation photos, mean intensity: {measured(measures)}; PSNR in dB"
+        heading = f"Evaluation photos, mean intensity: {measured(measures)}"
         blocks.append(f"{heading}\n{as_text(pd.DataFrame(scores, index=titles), 'study')}")
     blocks += [f"Warning: {warning}" for warning in _warnings(systems)]
     settings = differing([_settings(system) for system in systems])

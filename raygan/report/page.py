@@ -34,12 +34,16 @@ class Part:
 def write_report(folder: Folder, title: str, parts: list[Part]) -> None:
     """Write `report.html`, `report.md` and `tables/*.csv`."""
     templates = Environment(
-        loader=PackageLoader("raygan.report"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("raygan.report"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     templates.filters |= {"cells": _cells, "div": _div, "base64": lambda content: base64.b64encode(content).decode()}
     for name in ("report.html", "report.md"):
         text = templates.get_template(name).render(title=title, parts=parts, plotlyjs=get_plotlyjs())
-        folder.write(name, text + "\n")
+        folder.write(name, text)
     for part in parts:
         for name, table in part.tables.items():
             folder.write(f"tables/{name}.csv", table.to_csv(index=False))

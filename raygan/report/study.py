@@ -96,7 +96,7 @@ def _arms(study: StudyFiles) -> Part:
 
 
 def _search(study: StudyFiles) -> list[Part]:
-    text = "All trials that did not fail, stopped early or not, with the scores of their best epochs."
+    text = "All trials with the scores of their best epochs. The figures show those that did not fail, even if pruned."
     trials, plots = {f"{study.name}-trials": study.trials}, figures.search_figures(study)
     parts = [Part(f"{study.name}: the search", depth=3, text=[text], tables=trials, plots=plots)]
     if len(study.objectives) > 1:

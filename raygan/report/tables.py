@@ -45,7 +45,8 @@ def method_name(method: str) -> str:
 
 def measured(measures: list[str]) -> str:
     """The measures in words, in the order of `scores_text`."""
-    return " / ".join(MEASURES[measure] for measure in measures) + (" (lower is better)" if "lpips" in measures else "")
+    units = {"psnr": " (dB)", "lpips": " (lower is better)"}
+    return " / ".join(MEASURES[measure] + units.get(measure, "") for measure in measures)
 
 
 def scores_text(psnr: float, *others: float, unit: str = "") -> str:
@@ -63,12 +64,13 @@ def result_table(study: StudyFiles) -> str:
     summary = study.summary
     at_mean = summary[(summary["level"] == "mean") & (summary["set"] == "evaluation")]
     measures = measures_of(summary)
-    table = _by_kind(at_mean, measures, " dB")
+    unit = "" if "lpips" in measures else " dB"
+    table = _by_kind(at_mean, measures, unit)
     paper = paper_table(study.config, "evaluation")
     if paper is not None:
-        of_kinds = paper.loc[at_mean["kind"].unique()]
+        of_kinds = paper.reindex(at_mean["kind"].unique())
         table.loc["the paper: {system} on {photos}".format(**paper.iloc[0])] = [
-            scores_text(*scores, unit=" dB") for scores in of_kinds[["psnr_mean", "ssim_mean"]].to_numpy()
+            scores_text(*scores, unit=unit) for scores in of_kinds[["psnr_mean", "ssim_mean"]].to_numpy()
         ]
     text = as_text(table, f"mean of {at_mean['images'].iloc[0]} photos, mean intensity")
     return text + (f"\n{measured(measures)}" if "lpips" in measures else "")

@@ -86,7 +86,7 @@ def comparison(study: StudyFiles) -> str:
     lines += [f"{arm}: {count} of {seeds} seeds failed and are left out" for arm, count in failed.items() if count]
     lines += [
         "",
-        f"{tables.measured(measures)}; PSNR in dB. Differences are in PSNR, to the first arm with the same noise.",
+        f"{tables.measured(measures)}. Differences are in PSNR, to the first arm with the same noise.",
     ]
     if table["psnr_difference_low"].notna().any():
         lines += [

@@ -117,7 +117,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Record the score at the trial's epoch, which, unlike Tune's iteration, survives restarts."""
-        if ERROR not in result:
+        # A trial that was just stopped may still report an epoch.
+        if ERROR not in result and trial_id in self.running:
             self.trials.report(self.running[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -173,7 +174,7 @@ class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class Asha(_ResumableScheduler, ASHAScheduler):
+class Asha(_ResumableScheduler, ASHAScheduler):  # type: ignore[misc]
     """Asynchronous successive halving (Li et al., 2020): about one in three trials continues after epochs 1, 3, 9, …
 
     The rungs follow from the budget (see `halving_factor`).
@@ -191,7 +192,7 @@ class Asha(_ResumableScheduler, ASHAScheduler):
         )
 
 
-class MedianStopping(_ResumableScheduler, MedianStoppingRule):
+class MedianStopping(_ResumableScheduler, MedianStoppingRule):  # type: ignore[misc]
     """The median stopping rule (Golovin et al., 2017): a trial stops if its best falls below the others' median."""
 
     def __init__(self, settings: TrialSettings) -> None:

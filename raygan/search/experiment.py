@@ -126,7 +126,8 @@ class Experiment(ABC):
     @property
     @abstractmethod
     def has_winner(self) -> bool:
-        """Whether the best trial's configuration is trained at the full budget at the end, instead of evaluating all."""
+        """Whether the best trial's configuration is trained at the full budget at the end, instead of evaluating
+        all."""
 
     @abstractmethod
     def quick(self) -> Experiment:

@@ -1,4 +1,5 @@
-"""Checks of the cluster before a study starts: room for a trial, equal versions, storage that all machines can write to."""
+"""Checks of the cluster before a study starts: room for a trial, equal versions, storage that all machines can write
+to."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
     """How many trials run at once: `concurrent`, or as many as the cluster holds, which may be fewer.
 
     If it holds fewer than asked for (one, if `concurrent` is None), an autoscaler is asked for machines. Raises
-    `HardwareError` if not even one trial fits: within 10 s if no machine is being added, otherwise after `wait` seconds.
+    `HardwareError` if not even one trial fits: within 10 s if no machine is being added, otherwise after `wait`
+    seconds.
     """
     wanted = concurrent or 1
     places = _places(config)

@@ -15,7 +15,7 @@ from raygan.config.kinds import ContentLoss, PhotoSource
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import StoredPhotos, TrainingPhotos, training_photos
-from raygan.data.sources import PhotoFolder
+from raygan.data.sources import PhotoFolder, Samples
 from raygan.search.constraint import Constraint
 from raygan.search.experiment import Experiment
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
@@ -124,6 +124,9 @@ def _contents(experiment: Experiment, config: Config) -> list[ContentLoss]:
 def _check_sources(*sources: PhotoSource) -> None:
     """Find photos before any work is done: those to evaluate on are needed last."""
     folders = [source.find()[0].location + "/" for source in sources]
+    if any(isinstance(source, Samples) for source in sources):
+        # Which train on generated images.
+        return
     if folders[0].startswith(folders[1]) or folders[1].startswith(folders[0]):
         logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
 

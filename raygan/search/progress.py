@@ -33,6 +33,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.started = time.monotonic()
         self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
         self.epochs_here = 0
+        self.ended: set[str] = set()
 
     @property
     def elapsed(self) -> float:
@@ -60,7 +61,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Show and record an epoch, unless it is known from an earlier start."""
         name = trial.config["trial"]
-        if ERROR in result or result["epoch"] in self.ledger.epochs.get(name, {}):
+        # A trial that was just stopped may still report an epoch.
+        if ERROR in result or name in self.ended or result["epoch"] in self.ledger.epochs.get(name, {}):
             return
         metrics = json.loads(result["metrics"])
         self.ledger.add_epoch(name, metrics)
@@ -87,6 +89,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         print(f"{trial.config['trial']} failed: {lines[-1].strip() if lines else 'for an unknown reason'}")
 
     def _end(self, trial: Trial) -> None:
+        self.ended.add(trial.config["trial"])
         keep_denoiser(self.trials.folder.child(f"checkpoints/{trial.config['trial']}"))
         self._record()
 

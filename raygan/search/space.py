@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,20 +47,23 @@ def check_space(space: Space, config: Config) -> None:
     for path, one in space.items():
         if path.startswith(FIXED):
             raise ConfigError(f"{path} cannot be searched: the scores of trials that differ in it do not compare")
-        given = {}
-        if isinstance(one, When):
-            if one.path in space and one.path not in before:
-                raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must precede it")
-            condition = space.get(one.path, CategoricalDistribution([one.value]))
-            if not holds(distribution_of(condition), one.value):
-                raise ConfigError(f"search space, {path}: {one.path} is never {one.value!r}, on which it depends")
-            given = {one.path: one.value}
+        given = _condition(path, one, space, before) if isinstance(one, When) else {}
         for value in _extremes(path, distribution_of(one)):
             try:
                 with_values(config, given | {path: value})
             except ConfigError as error:
                 raise ConfigError(f"search space, {path}: {error}") from error
         before.add(path)
+
+
+def _condition(path: str, one: When, space: Space, before: Collection[str]) -> dict[str, Any]:
+    """The value on which a path depends; raises `ConfigError` if it is never there."""
+    if one.path in space and one.path not in before:
+        raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must precede it")
+    condition = space.get(one.path, CategoricalDistribution([one.value]))
+    if not holds(distribution_of(condition), one.value):
+        raise ConfigError(f"search space, {path}: {one.path} is never {one.value!r}, on which it depends")
+    return {one.path: one.value}
 
 
 def check_search_algorithm(algorithm: str, space: Space) -> None:

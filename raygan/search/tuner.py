@@ -90,6 +90,7 @@ def run_trials(
     tuner.fit()
     signal.signal(signal.SIGINT, on_interrupt)
     storage.clear()
+    _finish_ended(trials)
     if (count := trials.ended()) < settings.trials:
         budget = settings.time_budget
         if budget is None or progress.elapsed < 60 * budget:
@@ -102,7 +103,7 @@ def _ended_names(trials: Trials) -> list[str]:
 
 
 def _finish_ended(trials: Trials) -> None:
-    """Reduce the checkpoints of ended trials to their denoisers, in case that a kill prevented it."""
+    """Reduce the checkpoints of ended trials to their denoisers: a kill may have prevented it, or a late epoch followed."""
     for name in _ended_names(trials):
         keep_denoiser(trials.folder.child(f"checkpoints/{name}"))
 

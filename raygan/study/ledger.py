@@ -104,7 +104,8 @@ class Ledger:
         return [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
 
     def best_trial(self, objectives: Sequence[str]) -> dict[str, str]:
-        """The best good trial's row, as text, or of several objectives the compromise's (see `raygan.study.objectives`).
+        """The best good trial's row, as text, or of several objectives the compromise's (see
+        `raygan.study.objectives`).
 
         Raises `StudyError` if there are no good trials.
         """

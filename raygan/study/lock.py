@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 def locked(folder: Folder) -> Iterator[None]:
     """Hold a study's folder. Raises `StudyError`, with the holder's name, if another search holds it.
 
-    A local folder is locked by the operating system, which frees it when the process ends. In a bucket the holder writes
-    a heartbeat every few seconds; the lock of one that stopped is taken over after 20 s.
+    A local folder is locked by the operating system, which frees it when the process ends. In a bucket the holder
+    writes a heartbeat every few seconds; the lock of one that stopped is taken over after 20 s.
     """
     with _locked_file(folder) if folder.is_local else _heartbeat(folder):
         yield

@@ -130,21 +130,27 @@ class Trials:
 
     def end(self, trial: Trial, metrics: Mapping[str, Any] | None, epochs: int, error: str | None = None) -> None:
         """Record how a trial ended: failed, complete after `epochs`, or pruned before; `metrics` are its last."""
-        name = trial.user_attrs["trial"]
+        if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+            return
+        self._add_picture(trial)
         if error is not None or metrics is None:
             trial.set_user_attr("error", error or "the trial ended before its first epoch")
-            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            self.study.tell(trial, state=TrialState.FAIL)
         elif metrics["epoch"] < epochs:
-            self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+            self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            values = [metrics[f"best_{objective}"] for objective in self.objectives]
-            self.study.tell(trial, values, skip_if_finished=True)
-        picture = Path(self.folder.path) / "pictures" / f"{name}.png"
+            self.study.tell(trial, [metrics[f"best_{objective}"] for objective in self.objectives])
+        self.save()
+
+    def _add_picture(self, trial: Trial) -> None:
+        """Make a trial's picture an artifact of it, which optuna-dashboard shows."""
+        picture = Path(self.folder.path) / "pictures" / f"{trial.user_attrs['trial']}.png"
         if self.folder.is_local and picture.is_file():
             store = Path(self.folder.path) / ARTIFACTS
             store.mkdir(exist_ok=True)
-            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
-        self.save()
+            upload_artifact(
+                artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial
+            )
 
     def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
         """The rows of `trials.csv`; `paths` are those of the search space."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,8 +86,8 @@ class Run:
 def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str, Any]], Config]) -> None:
     """One Tune trial: train the configuration at its point of the search space, and report every epoch to Tune.
 
-    `point` has the trial's name, `trial`, and its parameters, `params`. A run that cannot go on reports why, as `error`:
-    an exception would make Tune start it again, as if it had lost its process.
+    `point` has the trial's name, `trial`, and its parameters, `params`. A run that cannot go on reports why, as
+    `error`: an exception would make Tune start it again, as if it had lost its process.
     """
     run = Run(job, point["trial"], config_at(point["params"]), point["params"])
     hardware = run.config.hardware
@@ -100,7 +101,8 @@ def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str,
             deciding = {name: epoch.metrics[name] for name in DECIDING}
             tune.report(deciding | {"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
     except InputError as error:
-        tune.report({ERROR: str(error)})
+        # Tune insists on the metrics that its schedulers look at.
+        tune.report(dict.fromkeys(DECIDING, math.nan) | {"epoch": 0, ERROR: str(error)})
 
 
 def epochs_with_workers(run: Run) -> Iterator[Epoch]:

@@ -178,7 +178,7 @@ def test_lpips_beside_studies_without_it(tmp_path: Path, finished: Folder) -> No
     rows = read_studies([finished, other])
     assert studies_table(rows)["lpips_speckle"].isna().tolist() == [True, False]
     text = side_by_side(rows)
-    assert "PSNR / SSIM / LPIPS (lower is better)" in text
+    assert "PSNR (dB) / SSIM / LPIPS (lower is better)" in text
     assert "25.00 / 0.500 / -" in text
     assert "20.00 / 0.500 / 0.250" in text
 

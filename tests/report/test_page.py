@@ -10,6 +10,7 @@ import pytest
 from conftest import Study, raygan
 from playwright.sync_api import Page, sync_playwright
 
+from raygan.report.page import Part, write_report
 from raygan.study.storage import Folder
 
 pytestmark = pytest.mark.timeout(300)

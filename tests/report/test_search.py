@@ -1,14 +1,20 @@
-"""A search read from its folder as an Optuna study."""
+"""A search, read from its folder: as an Optuna study, in figures, pictures, and in the terminal."""
 
+import io
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from report.hand_written import write_study, write_table
+from PIL import Image
+from report.hand_written import write_evaluation, write_study, write_table
 
-from raygan.report.figures import search_figures
+from raygan.noise import Gaussian
+from raygan.report.figures import denoised_pictures, noise_pictures, search_figures
 from raygan.report.tables import front_table
+from raygan.report.terminal import final_report
 from raygan.search.space import When, space_to_json
 from raygan.study.reader import StudyFiles
 
@@ -30,8 +36,9 @@ def write_search(
     for number, (state, psnr, operations, rate, layers) in enumerate(trials, start=1):
         values = {RATE: rate, DISCRIMINATOR: "PatchGAN" if layers else "SingleScore", LAYERS: layers}
         name = {"trial": f"trial-{number:04d}"}
-        rows.append(name | {"state": state, "val_psnr": psnr, "operations_per_pixel": operations} | values)
-        epochs += [name | {"epoch": 1, "val_psnr": psnr}, name | {"epoch": 2, "val_psnr": psnr - 1}]
+        rows.append(name | {"state": state, "epochs": 2, "val_psnr": psnr, "operations_per_pixel": operations} | values)
+        shared = name | {"val_ssim": 0.5, "seconds": 2.0}
+        epochs += [shared | {"epoch": 1, "val_psnr": psnr}, shared | {"epoch": 2, "val_psnr": psnr - 1}]
     write_table(study, "trials.csv", rows)
     write_table(study, "metrics.csv", epochs)
     return StudyFiles(study)
@@ -89,3 +96,44 @@ def test_front_of_several_objectives(tmp_path: Path) -> None:
     assert table["trial"].tolist() == ["trial-0002", "trial-0003"]
     assert table["winner"].tolist() == ["", "chosen"]
     assert "The objectives" in search_figures(study)
+
+
+def test_final_report_of_a_search(tmp_path: Path) -> None:
+    trials = [
+        ("complete", 20.0, 100.0, 0.005, None),
+        ("pruned", 21.0, 90.0, 1e-3, 2),
+    ]
+    best = {"trial": "trial-0002", "values": {RATE: 0.00123456, DISCRIMINATOR: "PatchGAN", LAYERS: 2}}
+    noises = {"noises": (Gaussian(), Gaussian(name="film_grain"))}
+    study = write_search(tmp_path / "found", trials, best_trial=best, config=noises)
+    methods = itertools.product(("gaussian", "film_grain"), ("median", "raygan"))
+    image = {"task": 0, "image": "a.png", "set": "evaluation", "level": "mean", "intensity": 0.1, "ssim": 0.5}
+    write_evaluation(study.folder, [image | {"kind": kind, "method": method, "psnr": 21.0} for kind, method in methods])
+    write_table(study.folder, "best/metrics.csv", [{"epoch": epoch, "val_psnr": 20.0 + epoch} for epoch in (1, 2)])
+    text = final_report(study.folder)
+    assert "median filter 3x3  " in text
+    assert "film_grain" in text
+    assert "best trial (trial-0002)" in text
+    assert "21.00 dB in 2 epochs, stopped early" in text
+    assert "with the paper's v1 values (trial-0001)" in text
+    assert "22.00 dB in 2 epochs" in text
+    assert f"  {RATE} = 0.001235" in text
+
+
+def test_pictures(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "pictures")
+    image = {"task": 0, "image": "a.png", "set": "evaluation", "kind": "gaussian", "level": "mean", "intensity": 0.04}
+    shown = {"psnr": 21.0, "ssim": 0.5, "picture": "0-a.png"}
+    write_evaluation(study, [image | shown | {"method": method} for method in ("noisy", "median", "raygan")])
+    strip = np.repeat(np.array([0, 80, 160, 240], dtype=np.uint8), 12)[None, :, None].repeat(10, 0).repeat(3, 2)
+    file = io.BytesIO()
+    Image.fromarray(strip).save(file, "PNG")
+    study.write("evaluation/pictures/0-a.png", file.getvalue())
+    ((caption, jpeg),) = denoised_pictures(StudyFiles(study)).items()
+    assert caption == "a.png, Gaussian 0.04: clean, noisy input, median filter 3x3, RayGAN"
+    crops = np.asarray(Image.open(io.BytesIO(jpeg)))
+    assert crops.shape == (10, 40, 3)
+    assert crops[5, [5, 15, 25, 35], 0] == pytest.approx([0, 80, 160, 240], abs=5)
+    ((caption, jpeg),) = noise_pictures(StudyFiles(study)).items()
+    assert caption == "a.png: clean, Gaussian 0.04"
+    assert Image.open(io.BytesIO(jpeg)).size == (20, 10)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import raygan
+from denoisers import image_of, save_denoiser
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from test_denoiser import image_of, save_denoiser
 
 from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.inference.files import denoise_file, denoise_path
@@ -39,7 +39,7 @@ def opened(content: bytes) -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-def test_grey_colour_and_alpha_are_kept(same: Denoiser, mode: str) -> None:
+def test_channels_are_kept(same: Denoiser, mode: str) -> None:
     pixels = image_of((140, 200, len(mode)), np.uint8)
     image = Image.fromarray(pixels.squeeze(), mode)
     denoised = opened(denoise_file(same, as_file(image, "PNG"), ".png"))
@@ -60,20 +60,20 @@ def test_sixteen_bits_are_kept(same: Denoiser, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(again)), pixels)
 
 
-def test_a_palette_becomes_its_colours(same: Denoiser) -> None:
+def test_palettes_are_expanded(same: Denoiser) -> None:
     image = Image.fromarray(image_of((40, 50, 3), np.uint8)).quantize(16)
     denoised = opened(denoise_file(same, as_file(image, "PNG"), ".png"))
     np.testing.assert_array_equal(np.asarray(denoised), np.asarray(image.convert("RGB")))
 
 
-def test_cmyk_becomes_colour(same: Denoiser) -> None:
+def test_cmyk_is_converted_to_srgb(same: Denoiser) -> None:
     image = Image.new("CMYK", (64, 40), (0, 255, 255, 0))
     red, green, blue = np.asarray(opened(denoise_file(same, as_file(image, "JPEG"), ".png")))[20, 30]
     assert red > 180
     assert max(green, blue) < 80
 
 
-def test_the_picture_is_turned_and_the_rest_of_its_metadata_kept(same: Denoiser) -> None:
+def test_orientation_is_applied_and_other_metadata_kept(same: Denoiser) -> None:
     exif = Image.Exif()
     exif[ORIENTATION], exif[ARTIST] = 6, "Somebody"
     image = Image.new("RGB", (60, 40))
@@ -81,7 +81,7 @@ def test_the_picture_is_turned_and_the_rest_of_its_metadata_kept(same: Denoiser)
     content = as_file(image, "JPEG", exif=exif, icc_profile=PROFILE, quality=95)
     for suffix in (".jpg", ".png"):
         denoised = opened(denoise_file(same, content, suffix))
-        # A quarter to the right: what was left is on top.
+        # A quarter turn clockwise: the left half is now the upper half.
         assert denoised.size == (40, 60)
         assert np.asarray(denoised)[5].min() > 200
         assert np.asarray(denoised)[-5].max() < 50
@@ -90,7 +90,7 @@ def test_the_picture_is_turned_and_the_rest_of_its_metadata_kept(same: Denoiser)
         assert denoised.getexif()[ARTIST] == "Somebody"
 
 
-def broken(content: bytes) -> bytes:
+def truncated(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
 
@@ -98,7 +98,7 @@ def broken(content: bytes) -> bytes:
     ("content", "message"),
     [
         (b"no image at all", "cannot be read or written as an image"),
-        (broken(as_file(Image.fromarray(image_of((300, 300, 3), np.uint8)), "PNG")), "cannot be read or written"),
+        (truncated(as_file(Image.fromarray(image_of((300, 300, 3), np.uint8)), "PNG")), "cannot be read or written"),
         (as_file(Image.new("F", (20, 20)), "TIFF"), "of 8 or 16 bits, but this one is of 1 pages, b-w, float"),
         (
             as_file(Image.new("RGB", (20, 20)), "TIFF", save_all=True, append_images=[Image.new("RGB", (20, 20))]),
@@ -106,7 +106,7 @@ def broken(content: bytes) -> bytes:
         ),
     ],
 )
-def test_what_is_no_image_is_refused(same: Denoiser, content: bytes, message: str) -> None:
+def test_files_that_are_not_images_are_refused(same: Denoiser, content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         denoise_file(same, content, ".png")
 
@@ -135,7 +135,7 @@ def check_folder(images: dict[str, NDArray[np.uint8]], folder: Path) -> None:
         np.testing.assert_array_equal(np.asarray(Image.open(folder / name)), pixels)
 
 
-def test_a_folder_is_denoised_and_what_is_broken_named(checkpoint: Folder, tmp_path: Path) -> None:
+def test_a_folder_is_denoised_and_broken_files_are_reported(checkpoint: Folder, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "noisy")
     result = raygan("denoise", tmp_path / "noisy", tmp_path / "clean", "--checkpoint", checkpoint)
     assert result.returncode == 1
@@ -152,8 +152,8 @@ def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_the_precision_asked_for_is_used_wherever_it_runs(tmp_path: Path) -> None:
-    checkpoint = save_denoiser(tmp_path / "own", identity=False)
+def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> None:
+    checkpoint = save_denoiser(tmp_path / "own")
     (tmp_path / "noisy").mkdir()
     Image.fromarray(image_of((70, 90, 3), np.uint8)).save(tmp_path / "noisy" / "0.png")
     content = (tmp_path / "noisy" / "0.png").read_bytes()
@@ -184,7 +184,7 @@ def test_the_precision_asked_for_is_used_wherever_it_runs(tmp_path: Path) -> Non
         ("photo.png", "photos/photo.png/clean.png", "its result not written: .*photos/photo.png"),
     ],
 )
-def test_what_cannot_be_done_is_refused(
+def test_impossible_requests_are_refused(
     checkpoint: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noisy: str, denoised: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+import torch
+from skimage.filters import median as skimage_median
+
+from raygan.evaluation.classical import FILTERS, filtered
+
+
+def test_median_is_that_of_scikit_image() -> None:
+    noisy = torch.rand(1, 3, 20, 30)
+    expected = [skimage_median(channel, np.ones((3, 3)), mode="reflect") for channel in noisy[0].numpy()]
+    assert np.array_equal(filtered("median", noisy)[0].numpy(), np.array(expected))
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("deviation", [0.1, 0.25])
+def test_every_filter_denoises(name: str, deviation: float) -> None:
+    """Each removes at least 3 dB of Gaussian noise from an image that is smooth except for one edge."""
+    ramp = torch.linspace(0.2, 0.5, 96)
+    clean = (ramp[:, None] + 0.3 * (ramp > 0.35)).expand(1, 3, 96, 96)
+    noisy = clean + deviation * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    before, after = ((image - clean).square().mean().log10() for image in (noisy, filtered(name, noisy)))
+    assert 10 * (before - after) > 3
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_keep_a_flat_image(name: str) -> None:
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    torch.testing.assert_close(filtered(name, flat), flat, rtol=0, atol=1e-3)

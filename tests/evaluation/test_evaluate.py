@@ -1,0 +1,199 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import raygan
+from denoisers import SMALL, Blur, save_denoiser
+from PIL import Image
+from skimage.filters import median as skimage_median
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.util import random_noise
+from torch import Tensor
+
+from raygan.config.kinds import Generator, Noise
+from raygan.data.photos import evaluation_photos
+from raygan.data.sources import PhotoFolder
+from raygan.evaluation.evaluate import evaluate_checkpoints
+from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
+from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
+from raygan.evaluation.tables import tabulate
+from raygan.noise import Gaussian, SaltAndPepper, Speckle
+from raygan.report.tables import evaluation_table
+from raygan.study.storage import Folder
+from raygan.train.checkpoint import load_generator
+
+Write = Callable[..., Path]
+PAPER_NOISES = (Gaussian(), SaltAndPepper(), Speckle())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Darker(Noise):
+    """A user's own noise."""
+
+    low: float = 0.1
+    high: float = 0.3
+
+    def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
+        return clean - intensity * torch.rand(clean.shape, generator=generator)
+
+
+@pytest.fixture
+def denoiser(tmp_path: Path) -> Folder:
+    return save_denoiser(tmp_path / "best")
+
+
+def run(
+    folder: Path,
+    denoiser: Folder,
+    noises: Sequence[Noise] = PAPER_NOISES,
+    settings: EvaluationSettings | None = None,
+    actors: int = 1,
+    generator: Generator = SMALL,
+) -> tuple[pd.DataFrame, dict[str, bytes]]:
+    photos = evaluation_photos(PhotoFolder(location=str(folder)))
+    task = EvaluationTask(tuple(noises), {"raygan": (generator, denoiser)})
+    return tabulate(evaluate(photos, task, settings or EvaluationSettings(), {"CPU": 1}, actors))
+
+
+def clean_images(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)).transpose(2, 0, 1) / 255 for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_scores_are_those_of_scikit_image(write_photos: Write, denoiser: Folder) -> None:
+    """With noise of intensity 0, the input is perfect and the denoiser's score can be computed independently."""
+    folder = write_photos(3, size=(70, 101))
+    table, _ = run(folder, denoiser, [Gaussian(low=0, high=0)])
+    assert len(table) == 3 * 3 * 3
+    assert (table[table["method"] == "noisy"]["psnr"] == np.inf).all()
+    generator, _ = load_generator(denoiser)
+    for name, clean in clean_images(folder).items():
+        padded = np.pad(clean, ((0, 0), (0, 2), (0, 3)), mode="reflect")
+        with torch.no_grad():
+            denoised = generator(torch.from_numpy(padded[None]).float())[0, :, :70, :101].clamp(0, 1).double().numpy()
+        filtered = np.stack([skimage_median(channel, np.ones((3, 3)), mode="reflect") for channel in clean])
+        for method, image in (("raygan", denoised), ("median", filtered)):
+            rows = table[(table["image"] == name) & (table["method"] == method)]
+            expected = peak_signal_noise_ratio(clean, image, data_range=1)
+            assert rows["psnr"].to_list() == pytest.approx([expected] * 3, abs=1e-4)
+            expected = structural_similarity(clean, image, data_range=1, channel_axis=0)
+            assert rows["ssim"].to_list() == pytest.approx([expected] * 3, abs=1e-4)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
+    folder = write_photos(5)
+    table, pictures = run(folder, denoiser, actors=2)
+    assert list(table.columns) == [
+        *("image", "set", "kind", "level", "intensity", "method"),
+        *("psnr", "ssim", "colour_drift", "seconds", "picture"),
+    ]
+    assert len(table) == 5 * 3 * 3 * 3
+    order = ["image", "kind", "level", "method"]
+    assert table[order].head(3).to_numpy().tolist() == [
+        ["RGB-000.png", "gaussian", "low", method] for method in ("noisy", "median", "raygan")
+    ]
+    assert not table.duplicated(order).any()
+    # The noise is scikit-image's, at the paper's intensities.
+    random = np.random.default_rng(0)
+    for kind, mode, argument, intensity in (
+        ("gaussian", "gaussian", "var", 0.0425),
+        ("salt_and_pepper", "s&p", "amount", 0.045),
+        ("speckle", "speckle", "var", 0.1025),
+    ):
+        rows = table[(table["kind"] == kind) & (table["level"] == "mean") & (table["method"] == "noisy")]
+        expected = [
+            peak_signal_noise_ratio(clean, random_noise(clean, mode, rng=random, **{argument: intensity}), data_range=1)
+            for clean in clean_images(folder).values()
+            for _ in range(20)
+        ]
+        # The mean of one draw over the five photos has a standard deviation of about 0.06.
+        assert rows["psnr"].mean() == pytest.approx(np.mean(expected), abs=0.25)
+    # Pictures of the first photos: clean, noisy, median and denoised side by side.
+    assert len(pictures) == 4 * 3
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    shown = table.loc[(table["image"] < "RGB-004.png") & (table["level"] == "mean"), "picture"]
+    assert set(shown) == set(pictures)
+    assert (table.drop(shown.index)["picture"] == "").all()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_number_of_actors_changes_no_score(write_photos: Write, denoiser: Folder) -> None:
+    folder = write_photos(4)
+    one, two = (run(folder, denoiser, [Speckle()], actors=actors)[0].drop(columns="seconds") for actors in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_neither_methods_nor_levels_nor_other_noises_change_the_noise(write_photos: Write, denoiser: Folder) -> None:
+    folder = write_photos(1)
+    scores = []
+    for noises, settings in (
+        (PAPER_NOISES, EvaluationSettings((), MEAN_ONLY)),
+        (PAPER_NOISES[::-1], EvaluationSettings(("median", "wavelet"))),
+    ):
+        table, _ = run(folder, denoiser, noises, settings)
+        chosen = table[(table["method"] == "noisy") & (table["level"] == "mean")]
+        scores.append(chosen.set_index("kind")["psnr"].to_dict())
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_user_defined_noises_and_generators_are_evaluated(write_photos: Write, tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "blur", Blur())
+    table, _ = run(write_photos(2), folder, [Darker()], generator=Blur())
+    assert set(table["kind"]) == {"darker"}
+    scores = table.groupby(["level", "method"])["psnr"].mean()
+    assert scores["low", "noisy"] > scores["mean", "noisy"] > scores["high", "noisy"]
+    assert scores["mean", "raygan"] != scores["mean", "noisy"]
+
+
+def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    folder = write_photos(2)
+    command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
+    result = raygan(*command, "--filters", "median,wavelet", "--levels", "mean")
+    assert result.returncode == 0, result.stderr
+    assert "2/2" in result.stderr
+    summary = pd.read_csv(tmp_path / "found" / "summary.csv").set_index(["kind", "method"])
+    assert set(summary.index.get_level_values("method")) == {"noisy", "median", "wavelet", "raygan"}
+    assert set(summary["level"]) == {"mean"}
+    for name, label in (("noisy", "noisy input"), ("wavelet", "wavelet"), ("raygan", "RayGAN")):
+        row = summary.loc[("speckle", name)]
+        [line] = [line for line in result.stdout.splitlines() if label in line]
+        assert f"{row['psnr_mean']:.2f} / {row['ssim_mean']:.3f}" in line
+    per_image = pd.read_csv(tmp_path / "found" / "per_image.csv")
+    assert len(per_image) == 2 * 3 * 4
+    assert (per_image.loc[per_image["method"] != "noisy", "seconds"] > 0).all()
+    assert len(list((tmp_path / "found" / "pictures").iterdir())) == 2 * 3
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    photos, output = str(write_photos(2)), str(tmp_path / "found")
+    summary = evaluate_checkpoints([denoiser.location], photos, output, levels=["low"], out_of_distribution=True)
+    names = [noise.key for noise in OUT_OF_DISTRIBUTION]
+    assert list(summary["kind"].unique()) == names
+    assert len(summary) == len(names) * 3
+    assert set(summary["level"]) == {"low"}
+    assert summary.set_index("kind")["intensity"]["poisson"].unique() == pytest.approx([1 / 60])
+    pd.testing.assert_frame_equal(summary, pd.read_csv(tmp_path / "found" / "summary.csv"), check_dtype=False)
+    assert all(name in evaluation_table(summary) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--filters", "median,blur"], "there is no filter blur; there are median, bilateral"),
+        (["absent"], "there is no denoiser in "),
+        (["--output", "/dev/null/found"], "nothing can be written in /dev/null/found"),
+    ],
+)
+def test_invalid_requests_are_refused(denoiser: Folder, options: list[str], message: str) -> None:
+    result = raygan("evaluate", denoiser.location, *options)
+    assert result.returncode == 2
+    assert message in result.stderr
