@@ -20,7 +20,7 @@ from PIL import Image
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
-from raygan.presets import QUICK
+from raygan.presets import PAPER_V1, quick
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -60,7 +60,7 @@ def tiny_config() -> Config:
         "training/steps_per_epoch": 3,
         "training/epochs": 3,
     }
-    return with_values(Config(), QUICK | tiny)
+    return with_values(quick(PAPER_V1), tiny)
 
 
 @pytest.fixture
@@ -99,11 +99,13 @@ TINY = {
     "data/val_crops": 2,
     "data/val_photos": 2,
 }
-TINY_OPTIONS = [
-    *("--quick", "--trials", "3", "--trial-epochs", "2", "--epochs", "2"),
+TINY_EXPERIMENT = [
+    *("--quick", "--epochs", "2"),
     *(option for path, value in TINY.items() for option in ("--set", f"{path}={value}")),
 ]
-"""Shrinks a search to the smallest that still goes through every part."""
+"""Shrinks an experiment to the smallest that still goes through every part."""
+TINY_OPTIONS = [*TINY_EXPERIMENT, "--trials", "3", "--trial-epochs", "2"]
+"""The same of a search."""
 
 
 def search_command(*options: str | Path, file: str = "v1") -> list[str]:
@@ -111,13 +113,13 @@ def search_command(*options: str | Path, file: str = "v1") -> list[str]:
     return [sys.executable, str(ROOT / "searches" / f"{file}.py"), *map(str, options)]
 
 
-def run_search(*options: str | Path, file: str = "v1", timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Run a search file to its end as a user would."""
+def run_search(*options: str | Path, file: str = "v1", timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run a search file to its end as a user does."""
     command, environment = search_command(*options, file=file), {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
-def raygan(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def raygan(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the `raygan` command as a user would."""
     command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
@@ -136,7 +138,7 @@ def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Sig
         # It may be ignored here, as in what a shell starts in the background.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not when():
             assert process.poll() is None, process.stdout.read() if process.stdout else ""
             assert time.monotonic() < deadline
@@ -146,7 +148,7 @@ def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Sig
             os.killpg(process.pid, how)
         else:
             process.send_signal(how)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=180)
     return process.returncode, output
 
 
@@ -206,10 +208,9 @@ def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run_tiny(photos: Path, name: str, file: str, *more: str) -> Study:
+def _run_tiny(photos: Path, name: str, file: str, *tiny: str) -> Study:
     options = [
-        *TINY_OPTIONS,
-        *more,
+        *tiny,
         *("--photos", str(photos / "photos"), "--evaluate-on", str(photos / "evaluation")),
         *("--storage", str(photos / "studies"), "--name", name),
     ]
@@ -219,10 +220,10 @@ def _run_tiny(photos: Path, name: str, file: str, *more: str) -> Study:
 @pytest.fixture(scope="session")
 def study(tiny_photos: Path) -> Study:
     """One tiny search through every part."""
-    return _run_tiny(tiny_photos, "tiny", "v1")
+    return _run_tiny(tiny_photos, "tiny", "v1", *TINY_OPTIONS)
 
 
 @pytest.fixture(scope="session")
 def comparison(tiny_photos: Path) -> Study:
     """One tiny comparison: four arms of two seeds, two for each of two noise tasks."""
-    return _run_tiny(tiny_photos, "tiny-comparison", "discriminator", "--trials", "2")
+    return _run_tiny(tiny_photos, "tiny-comparison", "discriminator", *TINY_EXPERIMENT, "--seeds", "2")
