@@ -93,7 +93,8 @@ class Vgg19(nn.Module):
                 features = functional.max_pool2d(features, 2)
             weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
             features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
-        return features.float()
+        conv2_2: Tensor = features.float()
+        return conv2_2
 
 
 class Vgg19Distance(nn.Module):

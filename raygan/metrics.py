@@ -35,7 +35,7 @@ def ssim(clean: Tensor, denoised: Tensor) -> Tensor:
     covariance = sample * (product - mean_product)
     variances = sample * (squares - mean_squares)
     c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
+    similarity: Tensor = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
     return similarity.mean(dim=(1, 2, 3))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derived_seed(purpose: str, *key: int) -> int:
@@ -16,4 +19,7 @@ def derived_seed(purpose: str, *key: int) -> int:
 
 def torch_generator(purpose: str, *key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator on `device`, seeded by `derived_seed`."""
+    # Processes that read photos need seeds, but not torch, which takes seconds to import.
+    import torch
+
     return torch.Generator(device).manual_seed(derived_seed(purpose, *key))

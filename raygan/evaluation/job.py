@@ -37,7 +37,7 @@ PICTURES = 4
 """Evaluation photos, the first ones by name, of which before/after pictures are kept."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
-"""One row of `raygan.evaluation.tables.tabulate`, and in the column `png`, on the first row of a picture, its content."""
+"""A row of `raygan.evaluation.tables.tabulate`; `png` holds the picture, on the first of the rows that share it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class _Evaluator:
         self.device = torch.device(device)
         self.lpips = settings.lpips.to(self.device) if settings.lpips else None
         self.generators = {
-            name: load_weights(folder, generator).to(self.device, memory_format=torch.channels_last)
+            name: load_weights(folder, generator).to(self.device).to(memory_format=torch.channels_last)
             for name, (generator, folder) in task.denoisers.items()
         }
 

@@ -47,7 +47,7 @@ class Lpips:
         return self
 
     def __call__(self, clean: Tensor, images: Sequence[Tensor]) -> list[float]:
-        """LPIPS of each image, float32, (1, 3, H, W), to `clean`; NaN for sides below 32. Images are clamped to [0, 1]."""
+        """LPIPS of each image, float32, (1, 3, H, W), clamped to [0, 1], to `clean`; NaN if a side is below 32."""
         if min(clean.shape[-2:]) < SMALLEST:
             return [float("nan")] * len(images)
         device = self.metric.device

@@ -25,7 +25,7 @@ def tabulate(photos: Iterable[list[Row]]) -> tuple[pd.DataFrame, dict[str, bytes
     """
     in_order = sorted(photos, key=lambda rows: (SETS.index(rows[0]["set"]), rows[0]["image"]))
     table = pd.DataFrame([row for rows in in_order for row in rows])
-    pictures = table[table["png"] != b""].set_index("picture")["png"].to_dict()
+    pictures = {picture: png for picture, png in zip(table["picture"], table["png"], strict=True) if png}
     return table.drop(columns="png"), pictures
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -102,9 +101,7 @@ class TrialSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(ABC):
-    """Base of searches and comparisons: trials of a configuration, and what comes of them."""
-
+class _Base:
     name: str
     """Name of the study: its folder in the storage."""
     config: Config
@@ -113,53 +110,9 @@ class Experiment(ABC):
     """Maximum number of concurrent trials; an autoscaler is asked for their machines. None: as many as the cluster
     holds."""
 
-    @property
-    @abstractmethod
-    def settings(self) -> TrialSettings:
-        """How its trials are proposed, stopped early and judged."""
-
-    @property
-    @abstractmethod
-    def sampled_space(self) -> Space:
-        """What the search algorithm draws from."""
-
-    @property
-    @abstractmethod
-    def has_winner(self) -> bool:
-        """Whether the best trial's configuration is trained at the full budget at the end, instead of evaluating
-        all."""
-
-    @abstractmethod
-    def quick(self) -> Experiment:
-        """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise `ConfigError` unless every trial's configuration would be valid."""
-
-    @abstractmethod
-    def points(self) -> list[dict[str, Any]]:
-        """The points of the space that are tried first."""
-
-    @abstractmethod
-    def values_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that a point of the space gives a trial, by configuration path."""
-
-    @abstractmethod
-    def trial_name(self, number: int, point: Mapping[str, Any]) -> str:
-        """The name of the trial of that number, from 1, at a point."""
-
-    @abstractmethod
-    def configs(self) -> dict[str, Config]:
-        """The configurations that the study is about, by name."""
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the study's outcome: what must agree when it is resumed."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Search(Experiment, TrialSettings):
+class Search(_Base, TrialSettings):
     """What is searched, from where, and for how long; the best trial's configuration is then trained in full."""
 
     space: Space
@@ -169,21 +122,21 @@ class Search(Experiment, TrialSettings):
 
     @property
     def settings(self) -> TrialSettings:
-        """See `Experiment.settings`."""
+        """How its trials are proposed, stopped early and judged."""
         return self
 
     @property
     def sampled_space(self) -> Space:
-        """See `Experiment.sampled_space`: search algorithms that cannot leave a value out draw it for every trial."""
+        """What is sampled: search algorithms that cannot leave a value out draw it for every trial."""
         return self.space if self.search_algorithm in ("tpe", "random") else unconditional(self.space)
 
     @property
     def has_winner(self) -> bool:
-        """See `Experiment.has_winner`."""
+        """Whether the best trial's configuration is trained in full at the end, instead of evaluating all trials."""
         return True
 
     def quick(self) -> Search:
-        """See `Experiment.quick`."""
+        """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
         return dataclasses.replace(
             self,
             name=f"{self.name}-quick",
@@ -194,7 +147,7 @@ class Search(Experiment, TrialSettings):
         )
 
     def check(self) -> None:
-        """See `Experiment.check`."""
+        """Raise `ConfigError` unless every trial's configuration would be valid."""
         TrialSettings.check(self)
         check_space(self.space, self.config)
         check_search_algorithm(self.search_algorithm, self.space)
@@ -205,23 +158,23 @@ class Search(Experiment, TrialSettings):
             )
 
     def points(self) -> list[dict[str, Any]]:
-        """See `Experiment.points`."""
+        """The points of the space that are tried first."""
         return [point_of(point, self.sampled_space) for point in self.first_points]
 
     def values_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Experiment.values_at`; drawn values that another value makes meaningless are left out."""
+        """A trial's values by configuration path; drawn values that another value makes meaningless are left out."""
         return relevant(point, self.space, self.config)
 
     def trial_name(self, number: int, point: Mapping[str, Any]) -> str:  # noqa: ARG002
-        """See `Experiment.trial_name`."""
+        """Name of the trial of that number, from 1, at a point."""
         return f"trial-{number:04d}"
 
     def configs(self) -> dict[str, Config]:
-        """See `Experiment.configs`."""
+        """The configurations that the study is about, by name."""
         return {self.name: self.config}
 
     def identity(self) -> dict[str, Any]:
-        """See `Experiment.identity`."""
+        """Everything that decides the study's outcome: what must agree when it is resumed."""
         settings = {one.name: getattr(self, one.name) for one in dataclasses.fields(TrialSettings)}
         return {
             "config": self.config.to_json(),
@@ -234,7 +187,7 @@ class Search(Experiment, TrialSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Experiment):
+class Comparison(_Base):
     """Arms that differ in a few values, each trained to the full budget with several seeds."""
 
     arms: Mapping[str, Mapping[str, object]]
@@ -244,7 +197,7 @@ class Comparison(Experiment):
 
     @property
     def settings(self) -> TrialSettings:
-        """See `Experiment.settings`: every combination of arm and seed is a first point."""
+        """How its trials are run: every combination of arm and seed is a first point, of full length."""
         training = self.config.training
         return TrialSettings(
             trials=len(self.arms) * self.seeds,
@@ -257,7 +210,7 @@ class Comparison(Experiment):
 
     @property
     def sampled_space(self) -> Space:
-        """See `Experiment.sampled_space`."""
+        """What trials differ in."""
         first = self.config.training.seed
         return {
             "arm": CategoricalDistribution(list(self.arms)),
@@ -266,16 +219,16 @@ class Comparison(Experiment):
 
     @property
     def has_winner(self) -> bool:
-        """See `Experiment.has_winner`."""
+        """Whether the best trial's configuration is trained in full at the end, instead of evaluating all trials."""
         return False
 
     def quick(self) -> Comparison:
-        """See `Experiment.quick`."""
+        """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
         config = with_values(quick(self.config), {"training/epochs": 8})
         return dataclasses.replace(self, name=f"{self.name}-quick", config=config)
 
     def check(self) -> None:
-        """See `Experiment.check`."""
+        """Raise `ConfigError` unless every trial's configuration would be valid."""
         require("seeds >= 1", self.seeds >= 1, seeds=self.seeds)
         require("arms not empty", bool(self.arms), arms=list(self.arms))
         for arm in self.arms:
@@ -284,24 +237,24 @@ class Comparison(Experiment):
         self.configs()
 
     def points(self) -> list[dict[str, Any]]:
-        """See `Experiment.points`."""
+        """The points of the space that are tried first."""
         first = self.config.training.seed
         return [{"arm": arm, "seed": first + index} for index in range(self.seeds) for arm in self.arms]
 
     def values_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Experiment.values_at`."""
+        """A trial's values by configuration path."""
         return {**self.arms[point["arm"]], "training/seed": point["seed"]}
 
     def trial_name(self, number: int, point: Mapping[str, Any]) -> str:  # noqa: ARG002
-        """See `Experiment.trial_name`."""
+        """Name of the trial of that number, from 1, at a point."""
         return f"{point['arm']}-seed-{point['seed']}"
 
     def configs(self) -> dict[str, Config]:
-        """See `Experiment.configs`: each arm's."""
+        """The arms' configurations, by name."""
         return {arm: with_values(self.config, values) for arm, values in self.arms.items()}
 
     def identity(self) -> dict[str, Any]:
-        """See `Experiment.identity`."""
+        """Everything that decides the study's outcome: what must agree when it is resumed."""
         arms = {arm: {path: _plain(value) for path, value in values.items()} for arm, values in self.arms.items()}
         return {"config": self.config.to_json(), "arms": json.loads(json.dumps(arms)), "seeds": self.seeds}
 
@@ -309,3 +262,7 @@ class Comparison(Experiment):
 def _plain(value: object) -> object:
     to_json = getattr(value, "to_json", None)
     return to_json() if to_json is not None else value
+
+
+Experiment = Search | Comparison
+"""What a search file defines. Both have the same properties and methods, which is all that the study uses."""

@@ -20,7 +20,7 @@ def halving_factor(epochs: int) -> float:
     """
     rungs = max(1, round(math.log(epochs, 3)))
     # Rounded, since 27 ** (1 / 3) is slightly above 3, which would move the rungs by an epoch.
-    return max(2.0, round(float(epochs) ** (1 / rungs), 9))
+    return max(2.0, round(math.exp(math.log(epochs) / rungs), 9))
 
 
 class HopelessTrials(Stopper):  # type: ignore[misc]

@@ -103,7 +103,7 @@ def _ended_names(trials: Trials) -> list[str]:
 
 
 def _finish_ended(trials: Trials) -> None:
-    """Reduce the checkpoints of ended trials to their denoisers: a kill may have prevented it, or a late epoch followed."""
+    """Reduce the checkpoints of ended trials to their denoisers, in case of a kill or a late epoch."""
     for name in _ended_names(trials):
         keep_denoiser(trials.folder.child(f"checkpoints/{name}"))
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -63,18 +63,6 @@ class RunRecord:
     def checkpoints(self) -> Folder:
         """The folder of the run's checkpoints."""
         return self.folder.child(f"checkpoints/{self.run}")
-
-
-class Resumable(Protocol):
-    """A network or an optimizer: it has a state to save."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Restore a saved state."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -146,7 +134,7 @@ class _Trainer:
         self.average = _moving_average(generator, config.training.average_decay)
         self.denoiser = self.average.module if self.average else generator
         """The network that is validated and kept."""
-        self.states: dict[str, Resumable] = {
+        self.states: dict[str, Any] = {
             "generator": generator,
             "discriminator": self.gan.frozen_discriminator,
             "generator_optimizer": self.gan.generator_optimizer,

@@ -17,7 +17,8 @@ from torch import Tensor
 from raygan.config.kinds import Generator, Noise
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
-from raygan.evaluation.evaluate import evaluate_checkpoints
+from raygan.evaluation.classical import FilterError
+from raygan.evaluation.evaluate import LevelError, evaluate_checkpoints
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.evaluation.tables import tabulate
@@ -156,7 +157,7 @@ def test_user_defined_noises_and_generators_are_evaluated(write_photos: Write, t
 def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     folder = write_photos(2)
     command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
-    result = raygan(*command, "--filters", "median,wavelet", "--levels", "mean")
+    result = raygan(*command, "--filters", "median", "wavelet", "--levels", "mean")
     assert result.returncode == 0, result.stderr
     assert "2/2" in result.stderr
     summary = pd.read_csv(tmp_path / "found" / "summary.csv").set_index(["kind", "method"])
@@ -185,15 +186,23 @@ def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_pa
     assert all(name in evaluation_table(summary) for name in names)
 
 
+def test_unknown_filters_and_levels_are_refused(denoiser: Folder) -> None:
+    with pytest.raises(FilterError, match="there is no filter blur; there are median, bilateral"):
+        evaluate_checkpoints([denoiser.location], filters=["median", "blur"])
+    with pytest.raises(LevelError, match="there is no level lower; there are low, mean, high"):
+        evaluate_checkpoints([denoiser.location], levels=["lower"])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--filters", "median,blur"], "there is no filter blur; there are median, bilateral"),
         (["absent"], "there is no denoiser in "),
         (["--output", "/dev/null/found"], "nothing can be written in /dev/null/found"),
     ],
 )
-def test_invalid_requests_are_refused(denoiser: Folder, options: list[str], message: str) -> None:
+def test_missing_denoisers_and_unwritable_folders_are_refused(
+    denoiser: Folder, options: list[str], message: str
+) -> None:
     result = raygan("evaluate", denoiser.location, *options)
     assert result.returncode == 2
     assert message in result.stderr

@@ -56,7 +56,9 @@ def test_weights_that_cannot_be_downloaded_are_named(tmp_path: Path, monkeypatch
 def test_lpips_is_0_for_equal_images_and_grows_with_the_noise() -> None:
     clean, noise = torch.rand(2, 1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
     lpips = Lpips()
-    equal, little, much, little_again = lpips(clean, [clean, clean + 0.1 * noise, clean + 0.9 * noise, clean + 0.1 * noise])
+    equal, little, much, little_again = lpips(
+        clean, [clean, clean + 0.1 * noise, clean + 0.9 * noise, clean + 0.1 * noise]
+    )
     assert equal == 0 < little < much
     assert little_again == little
     assert np.isnan(lpips(clean[..., :31], [clean[..., :31]])).all()

@@ -42,7 +42,9 @@ def test_half_precision_weights_are_a_denoiser(tmp_path: Path) -> None:
     size, half_size = (next((tmp_path / name).glob("*.safetensors")).stat().st_size for name in ("own", "half"))
     assert half_size < 0.6 * size
     noisy = torch.rand(1, 3, 40, 50)
-    expected, found = (denoise(load_generator(Folder(tmp_path / name))[0], noisy, SMALL.stride) for name in ("own", "half"))
+    expected, found = (
+        denoise(load_generator(Folder(tmp_path / name))[0], noisy, SMALL.stride) for name in ("own", "half")
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
     with pytest.raises(ImageError, match=r"a file named generator.safetensors, not half.safetensors"):
         export(folder.location, str(tmp_path / "half" / "half.safetensors"))

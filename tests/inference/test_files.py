@@ -139,7 +139,7 @@ def test_a_folder_is_denoised_and_broken_files_are_reported(checkpoint: Folder, 
     images = write_folder(tmp_path / "noisy")
     result = raygan("denoise", tmp_path / "noisy", tmp_path / "clean", "--checkpoint", checkpoint)
     assert result.returncode == 1
-    assert "Passed over:\nbroken.jpg: it cannot be read or written as an image" in result.stderr
+    assert "Skipped:\nbroken.jpg: it cannot be read or written as an image" in result.stderr
     check_folder(images, tmp_path / "clean")
 
 

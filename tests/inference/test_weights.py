@@ -20,8 +20,8 @@ from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.weights import SHIPPED
 
-# PSNR in dB on three photos with the standard normal numbers of NumPy's default generator, seed 0.
-KNOWN: dict[str, float] = {}
+KNOWN = {"101085": 24.453, "3096": 35.708, "86016": 22.498}
+"""PSNR in dB on photos of BSD300, with Gaussian noise of the mean intensity from NumPy's default generator, seed 0."""
 
 
 def photo(name: str) -> torch.Tensor:
