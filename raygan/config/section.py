@@ -18,7 +18,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -162,18 +162,15 @@ def parse_value(config: Section, path: str, text: str) -> Any:
     "none" is None, a list is separated by commas, and a kind is given by its name. Raises `ConfigError` for an unknown
     path or a text that is not of the path's type.
     """
-    kind = type_at(config, path)
+    owner, leaf = _owner_at(config, path)
+    kind = field_types(type(owner))[leaf]
     choices = typing.get_args(kind)
     if type(None) in choices and text.lower() == "none":
         return None
-    if typing.get_origin(kind) is tuple:
-        parts = tuple(text.split(","))
-        if _is_kind(choices[0]):
-            with_values(config, {path: parts})
-        return parts
-    if _is_kind(kind):
-        _from_text(kind, text, ())
-        return text
+    if typing.get_origin(kind) is tuple or _is_kind(kind):
+        given = text if _is_kind(kind) else tuple(text.split(","))
+        _as_kinds(given, kind, getattr(owner, leaf))
+        return given
     value: Any = text
     if not (typing.get_origin(kind) is Literal or str in (kind, *choices)):
         try:
@@ -188,18 +185,8 @@ def parse_value(config: Section, path: str, text: str) -> Any:
 
 def type_at(config: Section, path: str) -> Any:
     """The type of the value at a path; raises `ConfigError` for an unknown path."""
-    owner: Any = config
-    *parents, leaf = path.split("/")
-    for parent in parents:
-        if isinstance(owner, tuple):
-            owner = next((one for one in owner if one.key == parent), None)
-        else:
-            owner = getattr(owner, parent, None) if isinstance(owner, Section) else None
-    kinds = field_types(type(owner)) if isinstance(owner, Section) else {}
-    if leaf not in kinds:
-        known = "\n  ".join(flat_values(config))
-        raise ConfigError(f"there is no setting {path!r}; the settings are:\n  {known}")
-    return kinds[leaf]
+    owner, leaf = _owner_at(config, path)
+    return field_types(type(owner))[leaf]
 
 
 def field_types(section: type[Section]) -> dict[str, Any]:
@@ -225,6 +212,21 @@ def field_docs(section: type) -> dict[str, str]:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     docs[name] = " ".join(text.split())
     return docs
+
+
+def _owner_at(config: Section, path: str) -> tuple[Section, str]:
+    """The section that has the value at a path, and the value's name there."""
+    owner: Any = config
+    *parents, leaf = path.split("/")
+    for parent in parents:
+        if isinstance(owner, tuple):
+            owner = next((one for one in owner if one.key == parent), None)
+        else:
+            owner = getattr(owner, parent, None) if isinstance(owner, Section) else None
+    if not isinstance(owner, Section) or leaf not in field_types(type(owner)):
+        known = "\n  ".join(flat_values(config))
+        raise ConfigError(f"there is no setting {path!r}; the settings are:\n  {known}")
+    return owner, leaf
 
 
 def _replaced(section: Any, values: Mapping[str, object], prefix: str = "") -> Any:
@@ -264,7 +266,7 @@ def _replaced_in_tuple(current: tuple[Any, ...], values: Mapping[str, object], p
 def _as_kinds(value: object, kind: Any, current: Any) -> Any:
     """A value for a field, in which the names of kinds are replaced by kinds."""
     if _is_kind(kind):
-        return _from_text(kind, value, [current]) if isinstance(value, str) else value
+        return _from_text(kind, value, [current], current) if isinstance(value, str) else value
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         element = typing.get_args(kind)[0]
         if _is_kind(element):
@@ -273,9 +275,9 @@ def _as_kinds(value: object, kind: Any, current: Any) -> Any:
     return value
 
 
-def _from_text(base: type[Kind], text: str, current: Any) -> Kind:
-    """The kind that a text means: one of the current ones, or a new one with the fields it shares with the first."""
-    for one in current:
+def _from_text(base: type[Kind], text: str, known: Sequence[Any], replaced: Kind | None = None) -> Kind:
+    """The kind that a text means: a known one, or a new one with the fields it shares with the one it replaces."""
+    for one in known:
         if text == one.key or _normalized(text) == _normalized(type(one).__name__):
             assert isinstance(one, Kind)
             return one
@@ -283,10 +285,11 @@ def _from_text(base: type[Kind], text: str, current: Any) -> Kind:
         if (parsed := kind.parse(text)) is not None:
             return parsed
     found = known_kind(base, text)
-    if len(current) != 1:
-        return found()
-    shared = field_types(found).keys() & field_types(type(current[0])).keys()
-    return found(**{name: getattr(current[0], name) for name in shared})
+    shared = field_types(found).keys() & field_types(type(replaced)).keys() if replaced is not None else ()
+    try:
+        return found(**{name: getattr(replaced, name) for name in shared})
+    except TypeError as error:
+        raise ConfigError(f"{found.__name__} needs more than its name, give an instance: {error}") from error
 
 
 def _to_plain(value: Any) -> Any:
