@@ -15,7 +15,7 @@ from raygan.study.storage import Folder
 STATES = ("complete", "pruned", "failed")
 SEARCH_SETTINGS = (
     *("objectives", "search_algorithm", "scheduler", "trials", "trial_epochs", "seed", "warm_start", "time_budget"),
-    *("grace_epochs", "stop_collapsed", "max_parameters"),
+    *("grace_epochs", "stop_collapsed", "max_parameters", "max_operations"),
 )
 """What determines the result of a search besides its configuration and space, by its name in `study.json`."""
 
