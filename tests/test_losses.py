@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,7 @@ from conftest import shared, write_vgg19
 from PIL import Image
 from torch.nn import functional
 
-from raygan.config.run import LossConfig
-from raygan.losses import WeightsError, adversarial_loss, build_content_loss, read_vgg19_weights
+from raygan.losses import MeanSquaredError, Vgg19Features, WeightsError, adversarial_loss, pixel_loss
 
 LAYERS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2")
 
@@ -33,8 +33,8 @@ def keras_features(file: Path, images: torch.Tensor) -> torch.Tensor:
 
 
 def content_loss(file: Path, scale: str, clean: torch.Tensor, denoised: torch.Tensor) -> float:
-    config = LossConfig(vgg19_weights=str(file), feature_scale=scale)  # type: ignore[arg-type]
-    return build_content_loss(config, read_vgg19_weights(file))(clean, denoised).item()
+    loss = Vgg19Features(weights=str(file), scale=scale)  # type: ignore[arg-type]
+    return float(loss.build(loss.read_weights())(clean, denoised))
 
 
 def test_vgg19_loss_with_keras_weights_in_every_scale(keras_file: Path) -> None:
@@ -62,8 +62,8 @@ def test_vgg19_loss_with_torchvisions_weights(tmp_path: Path) -> None:
 def test_vgg19_loss_sends_gradients_to_the_denoised_image_only(keras_file: Path) -> None:
     clean = torch.rand(1, 3, 16, 16, requires_grad=True)
     denoised = torch.rand(1, 3, 16, 16, requires_grad=True)
-    config = LossConfig(vgg19_weights=str(keras_file))
-    build_content_loss(config, read_vgg19_weights(keras_file))(clean, denoised).backward()
+    loss = Vgg19Features(weights=str(keras_file))
+    loss.build(loss.read_weights())(clean, denoised).backward()
     assert clean.grad is None
     assert denoised.grad is not None
     assert denoised.grad.abs().sum() > 0
@@ -78,10 +78,20 @@ def test_real_weights_have_the_magnitudes_that_the_data_states() -> None:
     assert 40_000 < content_loss(file, "paper", clean, noisy) < 110_000
 
 
-def test_pixel_loss_is_the_mean_squared_error() -> None:
+def test_pixel_losses_are_the_mean_squared_and_the_mean_absolute_error() -> None:
     clean, denoised = torch.rand(2, 2, 3, 8, 8)
-    loss = build_content_loss(LossConfig(content="mse"), None)
-    assert loss(clean, denoised).item() == pytest.approx((clean - denoised).square().mean().item())
+    content = MeanSquaredError()
+    assert content.weights_source is None
+    squared = content.build(content.read_weights())(clean, denoised)
+    assert squared.item() == pytest.approx((clean - denoised).square().mean().item())
+    assert pixel_loss(clean, denoised).item() == pytest.approx((clean - denoised).abs().mean().item())
+
+
+def test_vgg19_loss_describes_its_weights(keras_file: Path) -> None:
+    digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
+    described = Vgg19Features(weights=str(keras_file), scale="relative").describe()
+    assert f"loss/content/scale=relative, weights {keras_file} (SHA-256 {digest[:16]}" in described
+    assert Vgg19Features(weights="a.npz").weights_source == "a.npz"
 
 
 def test_adversarial_loss_is_binary_cross_entropy_of_the_sigmoid() -> None:
@@ -92,17 +102,16 @@ def test_adversarial_loss_is_binary_cross_entropy_of_the_sigmoid() -> None:
 
 
 def test_missing_damaged_and_foreign_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is not a file"):
-        read_vgg19_weights(tmp_path / "absent.npz")
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(WeightsError, match="cannot be read"):
-        read_vgg19_weights(tmp_path / "text.npz")
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(WeightsError, match="cannot be read"):
-        read_vgg19_weights(tmp_path / "text.pth")
     np.savez(tmp_path / "other.npz", **{"conv1_1.weight": np.zeros((64, 1, 3, 3))})
-    with pytest.raises(WeightsError, match=r"conv1_1.weight must have shape \(64, 3, 3, 3\), but is of shape \(64, 1"):
-        read_vgg19_weights(tmp_path / "other.npz")
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "short.pth")
-    with pytest.raises(WeightsError, match=r"features.0.bias must have shape \(64,\), but is missing"):
-        read_vgg19_weights(tmp_path / "short.pth")
+    for name, message in {
+        "absent.npz": "is not a file",
+        "text.npz": "cannot be read",
+        "text.pth": "cannot be read",
+        "other.npz": r"conv1_1.weight must have shape \(64, 3, 3, 3\), but is of shape \(64, 1",
+        "short.pth": r"features.0.bias must have shape \(64,\), but is missing",
+    }.items():
+        with pytest.raises(WeightsError, match=message):
+            Vgg19Features(weights=str(tmp_path / name)).read_weights()

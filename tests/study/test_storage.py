@@ -55,7 +55,7 @@ def test_bucket_locations_are_understood() -> None:
     assert folder.child("a").location.endswith("/a?region=us-east-1&endpoint_override=localhost:1")
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "new")
     folder.require_writable()
     assert folder.exists()
