@@ -114,7 +114,7 @@ def load_experiment(name: str) -> Any:
 def _shipped_searches() -> list[Path]:
     spec = importlib.util.find_spec("raygan.searches")
     folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    return [path for folder in folders for path in Path(folder).glob("*.py")]
+    return [path for folder in folders for path in Path(folder).glob("[!_]*.py")]
 
 
 def _search(experiment: Positional[str], *options: Positional[str]) -> None:

@@ -1,76 +1,122 @@
-import argparse
+import dataclasses
 import os
+import re
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import search_command
+from conftest import raygan, search_command
 
-from raygan.config.section import ConfigError
-from raygan.search.experiment import Comparison, Search
-from raygan.search.options import apply_options, search_parser
+from raygan.cli import load_experiment, main
+from raygan.config.section import ConfigError, with_values
+from raygan.data.sources import PhotoFolder, Samples
+from raygan.errors import InputError
+from raygan.losses import MeanSquaredError, Vgg19Features
+from raygan.noise import NormalPolicy
+from raygan.presets import PAPER_V1, quick
+from raygan.search.experiment import Comparison, Search, TrialSettings
+from raygan.search.options import RunOptions, parse_options
+from raygan.search.prepare import resolved
+from raygan.search.space import When
 from searches.adversarial_weight import SEARCH as ABLATION
 from searches.v1 import SEARCH
 
 
-def applied(*arguments: str) -> Search:
-    options: argparse.Namespace = search_parser(SEARCH).parse_args(arguments)
-    search = apply_options(SEARCH, options)
-    assert isinstance(search, Search)
-    return search
+def parsed(*arguments: str, search: Search = SEARCH) -> Search:
+    experiment, _ = parse_options(search, "v1.py", arguments)
+    assert isinstance(experiment, Search)
+    experiment.check()
+    return experiment
 
 
-def test_without_options_it_is_the_papers_scale() -> None:
-    search = applied()
-    assert search == SEARCH
-    assert (search.config.data.photos, search.config.data.evaluate_on) == ("coco", "bsd300")
-    assert (search.config.training.epochs, search.trial_epochs) == (30, 30)
+def parsed_comparison(*arguments: str) -> Comparison:
+    experiment, _ = parse_options(ABLATION, "adversarial_weight.py", arguments)
+    assert isinstance(experiment, Comparison)
+    return experiment
+
+
+def test_defaults_are_those_of_the_search_file() -> None:
+    assert parse_options(SEARCH, "v1.py", []) == (SEARCH, RunOptions())
+    assert SEARCH.config == PAPER_V1
+    assert (SEARCH.config.training.epochs, SEARCH.trials, SEARCH.trial_epochs) == (30, 50, 30)
 
 
 def test_quick_needs_no_data_and_no_weights() -> None:
-    search = applied("--quick")
-    assert (search.name, search.config.data.photos, search.config.data.evaluate_on) == (
-        "v1-quick",
-        "samples",
-        "samples",
-    )
-    assert search.config.loss.content == "mse"
+    search = parsed("--quick")
+    assert search.name == "v1-quick"
+    assert search.config == quick(PAPER_V1)
+    assert (search.config.data.photos, search.config.data.evaluate_on) == (Samples(), Samples())
+    assert search.config.loss.content == MeanSquaredError()
     assert search.space == SEARCH.space
+    assert (search.trials, search.trial_epochs) == (8, 4)
 
 
 def test_every_option_reaches_its_value() -> None:
-    search = applied(
+    options = [
         *("--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--trials", "5"),
         *("--epochs", "7", "--trial-epochs", "2", "--concurrent", "3", "--workers", "2", "--seed", "9"),
-        *("--together", "all", "--trials-only"),
-        *("--set", "loss/feature_scale=relative", "--set", "noise/kinds=gaussian,speckle"),
-        *("--max-parameters", "3000000", "--max-milliseconds", "2.5"),
-    )
+        *("--set", "loss/content/scale=relative", "--set", "noises=gaussian,speckle"),
+        *("--search-algorithm", "random", "--grace-epochs", "1", "--stop-collapsed", "--warm-start", "studies/old"),
+        *("--time-budget", "1.5", "--max-parameters", "3000000", "--max-operations", "2e5"),
+        *("--objectives", "val_ssim", "operations_per_pixel", "--storage", "s3://bucket/studies", "--wait", "9"),
+        *("--optuna-storage", "sqlite:///x.db"),
+    ]
+    search, run = parse_options(SEARCH, "v1.py", options)
+    assert isinstance(search, Search)
     config = search.config
-    assert (config.data.photos, config.data.evaluate_on) == ("p", "e")
-    assert (config.loss.content, config.loss.vgg19_weights) == ("vgg19", "w.npz")
-    assert (config.loss.feature_scale, config.noise.kinds) == ("relative", ("gaussian", "speckle"))
+    assert (config.data.photos, config.data.evaluate_on) == (PhotoFolder(location="p"), PhotoFolder(location="e"))
+    assert config.loss.content == Vgg19Features(weights="w.npz", scale="relative")
+    assert [noise.key for noise in config.noises] == ["gaussian", "speckle"]
     assert (config.training.epochs, config.training.seed, config.hardware.workers) == (7, 9, 2)
     assert (search.name, search.trials, search.trial_epochs, search.concurrent, search.seed) == ("n", 5, 2, 3, 9)
-    assert (search.max_parameters, search.max_milliseconds) == (3_000_000, 2.5)
-    assert (search.together, search.trials_only) == ("all", True)
+    assert (search.search_algorithm, search.grace_epochs, search.stop_collapsed) == ("random", 1, True)
+    assert (search.warm_start, search.time_budget) == ("studies/old", 1.5)
+    assert (search.max_parameters, search.max_operations) == (3_000_000, 2e5)
+    # Several objectives need trials of full length.
+    assert (search.objectives, search.scheduler) == (("val_ssim", "operations_per_pixel"), "none")
+    assert (run.storage, run.wait, run.optuna_storage) == ("s3://bucket/studies", 9, "sqlite:///x.db")
 
 
-def test_a_value_that_is_set_is_not_searched() -> None:
-    search = applied("--set", "noise/policy=normal")
-    assert search.config.noise.policy == "normal"
-    assert set(search.space) == set(SEARCH.space) - {"noise/policy"}
+def test_set_values_are_not_searched() -> None:
+    search = parsed("--set", "sampling=NormalPolicy")
+    assert search.config.sampling == NormalPolicy()
+    assert set(search.space) == set(SEARCH.space) - {"sampling"}
+    assert search.space["sampling/deviation"] == SEARCH.space["sampling/deviation"].distribution  # type: ignore[union-attr]
+    assert set(parsed("--set", "sampling=UniformPolicy").space) == set(SEARCH.space) - {
+        "sampling",
+        "sampling/deviation",
+    }
+    assert parsed("--epochs", "5", "--set", "training/epochs=4").config.training.epochs == 4
 
 
-def test_trials_get_no_more_epochs_than_the_winner() -> None:
-    assert applied("--epochs", "3").trial_epochs == 3
-    assert applied("--quick", "--epochs", "3").trial_epochs == 3
-    assert applied("--epochs", "3", "--trial-epochs", "5").trial_epochs == 3
-    assert applied("--set", "training/epochs=2").trial_epochs == 2
+def test_trial_epochs_do_not_exceed_epochs() -> None:
+    assert parsed("--epochs", "3").trial_epochs == 3
+    assert parsed("--quick", "--epochs", "3").trial_epochs == 3
+    assert parsed("--epochs", "3", "--trial-epochs", "5").trial_epochs == 3
+    assert parsed("--set", "training/epochs=2").trial_epochs == 2
 
 
-def test_set_overrides_other_options() -> None:
-    assert applied("--epochs", "5", "--set", "training/epochs=4").config.training.epochs == 4
+@pytest.mark.parametrize(
+    ("search", "options", "best_by"),
+    [
+        (SEARCH, [], "val_psnr"),
+        (SEARCH, ["--objectives", "val_ssim"], "val_ssim"),
+        (SEARCH, ["--objectives", "operations_per_pixel", "val_ssim"], "val_psnr"),
+        (SEARCH, ["--objectives", "val_ssim", "--set", "training/best_by=val_psnr"], "val_psnr"),
+        (dataclasses.replace(SEARCH, objectives=("val_ssim",)), ["--objectives", "val_psnr"], "val_psnr"),
+    ],
+)
+def test_best_epoch_metric(search: Search, options: list[str], best_by: str) -> None:
+    changed = parsed(*options, "--set", "hardware/device=cpu", search=search)
+    assert resolved(changed.config, changed.objectives[0]).training.best_by == best_by
+
+
+def test_values_do_not_rewrite_themselves() -> None:
+    """Drawn by an algorithm that cannot leave values out, a conditional value is still conditional in the search."""
+    back = dataclasses.replace(dataclasses.replace(SEARCH, search_algorithm="gp"), search_algorithm="tpe")
+    assert back == SEARCH
+    assert isinstance(back.sampled_space["sampling/deviation"], When)
 
 
 @pytest.mark.parametrize(
@@ -80,56 +126,104 @@ def test_set_overrides_other_options() -> None:
         (["--set", "loss/lambda=1"], "no setting 'loss/lambda'"),
         (["--set", "data/crop_size=100"], "multiple of 32"),
         (["--workers", "3"], "multiple of hardware/workers"),
-        (["--vgg19", "w.npz", "--set", "loss/content=mse"], "where vgg19_weights are given"),
-        (["--quick", "--set", "loss/vgg19_weights=w.npz"], "where vgg19_weights are given"),
+        (["--vgg19", "w.npz", "--set", "loss/content=MeanSquaredError"], "no setting 'loss/content/weights'"),
+        (["--quick", "--set", "loss/content/weights=w.npz"], "no setting 'loss/content/weights'"),
+        (["--set", "loss/content=VGG16"], "no ContentLoss 'VGG16'; there are MeanSquaredError, Vgg19Features"),
+        (["--name", "../x"], "--name must have letters"),
     ],
 )
-def test_wrong_values_are_refused(arguments: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        applied(*arguments)
+def test_invalid_values_raise(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parsed(*arguments)
 
 
-def test_help_explains_every_option_with_its_default() -> None:
-    result = subprocess.run(search_command("--help"), capture_output=True, text=True, check=True)
-    for text in ("--photos PATH", "coco, downloaded", "bsd300, downloaded", "default: 50, quick 8", "default: studies"):
-        assert text in " ".join(result.stdout.split())
-
-
-def compared(*arguments: str) -> Comparison:
-    experiment = apply_options(ABLATION, search_parser(ABLATION).parse_args(arguments))
-    assert isinstance(experiment, Comparison)
-    return experiment
-
-
-def test_comparisons_take_the_same_options() -> None:
-    options = ["--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--trials", "5"]
-    options += ["--concurrent", "3", "--workers", "2", "--seed", "9", "--set", "loss/feature_scale=relative"]
-    comparison = compared(*options, "--epochs", "7", "--trial-epochs", "2")
-    config = comparison.config
-    assert (config.data.photos, config.data.evaluate_on, config.loss.vgg19_weights) == ("p", "e", "w.npz")
-    assert (comparison.name, comparison.seeds, comparison.concurrent, config.hardware.workers) == ("n", 5, 3, 2)
-    # Every trial gets the full budget, whichever of the two options names it.
-    assert config.training.epochs == comparison.trial_epochs == 2
-    assert compared("--epochs", "7").trial_epochs == 7
+def test_comparison_options() -> None:
+    options = ["--quick", "--photos", "p", "--evaluate-on", "e", "--vgg19", "w.npz", "--name", "n", "--seeds", "5"]
+    options += ["--concurrent", "3", "--workers", "2", "--seed", "9", "--set", "loss/content/scale=relative"]
+    comparison = parsed_comparison(*options, "--epochs", "7")
+    expected = {
+        "data/photos": "p",
+        "data/evaluate_on": "e",
+        "hardware/workers": 2,
+        "training/seed": 9,
+        "training/epochs": 7,
+        "loss/content": Vgg19Features(weights="w.npz", scale="relative"),
+    }
+    assert comparison.config == with_values(quick(ABLATION.config), expected)
+    assert (comparison.name, comparison.seeds, comparison.concurrent) == ("n", 5, 3)
+    # Every trial gets the full budget.
+    assert (comparison.settings.trials, comparison.settings.trial_epochs) == (10, 7)
     assert {point["seed"] for point in comparison.points()} == {9, 10, 11, 12, 13}
     assert comparison.values_at({"arm": "0.001", "seed": 11}) == {
         "loss/adversarial_weight": 0.001,
         "training/seed": 11,
     }
-
-
-def test_what_the_arms_differ_in_cannot_be_set() -> None:
     with pytest.raises(ConfigError, match="--set loss/adversarial_weight: the arms differ in it"):
-        compared("--set", "loss/adversarial_weight=0.1")
+        parsed_comparison("--set", "loss/adversarial_weight=0.1")
 
 
-def test_no_trials_train_the_configuration_as_it_is() -> None:
-    assert applied("--trials", "0").trials == 0
-    with pytest.raises(SystemExit):
-        compared("--trials", "0")
+def test_help_derives_from_the_fields(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    search = dataclasses.replace(SEARCH, trials=77, scheduler="median")
+    with pytest.raises(SystemExit) as ended:
+        parse_options(search, "v1.py", ["--help"])
+    assert ended.value.code == 0
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    source = Path(str(__import__(TrialSettings.__module__, fromlist=["x"]).__file__)).read_text()
+    for owner in (TrialSettings, RunOptions):
+        for field in dataclasses.fields(owner):
+            assert f" --{field.name.replace('_', '-')}" in text
+    # The docstrings of the source are the help.
+    documented = re.findall(r'^    (\w+): [^\n]+\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL)
+    docs = {name: " ".join(doc.split()) for name, doc in documented}
+    for field in dataclasses.fields(TrialSettings):
+        value = getattr(search, field.name)
+        shown = " ".join(value) if isinstance(value, tuple) else str(value)
+        assert f"{docs[field.name]} (default: {shown})" in text
+    assert "Epochs of a full training; the best one by validation is kept. (default: 30)" in text
+    assert "--photos STR Clean photos to train on: coco (downloaded)" in text
 
 
-def test_a_signal_while_python_imports_ray_ends_as_one_later_does(tmp_path: Path) -> None:
+def test_shipped_searches_run_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = raygan("search", "v1", "--quick", "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "usage: raygan search v1 " in shown.stdout
+    assert "v1-quick" in shown.stdout
+    unknown = raygan("search", "v2")
+    assert unknown.returncode == 2
+    assert unknown.stderr == (
+        "raygan: there is no search 'v2'; there are ablation, adversarial_weight, architecture, content_loss, "
+        "denoiser, discriminator, noise_policy, perception, v0, v1, or give a .py file\n"
+    )
+
+
+def test_search_files_that_cannot_be_loaded_raise(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.py is not a file"):
+        load_experiment("absent.py")
+    (tmp_path / "empty_search.py").write_text("SEARCHES = 1\n")
+    with pytest.raises(InputError, match="defines no SEARCH: assign it a Search or a Comparison"):
+        load_experiment(str(tmp_path / "empty_search.py"))
+
+
+def test_train_command_parses_the_options_of_its_experiment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "discriminator"])
+    assert ended.value.code == 2
+    assert "discriminator is a comparison: run it with raygan search discriminator" in capsys.readouterr().err
+    ran = []
+    monkeypatch.setattr("raygan.search.study.run_study", lambda experiment, *options: ran.append((experiment, options)))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    main(["train", "v1", "--quick", "--epochs", "3", "--storage", "there", "--set", "generator=ResidualUNet"])
+    [(search, options)] = ran
+    expected = {"training/epochs": 3, "generator": "ResidualUNet"}
+    assert (search.trials, search.config) == (0, with_values(quick(PAPER_V1), expected))
+    assert options == ("there", 120, None)
+
+
+def test_a_signal_during_imports_ends_the_search_cleanly(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPROFILEIMPORTTIME": "1"}
     command = search_command("--quick", "--storage", tmp_path)
     with subprocess.Popen(
@@ -137,9 +231,9 @@ def test_a_signal_while_python_imports_ray_ends_as_one_later_does(tmp_path: Path
     ) as process:
         assert process.stderr is not None
         # What raygan.search.study imports, from inside `run_search`.
-        assert any("raygan.data.crops" in line for line in process.stderr)
+        assert any("raygan.data.photos" in line for line in process.stderr)
         process.terminate()
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Stopped. Go on with the same command: python " in output
+    assert "Stopped. Resume with the same command: python " in output
     assert "Traceback" not in errors

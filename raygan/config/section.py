@@ -172,7 +172,7 @@ def parse_value(config: Section, path: str, text: str) -> Any:
         _as_kinds(given, kind, getattr(owner, leaf))
         return given
     value: Any = text
-    if not (typing.get_origin(kind) is Literal or str in (kind, *choices)):
+    if not _is_valid(text, kind):
         try:
             # "true" as in JSON, or "True" as tables have it.
             value = json.loads(text.lower() if kind is bool else text)

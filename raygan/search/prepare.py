@@ -82,7 +82,7 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
     `wait` is how many seconds an autoscaler has to make room for one trial. Raises the error of whichever check fails.
     """
     settings = experiment.settings
-    config = _resolved(experiment.config, settings.objectives[0])
+    config = resolved(experiment.config, settings.objectives[0])
     concurrent = min(wait_for_room(config, experiment.concurrent, wait), max(1, settings.trials))
     check_machines(folder)
     # These may be downloaded, gigabytes perhaps: not for a search that does not fit.
@@ -101,7 +101,8 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
     return Prepared(config, job, _fingerprint(photos), concurrent)
 
 
-def _resolved(config: Config, objective: str) -> Config:
+def resolved(config: Config, objective: str) -> Config:
+    """The configuration with device, best epoch's metric and paths settled, for trials with that first objective."""
     training = config.training
     values: dict[str, object] = {}
     if training.best_by is None:
