@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: search test lint bench
+.PHONY: search test lint bench docs
 
 # A quick search on this machine: no data, no GPU, about five minutes on two cores.
 search: .venv/installed
@@ -20,6 +20,11 @@ lint: .venv/installed
 # Where the time goes, against named alternatives: a table each, on an idle machine.
 bench: .venv/installed
 	@for name in startup noise metrics crops step evaluation inference growth scaling; do .venv/bin/python benchmarks/$$name.py || exit; done
+
+# The documentation, in site/; a warning or a broken link is an error.
+docs: .venv/installed
+	.venv/bin/pip install --quiet --editable ".[docs]" --constraint constraints.txt
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("RayGAN needs Python 3.11 to 3.13: make PYTHON=python3.12")'
