@@ -1,15 +1,23 @@
-"""A noise, a generator and a content loss of one's own, searched like those that come with RayGAN."""
+"""A noise, a generator and a content loss written by a user, searched like those that come with RayGAN."""
 
-# --8<-- [start:noise]
+# --8<-- [start:imports]
 import math
 from dataclasses import dataclass
 
 import torch
+from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
+from raygan.cli import run_search
 from raygan.config.kinds import ContentLoss, Generator, Noise, require_range
+from raygan.config.section import with_values
+from raygan.presets import PAPER_V1
+from raygan.search.experiment import Search
+
+# --8<-- [end:imports]
 
 
+# --8<-- [start:noise]
 @dataclass(frozen=True, kw_only=True)
 class StripeNoise(Noise):
     """Horizontal stripes: a normally distributed offset per row; the intensity is its variance."""
@@ -39,19 +47,12 @@ class PlainNetwork(Generator):
     layers: int = 5
     """Number of convolutions."""
 
-    def _check(self) -> None:
-        self._at_least(1, "width")
-        self._at_least(2, "layers")
-
     def build(self) -> nn.Module:
         """See `Generator.build`."""
-        widths = [3, *[self.width] * (self.layers - 1)]
-        hidden = [
-            layer
-            for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
-            for layer in (nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
-        ]
-        return PlainModule(nn.Sequential(*hidden, nn.Conv2d(self.width, 3, 3, padding=1)))
+        layers: list[nn.Module] = [nn.Conv2d(3, self.width, 3, padding=1)]
+        for _ in range(self.layers - 2):
+            layers += [nn.ReLU(), nn.Conv2d(self.width, self.width, 3, padding=1)]
+        return PlainModule(nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(self.width, 3, 3, padding=1)))
 
 
 class PlainModule(nn.Module):
@@ -77,9 +78,6 @@ class GradientLoss(ContentLoss):
     edge_weight: float = 1.0
     """Weight of the differences."""
 
-    def _check(self) -> None:
-        self._at_least(0, "edge_weight")
-
     def build(self, weights: dict[str, Tensor]) -> nn.Module:  # noqa: ARG002  (it needs no pretrained weights)
         """See `ContentLoss.build`."""
         return GradientDistance(self.edge_weight)
@@ -103,13 +101,6 @@ class GradientDistance(nn.Module):
 
 
 # --8<-- [start:search]
-from optuna.distributions import FloatDistribution, IntDistribution  # noqa: E402
-
-from raygan.cli import run_search  # noqa: E402
-from raygan.config.section import with_values  # noqa: E402
-from raygan.presets import PAPER_V1  # noqa: E402
-from raygan.search.experiment import Search  # noqa: E402
-
 SEARCH = Search(
     name="own-kinds",
     config=with_values(
