@@ -32,7 +32,7 @@ class SingleScore(_DiscriminatorSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchGAN(_DiscriminatorSettings):
-    """PatchGAN (Isola et al., 2017), one score per patch; 2,768,705 parameters with the default settings."""
+    """PatchGAN (Isola et al., 2017), one score per patch; 2,766,529 parameters with the default settings."""
 
     layers: int = 3
     """Layers that halve height and width, 1 to 4, for patches of 16, 34, 70 (pix2pix) or 142 pixels."""
