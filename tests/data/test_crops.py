@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from raygan.config.run import DataConfig, TrainingConfig
-from raygan.data.crops import CachedCrops, Photos, to_unit_range, validation_crops
+from raygan.data.crops import CachedCrops, to_unit_range, validation_crops
+from raygan.data.photos import Photos
+from raygan.data.sources import Samples
 
-DATA = DataConfig(crop_size=64, val_crops=5)
+DATA = DataConfig(photos=Samples(), evaluate_on=Samples(), crop_size=64, val_crops=5)
 
 
 def numbered_photos(count: int = 6) -> Photos:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raygan.data.download import ASSETS, Asset, DownloadError, cache_folder, fetch
+from raygan.data import sources
+from raygan.data.download import BSD300, COCO, VGG19, Asset, DownloadError, cache_folder, fetch
 
 CONTENT = bytes(range(256)) * 8000
 
@@ -127,10 +128,18 @@ def test_archives_are_unpacked_and_removed(server: Server, tmp_path: Path, name:
 
 
 def test_every_asset_is_pinned() -> None:
-    assert set(ASSETS) == {"coco", "bsd300", "vgg19"}
-    assert all(len(asset.sha256) == 64 for name, asset in ASSETS.items() if name != "vgg19")
+    assert {len(asset.sha256) for asset in (COCO, BSD300)} == {64}
     # torchvision pins its weights by the start of their SHA-256, which it writes into the name.
-    assert ASSETS["vgg19"].url.endswith(f"-{ASSETS['vgg19'].sha256}.pth")
+    assert VGG19.url.endswith(f"-{VGG19.sha256}.pth")
+
+
+def test_sources_find_the_downloaded_photos(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources, "COCO", server.offer("coco.zip", zipped(), contents="photos"))
+    monkeypatch.setattr(sources, "BSD300", server.offer("bsd.tgz", tarred(), contents="photos"))
+    for source, name in ((sources.Coco(), "coco"), (sources.Bsd300(), "bsd")):
+        folder, names = source.find()
+        assert (folder.location, names) == (str(tmp_path / name / "photos"), ["a.jpg"])
 
 
 def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

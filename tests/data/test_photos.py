@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,15 +8,20 @@ from conftest import shared
 from PIL import Image
 
 from raygan.config.run import DataConfig
-from raygan.data.photos import PhotosError, TrainingPhotos, evaluation_photos, training_photos
+from raygan.data.photos import Photos, TrainingPhotos, evaluation_photos, fixed_crops, training_photos
+from raygan.data.sources import PhotoFolder, PhotosError, Samples
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 Write = Callable[..., Path]
 
 
-def read(folder: Path, **changes: object) -> TrainingPhotos:
+def data_of(folder: Path, **changes: Any) -> DataConfig:
     values = {"crop_size": 64, "train_photos": 8, "val_photos": 2} | changes
-    return training_photos(DataConfig(photos=str(folder), **values), memory=1e9)  # type: ignore[arg-type]
+    return DataConfig(photos=PhotoFolder(location=str(folder)), evaluate_on=Samples(), **values)
+
+
+def read(folder: Path, **changes: Any) -> TrainingPhotos:
+    return training_photos(data_of(folder, **changes), memory=1e9)
 
 
 def test_photos_are_split_and_decoded_as_pillow_does(write_photos: Write) -> None:
@@ -67,6 +73,24 @@ def test_unusable_photos_are_skipped_counted_and_named(write_photos: Write, capl
     ]
 
 
+@pytest.mark.parametrize("cache", ["memory", "stream"])
+def test_fixed_crops_are_one_of_each_photo_and_the_same_again(write_photos: Write, cache: str) -> None:
+    data = data_of(write_photos(6), cache=cache)
+    photos = training_photos(data, memory=1e9)
+    first, again = ([part.take_all() for part in fixed_crops(photos, data)] for _ in range(2))
+    whole = read(write_photos(6))
+    for rows, repeated, part, name in zip(
+        first, again, (whole.train, whole.validation), ("training", "validation"), strict=True
+    ):
+        assert isinstance(part, Photos)
+        assert [row["name"] for row in rows] == part.names
+        assert {row["set"] for row in rows} == {name}
+        for row, other, pixels in zip(rows, repeated, part.pixels, strict=True):
+            assert np.array_equal(row["pixels"], other["pixels"])
+            windows = np.lib.stride_tricks.sliding_window_view(pixels, (64, 64, 3))[:, :, 0]
+            assert (windows == row["pixels"]).all(axis=(2, 3, 4)).any()
+
+
 def test_enough_usable_photos_are_found_behind_unusable_ones(write_photos: Write) -> None:
     folder = write_photos(10)
     for index in range(30):
@@ -88,10 +112,11 @@ def test_missing_empty_and_useless_folders_are_refused(write_photos: Write, tmp_
 
 
 def test_the_sample_set_needs_no_data() -> None:
-    photos = training_photos(DataConfig(photos="samples", train_photos=3, crop_size=64), memory=0)
+    data = DataConfig(photos=Samples(), evaluate_on=Samples(), train_photos=3, crop_size=64)
+    photos = training_photos(data, memory=0)
     assert photos.train.names == ["dead-leaves-00000", "dead-leaves-00001", "dead-leaves-00002"]
     assert {pixels.shape for pixels in photos.train.pixels} == {(256, 256, 3)}
-    evaluated = {row["name"] for row in evaluation_photos("samples").take_all()}
+    evaluated = {row["name"] for row in evaluation_photos(Samples()).take_all()}
     assert len(photos.validation) == len(evaluated) == 4
     assert evaluated.isdisjoint(photos.validation.names)
 
@@ -102,7 +127,7 @@ def test_evaluation_takes_all_usable_photos_of_any_size(
     write_photos(3, "photos", size=(20, 40))
     write_photos(2, "photos/test", size=(33, 17))
     (tmp_path / "photos" / "broken.png").touch()
-    rows = evaluation_photos(str(tmp_path / "photos")).take_all()
+    rows = evaluation_photos(PhotoFolder(location=str(tmp_path / "photos"))).take_all()
     assert sorted(row["name"] for row in rows) == [
         "RGB-000.png",
         "RGB-001.png",
@@ -113,17 +138,17 @@ def test_evaluation_takes_all_usable_photos_of_any_size(
     assert {row["pixels"].shape for row in rows} == {(20, 40, 3), (33, 17, 3)}
     assert "skipped 1 of 6 photos: 1 unreadable (broken.png)" in caplog.text
     with pytest.raises(PhotosError, match="no usable photo to evaluate on"):
-        evaluation_photos(str(write_photos(2, "tiny", size=(8, 8))))
+        evaluation_photos(PhotoFolder(location=str(write_photos(2, "tiny", size=(8, 8)))))
 
 
 def test_real_coco_photos() -> None:
-    photos = training_photos(DataConfig(photos=str(shared("coco"))), memory=2e9)
+    photos = read(shared("coco"), crop_size=256, train_photos=1000, val_photos=100)
     assert (len(photos.train), len(photos.validation)) == (477, 100)
     assert min(min(pixels.shape[:2]) for pixels in photos.train.pixels) >= 256
 
 
 def test_real_bsd300_is_complete() -> None:
-    rows = evaluation_photos(str(shared("bsd300"))).take_all()
+    rows = evaluation_photos(PhotoFolder(location=str(shared("bsd300")))).take_all()
     assert {row["pixels"].shape for row in rows} == {(321, 481, 3), (481, 321, 3)}
     assert sum(row["name"].startswith("test/") for row in rows) == 100
     assert len(rows) == 300
