@@ -1,9 +1,8 @@
 """The evaluation job against its generator's own time, and against a plain loop: `python benchmarks/evaluation.py`.
 
-Photos of BSD300's size, three kinds of noise at mean intensity. The job computes the noisy input's scores and the
-denoised image's, in double precision, and, as a study's evaluation, those of a median filter; the loop is of
-scikit-image's noise and metrics around the same generator, in one process that has all cores, for the denoised image
-alone.
+Photos of BSD300's size with the paper's three noises at the mean intensity. The job scores the noisy input and the
+denoised image in double precision, and, like a study's evaluation, a median filter; the loop has scikit-image's noise
+and metrics around the same generator, in one process that has all cores, and scores the denoised image alone.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import ray
+import safetensors.torch
 import torch
 from PIL import Image
-from raygan.inference.tiles import denoise
-from raygan.models.generator import build_generator
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
 from timing import machine, show
@@ -27,10 +25,12 @@ from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
 from raygan.data.samples import dead_leaves
-from raygan.evaluation.evaluate import evaluate
+from raygan.data.sources import PhotoFolder
+from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
+from raygan.inference.denoiser import denoise
 from raygan.presets import DENOISER, PAPER_V1
 from raygan.study.storage import Folder
-from raygan.train.checkpoint import Best, load_denoiser, save_checkpoint
+from raygan.train.checkpoint import load_weights
 from raygan.train.cluster import resolved_device, resources, start_ray
 
 PHOTOS = 60
@@ -42,17 +42,17 @@ CORES = os.cpu_count() or 1
 def plain_loop(folder: Path, denoiser: Folder, config: Config) -> tuple[float, float]:
     """Seconds of the whole loop, and of the generator in it."""
     device = config.hardware.device
-    generator = load_denoiser(denoiser)[0].to(device).to(memory_format=torch.channels_last)
+    generator = load_weights(denoiser, config.generator).to(device).to(memory_format=torch.channels_last)
     random = np.random.default_rng(0)
     started, inside = time.perf_counter(), 0.0
     for path in sorted(folder.iterdir()):
         clean = np.asarray(Image.open(path)) / 255
-        for kind, (mode, argument) in MODES.items():
-            intensity = config.noise.range_of(kind).mean  # type: ignore[arg-type]
-            noisy = random_noise(clean, mode, rng=random, **{argument: intensity})
+        for noise in config.noises:
+            mode, argument = MODES[noise.key]
+            noisy = random_noise(clean, mode, rng=random, **{argument: noise.mean})
             image = torch.from_numpy(noisy).float().permute(2, 0, 1)[None]
             before = time.perf_counter()
-            found = denoise(generator, image.to(device)).cpu()
+            found = denoise(generator, image.to(device), config.generator.stride).cpu()
             inside += time.perf_counter() - before
             denoised = found[0].permute(1, 2, 0).double().numpy()
             peak_signal_noise_ratio(clean, denoised, data_range=1)
@@ -64,8 +64,9 @@ def job(folder: Path, denoiser: Folder, config: Config, filters: tuple[str, ...]
     """Seconds of the evaluation job, with the start of its actors."""
     started = time.perf_counter()
     actors = 1 if config.hardware.device == "cuda" else CORES
-    photos, asked = evaluation_photos(str(folder)), resources(config)
-    rows = evaluate(photos, {"raygan": denoiser}, config.noise, asked, actors, filters=filters, levels=("mean",))
+    photos = evaluation_photos(PhotoFolder(location=str(folder)))
+    task = EvaluationTask(config.noises, {"raygan": (config.generator, denoiser)})
+    rows = evaluate(photos, task, EvaluationSettings(filters, MEAN_ONLY), resources(config), actors)
     assert sum(map(len, rows)) == PHOTOS * len(MODES) * (2 + len(filters))
     return time.perf_counter() - started
 
@@ -82,9 +83,8 @@ def main() -> None:
             for index in range(PHOTOS):
                 image = Image.fromarray(dead_leaves(SIZE[1], 0, index % 6)[: SIZE[0]])
                 image.save(folder / f"{index:03d}.png", compress_level=1)
-            generator = build_generator(config.generator)
-            save_checkpoint(Path(place) / "checkpoint", config, {}, Best.of(generator, {}), {})
-            denoiser = Folder(Path(place) / "checkpoint" / "denoiser")
+            safetensors.torch.save_file(config.generator.build().state_dict(), Path(place) / "generator.safetensors")
+            denoiser = Folder(place)
             whole, inside = plain_loop(folder, denoiser, config)
             taken, filtered = (job(folder, denoiser, config, filters) for filters in ((), ("median",)))
         rows += [

@@ -1,8 +1,7 @@
 """`raygan denoise`: speed, memory and gain against non-local means: `python benchmarks/inference.py`.
 
-Speed on a photo of 512×512 with Gaussian noise of the paper's mean intensity, which all contestants see as 8 bits; peak
-memory of the whole process that denoises a file, as the image grows. OpenCV's filter takes part where its package is
-installed.
+Speed on an 8-bit photo of 512×512 with Gaussian noise of the paper's mean intensity; peak memory of the whole process
+that denoises a file, by image size. OpenCV's filter is included if its package is installed.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from raygan.noise.noise import add_noise
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_nl_means
 from timing import fastest, machine, show
 
-from raygan.config.run import NoiseConfig
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.inference.denoiser import Denoiser
+from raygan.noise import Gaussian, add_noise
 from raygan.seeds import torch_generator
 
 MEGAPIXELS = (1, 4, 16, 64)
@@ -33,7 +31,7 @@ SCIKIT_IMAGE = "scikit-image's denoise_nl_means"
 
 
 def contestants(deviation: float) -> dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]:
-    """Each takes and gives (H, W, 3), and the others than RayGAN are told how strong the noise is."""
+    """Functions of (H, W, 3) images. All but RayGAN are given the noise's standard deviation."""
 
     def scikit(noisy: NDArray[np.uint8]) -> NDArray[np.uint8]:
         found = denoise_nl_means(
@@ -69,9 +67,9 @@ def main() -> None:
     """Print both tables."""
     path = sample_photos_folder(EVALUATION_PHOTOS) / "astronaut.png"
     clean = np.array(Image.open(path).convert("RGB"))
-    variance = NoiseConfig().gaussian.mean
+    variance = Gaussian().mean
     image = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255
-    noisy = add_noise(image, ["gaussian"], torch.tensor([variance]), [torch_generator("benchmark")])
+    noisy = add_noise(image, [Gaussian()], [variance], [torch_generator("benchmark")])
     pixels = (255 * noisy[0]).round().byte().permute(1, 2, 0).numpy()
     methods = contestants(variance**0.5)
     seconds = fastest({name: lambda method=method: method(pixels) for name, method in methods.items()}, rounds=2)

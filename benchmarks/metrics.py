@@ -1,4 +1,4 @@
-"""PSNR and SSIM: RayGAN's against scikit-image's, photo by photo: `python benchmarks/metrics.py`."""
+"""PSNR and SSIM: RayGAN's against scikit-image's, one photo at a time: `python benchmarks/metrics.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
         clean = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(dtype) / 255
         noisy = (clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
         pairs = [(one.numpy(), other.numpy()) for one, other in zip(clean, noisy, strict=True)]
-        # Its value is the same to the last digits in either precision, since it computes in double.
+        # scikit-image computes in double precision for either type.
         for name, ours, theirs in (
             ("PSNR", psnr, lambda one, other: peak_signal_noise_ratio(one, other, data_range=1)),
             ("SSIM", ssim, lambda one, other: structural_similarity(one, other, data_range=1, channel_axis=0)),

@@ -1,4 +1,5 @@
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from conftest import raygan
 from denoisers import SMALL, Blur, save_denoiser
 from PIL import Image
+from ray import cloudpickle
 from skimage.filters import median as skimage_median
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skimage.util import random_noise
@@ -45,6 +47,17 @@ class Darker(Noise):
 @pytest.fixture
 def denoiser(tmp_path: Path) -> Folder:
     return save_denoiser(tmp_path / "best")
+
+
+@pytest.fixture
+def own_classes_by_value() -> Iterator[None]:
+    """Workers get the classes of the tests as `raygan search FILE.py` sends those of a search file."""
+    modules = [sys.modules[kind.__module__] for kind in (Darker, Blur)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def run(
@@ -144,7 +157,7 @@ def test_neither_methods_nor_levels_nor_other_noises_change_the_noise(write_phot
     assert len(scores[0]) == 3
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("ray_here", "own_classes_by_value")
 def test_user_defined_noises_and_generators_are_evaluated(write_photos: Write, tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "blur", Blur())
     table, _ = run(write_photos(2), folder, [Darker()], generator=Blur())
