@@ -144,6 +144,14 @@ class _EarlierTrial:
     trial_id: str
 
 
+class _NoController:
+    """Tune's controller as far as schedulers look at it, before any trial has started."""
+
+    def get_live_trials(self) -> list[Trial]:
+        """No trials."""
+        return []
+
+
 class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
     """Makes one of Ray's schedulers, which it precedes among the base classes, remember earlier starts of a study.
 
@@ -157,9 +165,9 @@ class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
         """Take in the epochs of trials that have ended, by name."""
         for name, epochs in trials.items():
             trial = _EarlierTrial(name)
-            super().on_trial_add(None, trial)
+            super().on_trial_add(_NoController(), trial)
             for metrics in epochs:
-                super().on_trial_result(None, trial, dict(metrics))
+                super().on_trial_result(_NoController(), trial, dict(metrics))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether the trial continues; an epoch that an earlier start trained stops nothing."""

@@ -51,9 +51,8 @@ def run_trials(
     settings, folder = experiment.settings, job.folder
     ledger = Ledger(folder)
     points = experiment.points()
-    if not trials.study.get_trials(deepcopy=False):
-        trials.study.add_trials(known.trials)
     trials.enqueue([*known.points, *(point for point in points if point not in known.points)])
+    trials.add_known(known.trials)
     progress = SearchProgress(trials, ledger, experiment)
     _finish_ended(trials)
     ended = {name: ledger.epochs_of(name) for name in _ended_names(trials)}

@@ -8,6 +8,7 @@ import getpass
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -117,7 +118,8 @@ def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
             holder = _holder(folder)
             if holder and holder["token"] != mine["token"]:
                 logger.error("%s was taken over by %s: stopping here", folder, holder["holder"])
-                _thread.interrupt_main()
+                # Not Ctrl-C: what a shell starts in the background ignores it.
+                _thread.interrupt_main(signal.SIGTERM)
                 return
             beat += 1
             folder.write(FILE, json.dumps(mine | {"beat": beat}))

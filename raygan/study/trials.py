@@ -28,6 +28,8 @@ from raygan.study.storage import Folder
 
 JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"
+KNOWN = "known_trials"
+"""Optuna user attribute of the study: how many trials of an earlier study were added."""
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
 STATES = {
@@ -109,6 +111,14 @@ class Trials:
             self.study.enqueue_trial(dict(point), skip_if_exists=True)
         self.save()
 
+    def add_known(self, trials: Sequence[FrozenTrial]) -> None:
+        """Let the search algorithm know the trials of an earlier study, once."""
+        # After the first points are enqueued: Optuna skips those that it knows already.
+        if trials and KNOWN not in self.study.user_attrs:
+            self.study.add_trials(trials)
+            self.study.set_user_attr(KNOWN, len(trials))
+            self.save()
+
     def begin(self, trial: Trial, name: Callable[[int, Mapping[str, Any]], str]) -> str:
         """A trial's name, given to it now if it has none: `name` of its number, from 1, and its parameters."""
         if "trial" not in trial.user_attrs:
@@ -148,9 +158,7 @@ class Trials:
         if self.folder.is_local and picture.is_file():
             store = Path(self.folder.path) / ARTIFACTS
             store.mkdir(exist_ok=True)
-            upload_artifact(
-                artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial
-            )
+            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
 
     def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
         """The rows of `trials.csv`; `paths` are those of the search space."""
