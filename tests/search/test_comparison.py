@@ -8,39 +8,40 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_OPTIONS, Study, run_search
+from conftest import ROOT, TINY_EXPERIMENT, Study, run_search, write_vgg19
 from scipy import stats
 
 from raygan.config.section import ConfigError, with_values
 from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
-from raygan.search.options import apply_options, search_parser
+from raygan.search.options import parse_options
 from raygan.study.storage import Folder
-from raygan.train.checkpoint import load_denoiser, starting_weights, verify_checkpoint
+from raygan.train.checkpoint import load_generator, starting_weights
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 ARMS = ("single_score", "patch", "single_score-1.5x", "patch-1.5x")
 
 
-def test_every_arm_is_trained_with_every_seed(comparison: Study) -> None:
+def test_every_arm_trains_with_every_seed(comparison: Study) -> None:
     assert comparison.run.stderr == ""
     assert comparison.run.returncode == 0
     trials = comparison.table("trials.csv")
     assert {(row["arm"], row["seed"]) for row in trials} == {(arm, str(seed)) for arm in ARMS for seed in (0, 1)}
     assert {(row["state"], row["epochs"]) for row in trials} == {("complete", "2")}
     for row in trials:
-        _, config = load_denoiser(Folder(comparison.folder / "denoisers" / row["trial"]))
-        assert config.discriminator.architecture == row["arm"].removesuffix("-1.5x")
-        assert config.noise.speckle.high == pytest.approx(0.3 if row["arm"].endswith("-1.5x") else 0.2)
+        _, config = load_generator(Folder(comparison.folder / "denoisers" / row["trial"]))
+        assert config.discriminator.key == ("PatchGAN" if row["arm"].startswith("patch") else "SingleScore")
+        speckle = next(noise for noise in config.noises if noise.key == "speckle")
+        assert speckle.high == pytest.approx(0.3 if row["arm"].endswith("-1.5x") else 0.2)
         assert config.training.seed == int(row["seed"])
         metrics = json.loads((comparison.folder / "denoisers" / row["trial"] / "metrics.json").read_text())
         assert metrics["val_psnr"] == float(row["val_psnr"])
         assert len(comparison.table(f"steps/{row['trial']}.csv")) == 4
 
 
-def test_it_ends_with_the_comparison(comparison: Study) -> None:
+def test_result_is_mean_and_deviation_over_seeds(comparison: Study) -> None:
     """Means and deviations over the seeds, computed here from the table of single images."""
     per_image = comparison.table("evaluation/per_image.csv")
     scores = {
@@ -68,7 +69,7 @@ def test_it_ends_with_the_comparison(comparison: Study) -> None:
         assert f"{difference:+.2f} ({interval.low:+.2f} … {interval.high:+.2f})" in next(block)
 
 
-def test_stronger_noise_is_evaluated_as_such(comparison: Study) -> None:
+def test_arms_are_evaluated_on_their_own_noise(comparison: Study) -> None:
     summary = comparison.table("evaluation/summary.csv")
     for task, share, arms in (("0", 1.0, ARMS[:2]), ("1", 1.5, ARMS[2:])):
         rows = [row for row in summary if row["task"] == task and row["set"] == "evaluation"]
@@ -89,7 +90,7 @@ def test_stronger_noise_is_evaluated_as_such(comparison: Study) -> None:
     assert noisy["1"] < noisy["0"] - 1
 
 
-def test_the_same_command_shows_the_result_again(comparison: Study) -> None:
+def test_finished_comparison_shows_its_result_again(comparison: Study) -> None:
     again = run_search(*comparison.options, file="discriminator")
     assert again.returncode == 0
     assert "is finished" in again.stdout
@@ -100,13 +101,14 @@ def test_the_same_command_shows_the_result_again(comparison: Study) -> None:
     "file",
     ["v0", "adversarial_weight", "content_loss", "noise_policy", "discriminator", "ablation", "perception"],
 )
-def test_every_comparison_is_sound(file: str) -> None:
+def test_shipped_comparisons_are_valid(file: str) -> None:
     """At full size, shrunk, and with VGG19 weights."""
     search: Comparison = runpy.run_path(str(ROOT / "searches" / f"{file}.py"))["SEARCH"]
-    for arguments in ([], ["--quick"], ["--quick", "--vgg19", "vgg19.npz"]):
-        experiment = apply_options(search, search_parser(search).parse_args(arguments))
+    options: list[list[str]] = [[], ["--quick"], ["--quick", "--vgg19", "vgg19.npz"]]
+    for arguments in options:
+        experiment, _ = parse_options(search, file, arguments)
         experiment.check()
-        assert len(experiment.points()) == experiment.trials == search.seeds * len(search.arms)
+        assert len(experiment.points()) == experiment.settings.trials == search.seeds * len(search.arms)
         configs = [with_values(experiment.config, experiment.values_at(point)) for point in experiment.points()]
         assert len(set(map(str, configs))) == len(configs)
         for config in configs:
@@ -116,14 +118,10 @@ def test_every_comparison_is_sound(file: str) -> None:
 @pytest.mark.slow
 def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
     """Each trial under a TorchTrainer of two workers; arms that need VGG19's weights, and arms that do not."""
-    shapes = {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}
-    random = np.random.default_rng(0)
-    weights = {f"{name}.weight": 0.05 * random.standard_normal((*shape, 3, 3)) for name, shape in shapes.items()}
-    biases = {f"{name}.bias": np.zeros(shape[0]) for name, shape in shapes.items()}
-    np.savez(tmp_path / "vgg19.npz", **weights, **biases)
     run = run_search(
-        *TINY_OPTIONS,
-        *("--trials", "1", "--workers", "2", "--storage", tmp_path, "--name", "c", "--vgg19", tmp_path / "vgg19.npz"),
+        *TINY_EXPERIMENT,
+        *("--seeds", "1", "--workers", "2", "--storage", tmp_path, "--name", "c"),
+        *("--vgg19", write_vgg19(tmp_path / "vgg19.npz")),
         *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
         file="content_loss",
     )
@@ -136,17 +134,20 @@ def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
         ("mse", "vgg19"), ("complete", "2")
     )
     for arm, row in rows.items():
-        verify_checkpoint(tmp_path / "c" / row["checkpoint"])
         kept = tmp_path / "c" / "denoisers" / f"{arm}-seed-0"
         assert json.loads((kept / "metrics.json").read_text())["val_psnr"] == float(row["val_psnr"])
-        assert load_denoiser(Folder(kept))[1].loss.content == arm
+        assert (
+            load_generator(Folder(kept))[1].loss.content.key
+            == {"mse": "MeanSquaredError", "vgg19": "Vgg19Features"}[arm]
+        )
 
 
-def test_an_arm_that_breaks_a_rule_is_refused() -> None:
+def test_invalid_arms_raise() -> None:
     for arms, message in (
         ({"a": {"loss/content_weight": -1.0}}, "content_weight >= 0"),
         ({"a": {"loss/lambda": 1.0}}, "no setting 'loss/lambda'"),
-        ({"a/b": {}}, "an arm's name is of letters"),
+        ({}, "arms not empty must hold"),
+        ({"a/b": {}}, "the name of an arm has letters"),
     ):
         with pytest.raises(ConfigError, match=message):
             Comparison(name="c", config=PAPER_V1, arms=arms).check()

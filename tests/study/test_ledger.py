@@ -1,33 +1,36 @@
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
 import pytest
+from conftest import raygan, run_search
 
 from raygan.study.ledger import Ledger, StudyError, TrialRow, package_versions, read_study, write_study
 from raygan.study.storage import Folder
 
 
-def row(trial: str, state: str, val_psnr: float) -> TrialRow:
-    values = {"loss/adversarial_weight": 0.1 + 0.2, "noise/policy": "normal"}
-    return TrialRow(trial, state, 2, val_psnr, 0.5, 4.0, 1.5, None, f"tune/{trial}/checkpoint_000001", values)
+def row(trial: str, state: str, val_psnr: float, error: str = "") -> TrialRow:
+    values = {"loss/adversarial_weight": 0.1 + 0.2, "sampling": "NormalPolicy"}
+    return TrialRow(trial, state, 2, val_psnr, 0.5, 1e5, 1.5, None, f"checkpoints/{trial}", error, values)
 
 
 def test_trials_table_has_the_documented_columns(tmp_path: Path) -> None:
-    Ledger(Folder(tmp_path)).write_trials([row("trial-0001", "complete", 21.25), row("trial-0002", "failed", math.nan)])
+    failed = row("trial-0002", "failed", math.nan, 'content_loss is nan, "inf"')
+    Ledger(Folder(tmp_path)).write_trials([row("trial-0001", "complete", 21.25), failed])
     rows = list(csv.DictReader(io.StringIO((tmp_path / "trials.csv").read_text())))
     assert list(rows[0]) == [
-        *("trial", "state", "epochs", "val_psnr", "val_ssim", "val_milliseconds", "seconds", "collapsed", "checkpoint"),
-        *("loss/adversarial_weight", "noise/policy"),
+        *("trial", "state", "epochs", "val_psnr", "val_ssim", "operations_per_pixel", "seconds", "collapsed"),
+        *("checkpoint", "error", "loss/adversarial_weight", "sampling"),
     ]
     assert rows[0]["val_psnr"] == "21.25"
     # Values survive the table to the last bit.
     assert float(rows[0]["loss/adversarial_weight"]) == 0.1 + 0.2
-    assert rows[1]["val_psnr"] == "nan"
+    assert (rows[1]["val_psnr"], rows[1]["error"]) == ("nan", 'content_loss is nan, "inf"')
 
 
-def test_epochs_are_kept_once_each_and_survive_reopening(tmp_path: Path) -> None:
+def test_epochs_are_kept_once_and_survive_reopening(tmp_path: Path) -> None:
     ledger = Ledger(Folder(tmp_path))
     ledger.add_epoch("trial-0001", {"epoch": 1, "val_psnr": 1 / 3})
     ledger.add_epoch("trial-0002", {"epoch": 1, "val_psnr": 5.0})
@@ -35,13 +38,11 @@ def test_epochs_are_kept_once_each_and_survive_reopening(tmp_path: Path) -> None
     again = Ledger(Folder(tmp_path))
     assert again.epochs == ledger.epochs
     again.add_epoch("trial-0001", {"epoch": 2, "val_psnr": 8.0})
-    assert [(e["epoch"], e["val_psnr"]) for e in Ledger(Folder(tmp_path)).epochs_of("trial-0001")] == [
-        (1, 1 / 3),
-        (2, 8.0),
-    ]
+    epochs = Ledger(Folder(tmp_path)).epochs_of("trial-0001")
+    assert [(one["epoch"], one["val_psnr"]) for one in epochs] == [(1, 1 / 3), (2, 8.0)]
 
 
-def test_an_epoch_is_added_to_the_table_without_writing_the_others_again(tmp_path: Path) -> None:
+def test_epochs_are_appended(tmp_path: Path) -> None:
     ledger = Ledger(Folder(tmp_path))
     ledger.add_epoch("a", {"epoch": 1, "val_psnr": 1.0})
     before = (tmp_path / "metrics.csv").stat().st_ino
@@ -55,7 +56,7 @@ def test_an_epoch_is_added_to_the_table_without_writing_the_others_again(tmp_pat
     ]
 
 
-def test_a_torn_line_is_left_out_and_mended_with_the_next_epoch(tmp_path: Path) -> None:
+def test_torn_last_line_is_dropped_and_repaired_with_the_next_epoch(tmp_path: Path) -> None:
     table = tmp_path / "metrics.csv"
     table.write_text("trial,epoch,val_psnr\na,1,20.5\na,2,21")
     ledger = Ledger(Folder(tmp_path))
@@ -64,28 +65,42 @@ def test_a_torn_line_is_left_out_and_mended_with_the_next_epoch(tmp_path: Path) 
     assert table.read_text() == "trial,epoch,val_psnr\na,1,20.5\na,2,21.25\n"
 
 
-def test_the_best_trial_never_is_a_failed_one(tmp_path: Path) -> None:
+def test_failed_trials_are_never_best(tmp_path: Path) -> None:
     ledger = Ledger(Folder(tmp_path))
     ledger.write_trials(
         [row("a", "complete", 20.0), row("b", "failed", 30.0), row("c", "pruned", math.nan), row("d", "complete", 25.0)]
     )
     assert ledger.best_trial(["val_psnr"])["trial"] == "d"
-    ledger.write_trials([row("a", "failed", 20.0), row("b", "failed", math.nan)])
-    with pytest.raises(StudyError, match="all 2 trials failed"):
+    ledger.write_trials([row("a", "failed", 20.0), row("b", "failed", math.nan, "content_loss is nan")])
+    with pytest.raises(StudyError, match=r"all 2 trials failed \(b: content_loss is nan\)"):
         ledger.best_trial(["val_psnr"])
-
-
-def test_without_a_whole_epoch_there_is_no_best_trial(tmp_path: Path) -> None:
-    ledger = Ledger(Folder(tmp_path))
     ledger.write_trials([row("a", "pruned", math.nan), row("b", "pruned", math.nan)])
-    with pytest.raises(StudyError, match=r"none of 2 trials came to the end of an epoch: .* longer --time-budget"):
+    with pytest.raises(StudyError, match=r"none of 2 trials completed an epoch: .* longer --time-budget"):
         ledger.best_trial(["val_psnr"])
 
 
 def test_study_record(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "new")
     assert read_study(folder) is None
-    write_study(folder, {"name": "x", "versions": package_versions()})
+    write_study(folder, {"schema": 2, "name": "x", "versions": package_versions()})
     study = read_study(folder)
     assert study is not None
     assert {"python", "ray", "torch", "optuna", "raygan"} <= set(study["versions"])
+
+
+def test_folders_of_an_older_schema_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    """As RayGAN 0.1 wrote them, without a schema number."""
+    folder = tmp_path / "v1-quick"
+    record = {"name": "v1-quick", "status": "finished", "versions": {"raygan": "0.1.0"}}
+    Folder(folder).write("study.json", json.dumps(record))
+    Folder(folder).write("evaluation/summary.csv", "")
+    sentence = (
+        f"{folder} holds a study of schema 1, but this version of RayGAN reads schema 2: read it with RayGAN 0.1.0, or "
+        "give another --name\n"
+    )
+    report, search = raygan("report", folder), run_search("--quick", "--storage", tmp_path)
+    assert [(one.returncode, one.stderr) for one in (report, search)] == [
+        (2, f"raygan: {sentence}"),
+        (2, f"v1.py: {sentence}"),
+    ]
+    assert json.loads((folder / "study.json").read_text()) == record
