@@ -79,9 +79,11 @@ QUICK: dict[str, object] = {
 def quick(config: Config) -> Config:
     """The configuration with the values of `QUICK` that it has paths for.
 
-    A generator whose weights are given (`training/start_from`) keeps its shape.
+    A generator whose weights are given (`training/start_from`) keeps its shape, and a content loss that needs no
+    weights stays.
     """
     known = flat_values(config)
-    given = config.training.start_from is not None
-    values = {path: value for path, value in QUICK.items() if path in known}
-    return with_values(config, {path: one for path, one in values.items() if not (given and "generator/" in path)})
+    kept = ["generator/"] if config.training.start_from is not None else []
+    kept += ["loss/content"] if config.loss.content.weights_source is None else []
+    values = {path: value for path, value in QUICK.items() if path in known and not path.startswith(tuple(kept))}
+    return with_values(config, values)
