@@ -125,17 +125,20 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
 
 
 def keep_denoiser(run: Folder) -> None:
-    """Reduce an ended run's folder to `denoiser/`, that of its newest checkpoint."""
-    for epoch in reversed(_epochs(run)):
-        folder = run.child(f"epoch-{epoch:04d}")
-        if not run.exists("denoiser/metrics.json"):
-            try:
-                files = _verified(folder)
-            except (OSError, ValueError):
-                continue
-            for name in DENOISER_FILES:
-                run.write(f"denoiser/{name}", files[f"denoiser/{name}"])
-        folder.clear()
+    """Reduce an ended run's folder to `denoiser/`, that of its newest undamaged checkpoint, if there is one."""
+    folders = [run.child(f"epoch-{epoch:04d}") for epoch in _epochs(run)]
+    for folder in reversed(folders):
+        if run.exists("denoiser/metrics.json"):
+            break
+        try:
+            files = _verified(folder)
+        except (OSError, ValueError):
+            continue
+        for name in DENOISER_FILES:
+            run.write(f"denoiser/{name}", files[f"denoiser/{name}"])
+    if run.exists("denoiser/metrics.json"):
+        for folder in folders:
+            folder.clear()
 
 
 def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
