@@ -13,11 +13,19 @@ from raygan.study.reader import StudyFiles, System
 from raygan.study.storage import Folder
 
 STATES = ("complete", "pruned", "failed")
-SEARCH_SETTINGS = (
-    *("objectives", "search_algorithm", "scheduler", "trials", "trial_epochs", "seed", "warm_start", "time_budget"),
-    *("grace_epochs", "stop_collapsed", "max_parameters", "max_operations"),
+OTHER_ENTRIES = (
+    "schema",
+    "name",
+    "status",
+    "started",
+    "finished",
+    "versions",
+    "config",
+    "resolved",
+    "space",
+    "best_trial",
 )
-"""What determines the result of a search besides its configuration and space, by its name in `study.json`."""
+"""Entries of `study.json` that are not settings, or are compared by path."""
 
 
 def read_studies(folders: Iterable[Folder]) -> list[System]:
@@ -108,7 +116,7 @@ def side_by_side(systems: Sequence[System]) -> str:
 def _settings(system: System) -> dict[str, object]:
     """Every setting by its name or configuration path; "searched" if each trial has its own value."""
     record = system.study.record
-    named = {name: record[name] for name in SEARCH_SETTINGS if name in record}
+    named = {name: value for name, value in record.items() if name not in OTHER_ENTRIES and not isinstance(value, dict)}
     config = system.config if system.arm else system.study.config
     return named | leaves(config) | dict.fromkeys(record.get("space", ()), "searched")
 

@@ -29,8 +29,14 @@ SETTINGS = {
 """The settings that the paper lists for its systems, by configuration path."""
 
 SIZE_AND_BUDGET = (
-    *("data/", "hardware/", "training/", "loss/content/weights", "generator/base_width", "discriminator/base_width"),
-    *("generator/batch_norm_momentum", "discriminator/batch_norm_momentum"),
+    "data/",
+    "hardware/",
+    "training/",
+    "loss/content/weights",
+    "generator/base_width",
+    "generator/batch_norm_momentum",
+    "discriminator/base_width",
+    "discriminator/batch_norm_momentum",
 )
 """Prefixes of the paths in which a run may differ from one of the paper's systems and still count as that system."""
 

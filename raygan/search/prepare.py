@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raygan.config.kinds import ContentLoss, PhotoSource
 from raygan.config.run import Config
-from raygan.config.section import with_values
+from raygan.config.section import flat_values, with_values
 from raygan.data.photos import StoredPhotos, TrainingPhotos, training_photos
 from raygan.data.sources import PhotoFolder, Samples
 from raygan.search.constraint import Constraint
@@ -51,6 +51,12 @@ class Prepared:
     """What distinguishes one choice of photos from another."""
     concurrent: int
     """Trials at once."""
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What was resolved, by configuration path, for the records."""
+        values = flat_values(self.config)
+        return {path: values[path] for path in ("hardware/device", "data/cache", "training/best_by")}
 
 
 def read_inputs(experiment: Experiment) -> Inputs:

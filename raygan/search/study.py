@@ -77,6 +77,7 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
     with locked(folder):
         prepared = prepare(experiment, inputs, folder, wait)
         _note(record, "photos", prepared.photos)
+        record["resolved"] = prepared.resolved
         write_study(folder, record)
         study = _Study(experiment, folder, record, inputs, prepared, optuna_storage)
         while record["status"] != FINISHED:

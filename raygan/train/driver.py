@@ -34,9 +34,13 @@ RETRIES = 8
 ERROR = "error"
 """Key of the message of a run that cannot go on, in what it reports."""
 DECIDING = (
-    *("epoch", "operations_per_pixel", "val_psnr_noisy"),
-    *("best_epoch", "best_val_psnr", "best_val_ssim", "best_operations_per_pixel"),
-    *("discriminator_accuracy_clean", "discriminator_accuracy_denoised"),
+    "epoch",
+    "val_psnr_noisy",
+    "best_val_psnr",
+    "best_val_ssim",
+    "best_operations_per_pixel",
+    "discriminator_accuracy_clean",
+    "discriminator_accuracy_denoised",
 )
 """The metrics that search algorithms, schedulers and stoppers look at."""
 

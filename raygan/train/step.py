@@ -11,9 +11,15 @@ from raygan.config.run import Config, Precision
 from raygan.losses import adversarial_loss, pixel_loss
 
 METRICS = (
-    *("content_loss", "pixel_loss", "adversarial_loss", "generator_loss"),
-    *("discriminator_loss_clean", "discriminator_loss_denoised", "discriminator_loss"),
-    *("discriminator_accuracy_clean", "discriminator_accuracy_denoised"),
+    "content_loss",
+    "pixel_loss",
+    "adversarial_loss",
+    "generator_loss",
+    "discriminator_loss_clean",
+    "discriminator_loss_denoised",
+    "discriminator_loss",
+    "discriminator_accuracy_clean",
+    "discriminator_accuracy_denoised",
 )
 """What a step measures; NaN for what has no part in it."""
 PIXEL_METRICS = ("pixel_loss", "generator_loss")
