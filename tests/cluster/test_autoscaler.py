@@ -50,17 +50,19 @@ def test_a_search_waits_for_machines_and_leaves_none(tmp_path: Path) -> None:
         assert machines(head) == 1
         command = ["python", "searches/v1.py", *TINY_OPTIONS, "--storage", str(tmp_path / "studies")]
         said = head.run(
-            *command,
-            "--trials",
-            "2",
-            "--trial-epochs",
-            "1",
-            "--concurrent",
-            "2",
-            "--wait",
-            "120",
-            "--name",
-            "study",
+            *(
+                *command,
+                "--trials",
+                "2",
+                "--trial-epochs",
+                "1",
+                "--concurrent",
+                "2",
+                "--wait",
+                "120",
+                "--name",
+                "study",
+            ),
             timeout=400,
             PYTHONPATH=str(ROOT),
         )
