@@ -12,7 +12,7 @@ from raygan.models.cost import operations_per_pixel, parameters
 
 
 def convolution(size: int, inputs: int, outputs: int, per_pixel: float) -> float:
-    """Operations of a convolution, two per weight and position, of which there are `per_pixel` per pixel of the image."""
+    """Operations of a convolution: two per weight and position, of which a pixel of the image has `per_pixel`."""
     return 2 * size**2 * inputs * outputs * per_pixel
 
 

@@ -1,42 +1,73 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from raygan.models.generator import build_generator
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
+from raygan.models import UNet
+from raygan.presets import DENOISER
 from raygan.study.storage import Folder
-from raygan.train.checkpoint import Best, CheckpointError, load_checkpoint, load_denoiser, save_checkpoint
+from raygan.train.checkpoint import (
+    Best,
+    CheckpointError,
+    DenoiserError,
+    keep_denoiser,
+    load_checkpoint,
+    load_generator,
+    load_weights,
+    save_checkpoint,
+    starting_weights,
+)
 
 CPU = torch.device("cpu")
-METRICS = {"epoch": 2, "val_psnr": 20.5}
 BEST = {"epoch": 1, "val_psnr": 21.0}
 
 
+def network(config: Config, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return config.generator.build()
+
+
+def save(run: Folder, config: Config, epoch: int) -> None:
+    """A checkpoint whose denoiser's weights and training state tell the epoch."""
+    training = {"discriminator": {"weight": torch.full((3,), float(epoch))}}
+    best = Best.of(network(config, epoch), BEST)
+    save_checkpoint(run, config, {"epoch": epoch, "val_psnr": 20.5}, best, training)
+
+
 @pytest.fixture
-def saved(tiny_config: Config, tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    best = Best.of(build_generator(tiny_config.generator), BEST)
-    training = {"discriminator": {"weight": torch.ones(3)}}
-    save_checkpoint(tmp_path / "saved", tiny_config, METRICS, best, training)
-    return tmp_path / "saved"
+def run(tiny_config: Config, tmp_path: Path) -> Folder:
+    """A run with checkpoints of epochs 1 and 2."""
+    folder = Folder(tmp_path / "run")
+    for epoch in (1, 2):
+        save(folder, tiny_config, epoch)
+    return folder
 
 
-def test_what_was_saved_is_loaded(saved: Path, tiny_config: Config) -> None:
-    loaded = load_checkpoint(saved, tiny_config, CPU)
-    assert loaded.epoch == 2
-    assert loaded.best.metrics == BEST
-    assert torch.equal(loaded.training["discriminator"]["weight"], torch.ones(3))
-    torch.manual_seed(0)
-    original = build_generator(tiny_config.generator).state_dict()
-    assert loaded.best.weights.keys() == original.keys()
-    assert all(torch.equal(tensor, original[name]) for name, tensor in loaded.best.weights.items())
+def loaded_epoch(run: Folder, config: Config) -> int | None:
+    saved = load_checkpoint(run, config, CPU)
+    return saved.epoch if saved is not None else None
 
 
-def test_the_best_epoch_is_not_changed_by_later_ones(tiny_config: Config) -> None:
-    generator = build_generator(tiny_config.generator)
+def test_newest_checkpoint_is_loaded_as_it_was_saved(run: Folder, tiny_config: Config) -> None:
+    saved = load_checkpoint(run, tiny_config, CPU)
+    assert saved is not None
+    assert (saved.epoch, saved.metrics, saved.best.metrics) == (2, {"epoch": 2, "val_psnr": 20.5}, BEST)
+    assert torch.equal(saved.training["discriminator"]["weight"], torch.full((3,), 2.0))
+    original = network(tiny_config, 2).state_dict()
+    assert saved.best.weights.keys() == original.keys()
+    assert all(torch.equal(tensor, original[name]) for name, tensor in saved.best.weights.items())
+
+
+def test_run_without_checkpoints_starts_anew(tiny_config: Config, tmp_path: Path) -> None:
+    assert load_checkpoint(Folder(tmp_path / "none"), tiny_config, CPU) is None
+
+
+def test_best_epoch_is_not_changed_by_later_ones(tiny_config: Config) -> None:
+    generator = network(tiny_config)
     best = Best.of(generator, BEST)
     before = {name: tensor.clone() for name, tensor in best.weights.items()}
     with torch.no_grad():
@@ -45,63 +76,138 @@ def test_the_best_epoch_is_not_changed_by_later_ones(tiny_config: Config) -> Non
     assert all(torch.equal(tensor, before[name]) for name, tensor in best.weights.items())
 
 
-def test_files_are_open_formats(saved: Path, tiny_config: Config) -> None:
-    assert json.loads((saved / "metrics.json").read_text()) == METRICS
-    assert json.loads((saved / "denoiser" / "metrics.json").read_text()) == BEST
-    assert Config.from_json(json.loads((saved / "config.json").read_text())) == tiny_config
-    assert sorted(path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()) == [
+def test_files_are_open_formats(run: Folder, tiny_config: Config) -> None:
+    folder = run.child("epoch-0002")
+    assert json.loads(folder.read("metrics.json")) == {"epoch": 2, "val_psnr": 20.5}
+    assert json.loads(folder.read("denoiser/metrics.json")) == BEST
+    assert Config.from_json(json.loads(folder.read("config.json"))) == tiny_config
+    assert folder.files() == [
         *("checksums.json", "config.json"),
         *("denoiser/config.json", "denoiser/generator.safetensors", "denoiser/metrics.json"),
         *("metrics.json", "training.pt"),
     ]
 
 
-def test_a_denoiser_is_ready_to_use(saved: Path) -> None:
-    generator, _ = load_denoiser(Folder(saved / "denoiser"))
+def test_two_newest_checkpoints_are_kept(tiny_config: Config, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for epoch in (9998, 9999, 10000):
+        save(folder, tiny_config, epoch)
+    assert {name.partition("/")[0] for name in folder.files()} == {"epoch-9999", "epoch-10000"}
+    assert loaded_epoch(folder, tiny_config) == 10000
+
+
+FILES = ["denoiser/generator.safetensors", "training.pt", "config.json", "metrics.json", "checksums.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["changed", "cut", "missing"])
+def test_damaged_newest_checkpoint_is_passed_over(
+    run: Folder, tiny_config: Config, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = f"epoch-0002/{name}"
+    content = bytearray(run.read(path))
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        run.delete(path)
+    else:
+        run.write(path, bytes(content) if damage == "changed" else bytes(content[: len(content) // 3]))
+    assert loaded_epoch(run, tiny_config) == 1
+    assert "epoch-0002, trying the one before: " in caplog.text
+    run.delete("epoch-0001/training.pt")
+    assert loaded_epoch(run, tiny_config) is None
+
+
+def test_interrupted_save_leaves_the_checkpoint_before(
+    run: Folder, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Folder.write
+
+    def full_disk(self: Folder, name: str, content: Any) -> None:
+        if name == "metrics.json":
+            raise OSError("no space left")
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            save(run, tiny_config, 3)
+    assert loaded_epoch(run, tiny_config) == 2
+    save(run, tiny_config, 3)
+    assert loaded_epoch(run, tiny_config) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"optimizers/generator/learning_rate": 0.5}, "optimizers/generator/learning_rate"),
+        ({"generator": "ResidualUNet"}, "generator/class"),
+        ({"noises": ["gaussian"]}, "noises/1/class"),
+    ],
+)
+def test_checkpoint_of_another_configuration_is_refused(
+    run: Folder, tiny_config: Config, values: dict[str, object], path: str
+) -> None:
+    with pytest.raises(CheckpointError, match=f"another configuration, which differs in .*{path}"):
+        load_checkpoint(run, with_values(tiny_config, values), CPU)
+
+
+def test_machines_may_differ_between_starts(run: Folder, tiny_config: Config) -> None:
+    other = with_values(tiny_config, {"hardware/cpus_per_worker": 2, "data/cache": "memory"})
+    assert loaded_epoch(run, other) == 2
+
+
+def is_denoiser_of(folder: Folder, config: Config, epoch: int) -> bool:
+    """Whether a folder has the weights of the checkpoint of that epoch."""
+    generator, found = load_generator(folder)
+    expected = network(config, epoch).state_dict()
+    return found == config and all(torch.equal(one, expected[name]) for name, one in generator.state_dict().items())
+
+
+DENOISER_FILES = ["denoiser/config.json", "denoiser/generator.safetensors", "denoiser/metrics.json"]
+
+
+@pytest.mark.parametrize("newest_is_damaged", [False, True])
+def test_keep_denoiser_leaves_the_denoiser_alone(run: Folder, tiny_config: Config, newest_is_damaged: bool) -> None:
+    if newest_is_damaged:
+        run.write("epoch-0002/denoiser/generator.safetensors", b"damaged")
+    for _ in range(2):
+        keep_denoiser(run)
+        assert run.files() == DENOISER_FILES
+        assert is_denoiser_of(run.child("denoiser"), tiny_config, 1 if newest_is_damaged else 2)
+        assert json.loads(run.read("denoiser/metrics.json")) == BEST
+
+
+def test_keep_denoiser_completes_what_was_interrupted(run: Folder, tiny_config: Config) -> None:
+    run.write("denoiser/generator.safetensors", b"of an older epoch")
+    keep_denoiser(run)
+    assert run.files() == DENOISER_FILES
+    assert is_denoiser_of(run.child("denoiser"), tiny_config, 2)
+
+
+def test_denoiser_is_ready_to_use(run: Folder) -> None:
+    generator, _ = load_generator(run.child("epoch-0002/denoiser"))
     assert not generator.training
     assert generator(torch.rand(1, 3, 64, 64)).shape == (1, 3, 64, 64)
 
 
-FILES = ["denoiser/generator.safetensors", "training.pt", "config.json", "metrics.json"]
+def test_folder_without_a_usable_denoiser_is_refused(run: Folder, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(DenoiserError, match=r"no config.json\): give a folder such as STUDY/best"):
+        load_generator(Folder(tmp_path))
+    with pytest.raises(DenoiserError, match=r"no generator.safetensors\): give a folder"):
+        load_weights(Folder(tmp_path), tiny_config.generator)
+    folder = run.child("epoch-0002/denoiser")
+    with pytest.raises(DenoiserError, match=r"are not those of UNet\(base_width=8"):
+        load_weights(folder, UNet(base_width=8))
+    folder.write("generator.safetensors", b"damaged")
+    with pytest.raises(DenoiserError, match="are not those of"):
+        load_generator(folder)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_damage_is_noticed(saved: Path, tiny_config: Config, name: str) -> None:
-    content = bytearray((saved / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (saved / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"is damaged: {name}"):
-        load_checkpoint(saved, tiny_config, CPU)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_noticed(saved: Path, tiny_config: Config, name: str) -> None:
-    (saved / name).unlink()
-    with pytest.raises(CheckpointError, match=f"lacks {name}"):
-        load_checkpoint(saved, tiny_config, CPU)
-
-
-def test_an_incomplete_checkpoint_is_noticed(saved: Path, tiny_config: Config) -> None:
-    (saved / "checksums.json").write_text('{"generator')
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        load_checkpoint(saved, tiny_config, CPU)
-
-
-def test_values_may_differ_where_they_are_said_to_vary(saved: Path, tiny_config: Config) -> None:
-    path = "optimizers/generator/learning_rate"
-    changed = with_values(tiny_config, {path: 0.5, "hardware/cpus_per_worker": 2, "data/cache": "memory"})
-    with pytest.raises(CheckpointError, match=f"another configuration, which differs in {path}; start"):
-        load_checkpoint(saved, changed, CPU)
-    assert load_checkpoint(saved, changed, CPU, varying=[path]).epoch == 2
-
-
-def test_an_interrupted_save_leaves_no_checkpoint(
-    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full_disk(*_: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        save_checkpoint(tmp_path / "new", tiny_config, METRICS, Best({}, {}), {})
-    assert not (tmp_path / "new").exists()
+def test_starting_weights_are_those_of_the_denoiser(tiny_config: Config) -> None:
+    assert starting_weights(tiny_config) is None
+    shipped = {"training/start_from": "shipped"}
+    weights = starting_weights(with_values(DENOISER, shipped))
+    assert weights is not None
+    assert weights.keys() == DENOISER.generator.build().state_dict().keys()
+    with pytest.raises(DenoiserError, match=r"cannot start from shipped .* but this configuration has UNet"):
+        starting_weights(with_values(tiny_config, shipped))

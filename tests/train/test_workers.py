@@ -15,7 +15,7 @@ from raygan.config.run import Config
 from raygan.config.section import with_values
 
 STEADY = {
-    # Without normalisation, weights must be large enough for signals to reach the last layer.
+    # Without normalization, weights must be large enough for signals to reach the last layer.
     "generator/initial_deviation": 0.1,
     "discriminator/initial_deviation": 0.1,
     "optimizers/generator/learning_rate": 1e-4,
@@ -34,17 +34,23 @@ def trained(config: Config, workers: int, output: Path) -> tuple[dict[str, float
         *(str(ROOT / "tests" / "train" / "torchrun_worker.py"), str(output)),
     ]
     environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
     assert run.returncode == 0, run.stderr
     assert "Warning" not in run.stderr
-    last = output / f"epoch-{config.training.epochs}"
-    states = torch.load(last / "training.pt", weights_only=True)
-    return json.loads((last / "metrics.json").read_text()), states
+    states = torch.load(output / "checkpoints" / "run" / "epoch-0002" / "training.pt", weights_only=True)
+    epochs = [json.loads((output / f"epochs-{rank}.json").read_text()) for rank in range(workers)]
+    for other in epochs[1:]:
+        durations = ("seconds", "train_seconds", "val_seconds")
+        assert [{**one, **dict.fromkeys(durations)} for one in other] == [
+            {**one, **dict.fromkeys(durations)} for one in epochs[0]
+        ]
+    return epochs[0][-1], states
 
 
 LOSSES = ("content_loss", "adversarial_loss", "generator_loss", "discriminator_loss", "discriminator_accuracy_clean")
 
 
+@pytest.mark.timeout(600)
 def test_without_batch_norm_two_workers_give_the_losses_and_weights_of_one(tiny_config: Config, tmp_path: Path) -> None:
     values = {f"{network}/normalization": "none" for network in ("generator", "discriminator")}
     config = with_values(tiny_config, STEADY | values)
@@ -59,6 +65,7 @@ def test_without_batch_norm_two_workers_give_the_losses_and_weights_of_one(tiny_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_batch_norm_over_all_workers_gives_the_losses_of_one(tiny_config: Config, tmp_path: Path) -> None:
     config = with_values(tiny_config, STEADY)
     one, _ = trained(config, 1, tmp_path / "one")

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import ray
+
+from raygan.config.run import Config
+from raygan.config.section import with_values
+from raygan.data.photos import Photos, TrainingPhotos
+from raygan.presets import PAPER_V1
+from raygan.train.cluster import (
+    HardwareError,
+    resolved_device,
+    resources,
+    share_photos,
+    trials_at_once,
+    with_idle_cores,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+
+
+def config_of(**hardware: object) -> Config:
+    return with_values(PAPER_V1, {f"hardware/{name}": value for name, value in hardware.items()})
+
+
+def test_cluster_without_gpus_computes_on_cpus() -> None:
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    assert resolved_device(PAPER_V1).hardware.device == "cpu"
+    assert resolved_device(config_of(device="cuda")).hardware.device == "cuda"
+
+
+def test_trials_at_once_are_as_many_as_fit() -> None:
+    cores = int(ray.cluster_resources()["CPU"])
+    assert trials_at_once(config_of(device="cpu")) == cores
+    assert trials_at_once(config_of(device="cpu", cpus_per_worker=cores)) == 1
+    assert resources(config_of(device="cuda", gpus_per_worker=0.25)) == {"CPU": 1, "GPU": 0.25}
+
+
+def test_trial_that_does_not_fit_is_refused_with_both_figures() -> None:
+    cores = int(ray.cluster_resources()["CPU"])
+    with pytest.raises(
+        HardwareError, match=rf"asks for 2 workers of 1000 CPU each, but the cluster's nodes have {cores} CPU"
+    ):
+        trials_at_once(config_of(device="cpu", workers=2, cpus_per_worker=1000))
+
+
+def test_run_alone_gets_the_idle_cores() -> None:
+    cores = int(ray.cluster_resources()["CPU"])
+    assert with_idle_cores(config_of(device="cpu")).hardware.cpus_per_worker == cores
+    assert with_idle_cores(config_of(device="cpu", workers=2)).hardware.cpus_per_worker == max(1, cores // 2)
+    assert with_idle_cores(config_of(device="cuda")).hardware.cpus_per_worker == 1
+
+
+def test_photos_are_shared_without_copies() -> None:
+    pixels = [np.full((64, 80, 3), index, np.uint8) for index in range(3)]
+    shared = ray.get(share_photos(TrainingPhotos(Photos(["a", "b"], pixels[:2]), Photos(["c"], pixels[2:]))))
+    assert shared.train.names == ["a", "b"]
+    assert np.array_equal(shared.validation.pixels[0], pixels[2])
+    # Read-only arrays lie in the object store itself.
+    assert not shared.train.pixels[0].flags.writeable
+
+
+def test_photos_larger_than_the_object_store_are_refused() -> None:
+    huge = np.broadcast_to(np.zeros(1, np.uint8), (10**7, 10**7, 3))
+    with pytest.raises(HardwareError, match=r"the decoded photos take 300000.0 GB, .* lower data/train_photos"):
+        share_photos(TrainingPhotos(Photos(["a"], [huge]), Photos([], [])))

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.util import random_noise
+
+from raygan.config.run import Config
+from raygan.config.section import with_values
+from raygan.data.crops import validation_crops
+from raygan.data.photos import Photos
+from raygan.data.samples import dead_leaves
+from raygan.presets import PAPER_V1
+from raygan.train.validation import noisy_validation_crops, validate
+
+CPU = torch.device("cpu")
+PHOTOS = Photos([str(index) for index in range(4)], [dead_leaves(96, 0, index) for index in range(4)])
+
+
+def network(config: Config) -> torch.nn.Module:
+    torch.manual_seed(3)
+    return config.generator.build()
+
+
+def test_scores_are_those_of_scikit_image(tiny_config: Config) -> None:
+    generator = network(tiny_config)
+    crops = validation_crops(PHOTOS, tiny_config.data)
+    sums = validate(generator, crops, tiny_config, CPU, range(len(crops)))
+    assert not generator.training
+    for noise in tiny_config.noises:
+        clean, noisy = noisy_validation_crops(crops, tiny_config, noise, "mean", range(len(crops)))
+        with torch.no_grad():
+            denoised = generator(noisy)
+        pairs = [(c.double().numpy(), d.double().numpy()) for c, d in zip(clean, denoised, strict=True)]
+        expected = sum(peak_signal_noise_ratio(c, d, data_range=1) for c, d in pairs)
+        assert sums[f"psnr_{noise.key}_mean"].item() == pytest.approx(expected, abs=1e-6)
+        expected = sum(structural_similarity(c, d, data_range=1, channel_axis=0) for c, d in pairs)
+        assert sums[f"ssim_{noise.key}_mean"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_noise_has_the_three_levels_of_each_model() -> None:
+    """The noisy input scores as scikit-image's noise of the paper's low, mean and high intensity does."""
+    config = with_values(PAPER_V1, {"data/crop_size": 64, "data/val_crops": 12})
+    crops = validation_crops(PHOTOS, config.data)
+    sums = validate(torch.nn.Identity(), crops, config, CPU, range(len(crops)))
+    random = np.random.default_rng(0)
+    clean = crops.numpy() / 255
+    for key, mode, argument, intensities in (
+        ("gaussian", "gaussian", "var", (0.005, 0.0425, 0.08)),
+        ("salt_and_pepper", "s&p", "amount", (0.02, 0.045, 0.07)),
+        ("speckle", "speckle", "var", (0.005, 0.1025, 0.2)),
+    ):
+        for level, intensity in zip(("low", "mean", "high"), intensities, strict=True):
+            noisy = random_noise(clean, mode, rng=random, **{argument: intensity})
+            expected = np.mean([peak_signal_noise_ratio(c, n, data_range=1) for c, n in zip(clean, noisy, strict=True)])
+            assert sums[f"psnr_{key}_{level}"].item() / len(crops) == pytest.approx(expected, abs=0.3)
+
+
+def test_dividing_crops_among_workers_changes_nothing(tiny_config: Config) -> None:
+    generator = network(tiny_config)
+    crops = validation_crops(PHOTOS, tiny_config.data)
+    whole = validate(generator, crops, tiny_config, CPU, range(3))
+    parts = [validate(generator, crops, tiny_config, CPU, range(rank, 3, 2)) for rank in range(2)]
+    assert len(whole) == 19
+    for name, total in whole.items():
+        assert sum(part[name].item() for part in parts) == pytest.approx(total.item(), rel=1e-6)
+
+
+def test_noise_depends_on_the_data_seed_alone(tiny_config: Config) -> None:
+    crops = validation_crops(PHOTOS, tiny_config.data)
+
+    def noisy(**values: object) -> torch.Tensor:
+        config = with_values(tiny_config, {path.replace("__", "/"): value for path, value in values.items()})
+        return noisy_validation_crops(crops, config, config.noises[0], "high", range(3))[1]
+
+    assert torch.equal(noisy(), noisy(training__seed=5, training__batch_size=8))
+    assert not torch.equal(noisy(), noisy(data__seed=5))
