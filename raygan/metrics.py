@@ -27,16 +27,12 @@ def ssim(clean: Tensor, denoised: Tensor) -> Tensor:
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs both sides >= {SSIM_WINDOW}, but the images are {height}x{width}")
     denoised = denoised.clamp(0, 1)
-    size = SSIM_WINDOW**2
-    sample = size / (size - 1)
-    means = _window_means(torch.stack([clean, denoised, clean.square() + denoised.square(), clean * denoised]))
-    mean_clean, mean_denoised, squares, product = means
-    mean_product, mean_squares = mean_clean * mean_denoised, mean_clean.square() + mean_denoised.square()
-    covariance = sample * (product - mean_product)
-    variances = sample * (squares - mean_squares)
-    c1, c2 = 0.01**2, 0.03**2
-    similarity: Tensor = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
-    return similarity.mean(dim=(1, 2, 3))
+    windows = height - SSIM_WINDOW + 1
+    # In bands whose intermediate results fit into a CPU's cache, which halves the time.
+    rows = 32 if clean.device.type == "cpu" else windows
+    bands = [slice(top, top + rows + SSIM_WINDOW - 1) for top in range(0, windows, rows)]
+    sums = [_similarities(clean[:, :, band], denoised[:, :, band]).sum(dim=(1, 2, 3)) for band in bands]
+    return torch.stack(sums).sum(dim=0) / (clean.shape[1] * windows * (width - SSIM_WINDOW + 1))
 
 
 def colour_drift(clean: Tensor, denoised: Tensor) -> Tensor:
@@ -46,6 +42,20 @@ def colour_drift(clean: Tensor, denoised: Tensor) -> Tensor:
     bits. `denoised` is clamped to [0, 1].
     """
     return (denoised.clamp(0, 1) - clean).mean(dim=(2, 3)).abs().mean(dim=1)
+
+
+def _similarities(clean: Tensor, denoised: Tensor) -> Tensor:
+    """SSIM of every window inside the images."""
+    size = SSIM_WINDOW**2
+    sample = size / (size - 1)
+    means = _window_means(torch.stack([clean, denoised, clean.square() + denoised.square(), clean * denoised]))
+    mean_clean, mean_denoised, squares, product = means
+    mean_product, mean_squares = mean_clean * mean_denoised, mean_clean.square() + mean_denoised.square()
+    covariance = sample * (product - mean_product)
+    variances = sample * (squares - mean_squares)
+    c1, c2 = 0.01**2, 0.03**2
+    similarity: Tensor = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
+    return similarity
 
 
 def _window_means(maps: Tensor) -> Tensor:
