@@ -92,7 +92,8 @@ def _help_of(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         main([*arguments, "--help"])
     # The default is a path on the machine that builds the site.
-    return output.getvalue().replace(str(SHIPPED), "SHIPPED").rstrip()
+    lines = output.getvalue().replace(str(SHIPPED), "SHIPPED").splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()
 
 
 def _model_card() -> str:

@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = ROOT / "docs" / "examples"
 BLOCK = re.compile(
-    r"(?:^ *<!-- test: skip: (?P<reason>[^\n]+) -->\n)?^(?P<indent> *)```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
+    # Blocks of snippets are written ``` { .python }, which ruff does not format.
+    r"(?:^ *<!-- test: skip: (?P<reason>[^\n]+) -->\n)?"
+    r"^ *``` ?(?:{ \.)?(?P<language>\w+)(?: })?\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
 SNIPPET = re.compile(r'^--8<-- "(?P<file>[^":]+):(?P<section>\w+)"$', re.MULTILINE)
@@ -213,6 +215,13 @@ def test_relative_links_lead_somewhere(name: str) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("section", ["noise", "generator", "loss"])
+def test_each_class_takes_under_30_lines(section: str) -> None:
+    page = ROOT / "docs" / "tutorials" / "your-own-noise-and-network.md"
+    match = next(match for match in SNIPPET.finditer(page.read_text()) if match["section"] == section)
+    assert len(_snippet(match).splitlines()) < 30
 
 
 @pytest.mark.slow
