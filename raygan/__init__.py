@@ -1,3 +1,3 @@
 """RayGAN: find, train and evaluate GAN image denoisers on Ray."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -154,7 +154,7 @@ def _denoise(
     Args:
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
-        checkpoint: A denoiser's folder, such as STUDY/best; the default is the one that comes with RayGAN.
+        checkpoint: A denoiser's folder, such as STUDY/best, or shipped: the one that comes with RayGAN.
         device: Device to compute on.
         tile: Side of the tiles in pixels, which bounds memory.
         precision: bfloat16 is faster on processors that compute in it, and slightly less exact.
@@ -180,12 +180,13 @@ def _evaluate(
     """Compare denoisers with each other and with classical filters.
 
     Args:
-        checkpoints: Folders or prefixes of denoisers, such as STUDY/best; the default is the one that comes with
-        RayGAN. evaluate_on: bsd300, samples, or a folder or prefix of clean photos. output: Folder for the tables and
-        pictures. filters: Classical filters; bm3d needs the package bm3d. levels: Noise levels. lpips: Compute LPIPS
-        too; needs pip install 'raygan[lpips]' and its pretrained weights. out_of_distribution: Add noise that the
-        denoisers were not trained on: stronger, Poisson, JPEG, grey, smooth, two
-            kinds at once.
+        checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or shipped: the one that comes with RayGAN.
+        evaluate_on: bsd300, samples, or a folder or prefix of clean photos.
+        output: Folder for the tables and pictures.
+        filters: Classical filters; bm3d needs the package bm3d.
+        levels: Noise levels.
+        lpips: Compute LPIPS too; needs pip install 'raygan[lpips]' and its pretrained weights.
+        out_of_distribution: Add noise that the denoisers were not trained on: stronger, Poisson, JPEG and others.
     """
     from raygan.evaluation.evaluate import evaluate_checkpoints
     from raygan.report.tables import evaluation_table

@@ -121,6 +121,11 @@ def known_kind(base: type[AnyKind], name: str) -> type[AnyKind]:
     return found
 
 
+def own_kinds() -> tuple[type[Kind], ...]:
+    """The kinds that were defined outside this package."""
+    return tuple(kind for kind in _subclasses(Kind) if not kind.__module__.startswith("raygan."))
+
+
 def flat_values(section: Section, prefix: str = "") -> dict[str, Any]:
     """Every leaf of a configuration by its path, for example `{"loss/content_weight": 0.1, …}`.
 

@@ -21,7 +21,7 @@ from raygan.evaluation.perceptual import Lpips
 from raygan.evaluation.tables import summarize, tabulate
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
-from raygan.weights import SHIPPED
+from raygan.weights import SHIPPED, denoiser_folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -90,7 +90,7 @@ def evaluate_checkpoints(
     if unknown := set(levels) - set(LEVELS):
         raise LevelError(f"there is no level {', '.join(sorted(unknown))}; there are {', '.join(LEVELS)}")
     chosen = filters_named(filters)
-    folders = {"raygan" if len(checkpoints) == 1 else path: Folder(path) for path in checkpoints}
+    folders = {"raygan" if len(checkpoints) == 1 else path: Folder(denoiser_folder(path)) for path in checkpoints}
     configs = [load_generator(folder)[1] for folder in folders.values()]
     values = {"hardware/device": "auto", "hardware/workers": 1, "data/evaluate_on": evaluate_on}
     config = with_values(configs[0], values)

@@ -16,7 +16,7 @@ from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.train.step import autocast
-from raygan.weights import SHIPPED
+from raygan.weights import SHIPPED, denoiser_folder
 
 OVERLAP = 64
 """Minimum overlap of neighboring tiles in pixels: about the radius of a generator's receptive field."""
@@ -73,12 +73,14 @@ class Denoiser:
         """Load a denoiser from a folder such as STUDY/best. The side of a tile, in pixels, bounds the memory use.
 
         "bfloat16" is faster on processors that support it; with it, the shipped denoiser loses 0.002 dB on Gaussian
-        noise and speckle, and 0.05 dB on salt and pepper (see `docs/denoiser.md`).
+        noise and speckle, and 0.05 dB on salt and pepper (see `docs/explanation/denoiser.md`).
 
         Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the
         device is missing or the precision is unknown.
         """
-        generator, self.config = load_generator(folder if isinstance(folder, Folder) else Folder(folder))
+        generator, self.config = load_generator(
+            folder if isinstance(folder, Folder) else Folder(denoiser_folder(folder))
+        )
         if precision not in PRECISIONS:
             raise ImageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if device == "cuda" and not torch.cuda.is_available():

@@ -13,6 +13,7 @@ from torch.export import Dim
 from raygan.inference.denoiser import AnySize, ImageError
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, load_generator
+from raygan.weights import denoiser_folder
 
 SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
@@ -28,7 +29,7 @@ def export(checkpoint: str, file: str) -> None:
     suffix = Path(file).suffix
     if suffix not in SUFFIXES:
         raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
-    source = Folder(checkpoint)
+    source = Folder(denoiser_folder(checkpoint))
     generator, config = load_generator(source)
     Folder(Path(file).parent).require_writable()
     if suffix == ".safetensors":

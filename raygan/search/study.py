@@ -123,7 +123,8 @@ def _train_winner(study: _Study) -> dict[str, Any]:
             raise
         print(f"winner diverged after epoch {trained}; its best epoch is kept")
     _keep_denoiser(folder, "winner", "best")
-    folder.child("checkpoints/winner").clear()
+    for name in ("checkpoints/winner", "ray"):
+        folder.child(name).clear()
     print(f"winner trained in {time.monotonic() - started:.0f} s")
     return {"status": EVALUATION}
 

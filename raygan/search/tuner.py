@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
 
 from raygan.config.run import Config
-from raygan.config.section import with_values
+from raygan.config.section import Kind, own_kinds, with_values
 from raygan.search.algorithms import OptunaSearcher, scheduler
 from raygan.search.experiment import Experiment
 from raygan.search.progress import SearchProgress
@@ -34,6 +34,8 @@ class TrialConfig:
     experiment: Experiment
     config: Config
     """What every trial starts from, as it runs here."""
+    kinds: tuple[type[Kind], ...] = field(default_factory=own_kinds)
+    """Classes of the search file, which a trial may choose by name: sent along, since a worker cannot import them."""
 
     def __call__(self, point: Mapping[str, Any]) -> Config:
         """The trial's configuration."""

@@ -25,7 +25,7 @@ from raygan.config.kinds import Generator
 from raygan.config.run import Config
 from raygan.errors import InputError
 from raygan.study.storage import Folder
-from raygan.weights import SHIPPED
+from raygan.weights import denoiser_folder
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
 """The files of a denoiser."""
@@ -177,7 +177,7 @@ def starting_weights(config: Config) -> dict[str, Tensor] | None:
     start_from = config.training.start_from
     if start_from is None:
         return None
-    folder = Folder(SHIPPED if start_from == "shipped" else start_from)
+    folder = Folder(denoiser_folder(start_from))
     network, trained = load_generator(folder)
     if trained.generator != config.generator:
         raise DenoiserError(

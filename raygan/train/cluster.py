@@ -29,6 +29,8 @@ def start_ray() -> None:
     # Tune writes no log files of its own: the study's folder has everything.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ray's default of 30 s is not enough for a busy machine.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
         _require_reachable(os.environ.get("RAY_ADDRESS", ""))
@@ -48,7 +50,7 @@ def start_ray() -> None:
 
 
 def _require_reachable(address: str) -> None:
-    """Raise `HardwareError` where nothing listens at a cluster's address: Ray would wait for it without end."""
+    """Raise `HardwareError` if nothing listens at a cluster's address: Ray would wait for it forever."""
     if address in ("", "auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -56,8 +58,8 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise HardwareError(
-            f"RAY_ADDRESS={address} is no Ray cluster that can be reached: {error}; give the address that `ray start` "
-            "printed, HOST:PORT, or unset it to start Ray on this machine"
+            f"RAY_ADDRESS={address} is not a Ray cluster that can be reached: {error}; give the address that `ray "
+            "start` printed, HOST:PORT, or unset it to start Ray on this machine"
         ) from error
 
 

@@ -1,5 +1,11 @@
-"""The denoiser that comes with RayGAN: a folder as STUDY/best is, and its model card."""
+"""The denoiser that comes with RayGAN: its folder is like STUDY/best, with a model card."""
 
 from pathlib import Path
 
-SHIPPED = str(Path(__file__).parent)
+SHIPPED = "shipped"
+"""Its name wherever a denoiser's folder is expected."""
+
+
+def denoiser_folder(name: str) -> str:
+    """The location of a denoiser: its folder or prefix, or that of the shipped one by name."""
+    return str(Path(__file__).parent) if name == SHIPPED else name

@@ -19,7 +19,7 @@ from raygan.presets import DENOISER
 from raygan.seeds import torch_generator
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
-from raygan.weights import SHIPPED
+from raygan.weights import SHIPPED, denoiser_folder
 
 KNOWN = {"101085": 24.453, "3096": 35.708, "86016": 22.498}
 """PSNR in dB on photos of BSD300, with Gaussian noise of the mean intensity from NumPy's default generator, seed 0."""
@@ -35,9 +35,9 @@ def psnr(clean: torch.Tensor, denoised: torch.Tensor) -> float:
 
 
 def test_it_is_small_and_is_what_the_search_trains() -> None:
-    size = sum(file.stat().st_size for file in Path(SHIPPED).iterdir() if file.is_file())
+    size = sum(file.stat().st_size for file in Path(denoiser_folder(SHIPPED)).iterdir() if file.is_file())
     assert size < 20e6
-    _, config = load_generator(Folder(SHIPPED))
+    _, config = load_generator(Folder(denoiser_folder(SHIPPED)))
     expected = with_values(DENOISER, {"training/best_by": "val_psnr"})
     for part in ("generator", "loss", "noises", "sampling", "optimizers", "training"):
         assert getattr(config, part) == getattr(expected, part)
@@ -48,7 +48,7 @@ def test_its_results_do_not_change(name: str, expected: float) -> None:
     pixels = np.array(Image.open(shared(f"bsd300/test/{name}.jpg")))
     noise = np.random.default_rng(0).standard_normal(pixels.shape, dtype=np.float32)
     noisy = np.clip(pixels / np.float32(255) + np.float32(0.0425) ** 0.5 * noise, 0, 1).transpose(2, 0, 1)[None]
-    generator, config = load_generator(Folder(SHIPPED))
+    generator, config = load_generator(Folder(denoiser_folder(SHIPPED)))
     denoised = denoise(generator, torch.from_numpy(noisy), config.generator.stride)
     clean = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     assert psnr(clean, denoised) == pytest.approx(expected, abs=0.01)
@@ -57,7 +57,7 @@ def test_its_results_do_not_change(name: str, expected: float) -> None:
 @pytest.mark.parametrize("noise", DENOISER.noises, ids=lambda noise: noise.key)
 def test_it_is_better_than_every_filter(noise: Noise) -> None:
     """At the mean intensity, on photos that it was not trained on."""
-    generator, config = load_generator(Folder(SHIPPED))
+    generator, config = load_generator(Folder(denoiser_folder(SHIPPED)))
     ours, theirs = [], []
     for index, name in enumerate(EVALUATION_PHOTOS):
         clean = photo(name)
