@@ -1,9 +1,9 @@
 """Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py`, over an hour on two cores.
 
 Every point of a grid of learning rates, β1 and adversarial weight is trained once, by RayGAN itself, with the networks
-of `--quick` on its generated photos, and goes on where it was stopped. `curves.csv` is a tabular benchmark, of use to
-others too: a row a configuration, its values, and the val PSNR (dB, mean over three noise kinds at three intensities)
-after each of 27 epochs of 8 steps; empty from where a training diverged.
+of `--quick` on its generated photos, and resumes where it was stopped. `curves.csv` is a tabular benchmark, of use to
+others too: one row per configuration, with its values and the val PSNR (dB, mean over three noise kinds at three
+intensities) after each of 27 epochs of 8 steps; empty from where a training diverged.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SEARCH = Search(
     ],
     trials=len(list(itertools.product(*GRID.values()))),
     trial_epochs=EPOCHS,
-    searcher="random",
+    search_algorithm="random",
     scheduler="none",
 )
 

@@ -1,4 +1,4 @@
-"""What a search buys: `python benchmarks/gain.py STUDY PHOTOS`, about ten minutes on two cores for a --quick search.
+"""What a search gains: `python benchmarks/gain.py STUDY PHOTOS`, about ten minutes on two cores for a --quick search.
 
 Trains the best configuration that the search in the folder STUDY found, and the paper's v1 and v0, with three seeds
 each and otherwise alike: the same networks, photos and epochs. Evaluates them on PHOTOS, a folder that neither training
@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from raygan.study.files import StudyFiles
-
 from raygan.config.run import Config
 from raygan.config.section import flat_values, with_values
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.search.study import run_study
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
 
@@ -32,7 +31,8 @@ def main() -> None:
 
     def values_of(system: Config) -> dict[str, Any]:
         values = flat_values(system)
-        return {path: values[path] for path in searched}
+        # Those of the kinds that the system does not have are left out.
+        return {path: values[path] for path in searched if path in values}
 
     comparison = Comparison(
         name=f"{study.name}-gain",

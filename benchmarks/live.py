@@ -17,12 +17,12 @@ from curves import CONFIG, EPOCHS
 from optuna.distributions import FloatDistribution
 from search import SPACE, epochs_to
 
-from raygan.data.photos import training_photos
 from raygan.search.experiment import Search
+from raygan.search.prepare import prepare, read_inputs
 from raygan.search.tuner import run_trials
 from raygan.study.storage import Folder
-from raygan.train.cluster import photo_memory, resolved_device, share_photos, start_ray, trials_at_once
-from raygan.train.driver import Job
+from raygan.study.trials import Trials
+from raygan.train.cluster import start_ray
 
 TRIALS = 12
 """Of random search; RayGAN gets three times as many, most of which end early."""
@@ -34,18 +34,19 @@ RANDOM = Search(
     space=SPACE | {"optimizers/generator/beta1": FloatDistribution(0.0, 0.95)},
     trials=TRIALS,
     trial_epochs=EPOCHS,
-    searcher="random",
+    search_algorithm="random",
     scheduler="none",
 )
-OURS = dataclasses.replace(RANDOM, name="raygan", trials=3 * TRIALS, searcher="tpe", scheduler="asha")
+OURS = dataclasses.replace(RANDOM, name="raygan", trials=3 * TRIALS, search_algorithm="tpe", scheduler="asha")
 
 
 def best_after_each_epoch(search: Search, storage: Path) -> list[float]:
-    """Run the trials, or go on with them; the best val PSNR known after each epoch that any of them trained, in dB."""
+    """Run the trials, or resume them; the best val PSNR known after each epoch that any of them trained, in dB."""
     folder = Folder(storage / f"{search.name}-{search.seed}")
-    config = resolved_device(search.config)
-    job = Job(config, share_photos(training_photos(config.data, photo_memory())), {}, folder.location)
-    run_trials(search, job, folder, trials_at_once(config), None)
+    inputs = read_inputs(search)
+    prepared = prepare(search, inputs, folder, wait=0)
+    trials = Trials(folder, search.name, search.objectives)
+    run_trials(search, prepared.config, prepared.job, trials, inputs.known, prepared.concurrent)
     return pd.read_csv(f"{folder.path}/metrics.csv")["val_psnr"].cummax().tolist()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,10 +20,12 @@ from optuna.samplers import RandomSampler
 from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos, training_photos
-from raygan.presets import PAPER_V1, QUICK
+from raygan.presets import PAPER_V1, quick
 from raygan.search.experiment import Search
 from raygan.search.tuner import run_trials
+from raygan.search.warm_start import WarmStart
 from raygan.study.storage import Folder
+from raygan.study.trials import Trials
 from raygan.train.cluster import photo_memory, share_photos, start_ray
 from raygan.train.driver import Job
 from raygan.train.loop import train
@@ -34,13 +35,13 @@ SPACE: dict[str, BaseDistribution] = {
     "loss/adversarial_weight": FloatDistribution(1e-4, 1e-1, log=True),
 }
 TRIALS, EPOCHS = 4, 3
-CONFIG = with_values(PAPER_V1, QUICK | {"hardware/device": "cpu"})
+CONFIG = with_values(quick(PAPER_V1), {"hardware/device": "cpu", "training/best_by": "val_psnr"})
 TINY: dict[str, object] = {"training/steps_per_epoch": 2, "training/batch_size": 4, "data/val_crops": 2}
 NESTED_TRIALS = 3
 
 
 def points(count: int) -> list[dict[str, Any]]:
-    """Values that all contestants train with."""
+    """Values that all alternatives train with."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     return [study.ask(SPACE).params for _ in range(count)]
 
@@ -53,18 +54,10 @@ def plain_loop(photos: TrainingPhotos) -> float:
         trial = study.ask(SPACE)
         config = with_values(CONFIG, trial.params | {"training/epochs": EPOCHS})
         scores: list[float] = []
-
-        def report(
-            metrics: dict[str, float],
-            checkpoint: Path | None,  # noqa: ARG001
-            trial: optuna.Trial = trial,
-            scores: list[float] = scores,
-        ) -> None:
-            trial.report(metrics["val_psnr"], int(metrics["epoch"]))
-            scores.append(metrics["val_psnr"])
-
         crops = CachedCrops(photos.train, config.data, config.training)  # type: ignore[arg-type]
-        train(config, crops, validation_crops(photos.validation, config.data), None, report)
+        for epoch in train(config, crops, validation_crops(photos.validation, config.data), {}):
+            trial.report(epoch.metrics["val_psnr"], epoch.metrics["epoch"])
+            scores.append(epoch.metrics["val_psnr"])
         study.tell(trial, max(scores))
     return time.perf_counter() - started
 
@@ -79,13 +72,15 @@ def as_trials(photos: TrainingPhotos, at_once: int, trials: int, epochs: int, va
         first_points=[with_values(config, point) for point in points(trials)],
         trials=trials,
         trial_epochs=epochs,
-        searcher="random",
+        search_algorithm="random",
         scheduler="none",
     )
     with tempfile.TemporaryDirectory() as storage:
-        job = Job(config, share_photos(photos), {}, storage)
+        folder = Folder(storage)
+        job = Job(folder, share_photos(photos), {})
         started = time.perf_counter()
-        run_trials(search, job, Folder(storage), at_once, None)
+        studied = Trials(folder, search.name, search.objectives)
+        run_trials(search, config, job, studied, WarmStart([], [], ""), at_once)
         return time.perf_counter() - started
 
 

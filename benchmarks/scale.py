@@ -1,8 +1,9 @@
-"""What a thousand trials cost besides their training: `python benchmarks/scale.py`, seven minutes on two cores.
+"""What a thousand trials cost besides their training: `python benchmarks/scale.py`, seven minutes on two cores (with
+`TRIALS=100` in the environment, one).
 
-A search runs whole, with Optuna's TPE, ASHA, its ledger, its Optuna journal, and Tune's state kept after every epoch;
-only the training is left out: an epoch is a formula, and a checkpoint of a few bytes. Near its end the main process is
-killed with SIGKILL and started again.
+A search runs as a whole, with Optuna's TPE, ASHA, its ledger and its Optuna journal; only the training is left out: an
+epoch is a formula, and a checkpoint a few bytes. Near its end the main process is killed with SIGKILL and started
+again.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from optuna.distributions import FloatDistribution
 from ray import tune
 
 from raygan.config.section import with_values
-from raygan.presets import PAPER_V1, QUICK
-from raygan.search import trials
+from raygan.presets import PAPER_V1, quick
+from raygan.search import tuner
 from raygan.search.experiment import Search
+from raygan.search.warm_start import WarmStart
 from raygan.study.storage import Folder
+from raygan.study.trials import Trials
 from raygan.train.cluster import start_ray
-from raygan.train.driver import DECIDING, Job, flattened
+from raygan.train.driver import DECIDING, Job
 
-TRIALS = 1000
+TRIALS = int(os.environ.get("TRIALS", "1000"))
 EPOCHS = 9
-KILLED_AT = 950
-STEPS = (100, 250, 500, 900)
+KILLED_AT = TRIALS * 95 // 100
+STEPS = [TRIALS * percent // 100 for percent in (10, 25, 50, 90)]
 """Trials at which the table has a row."""
 SEARCH = Search(
     name="scale",
-    config=with_values(PAPER_V1, QUICK | {"hardware/device": "cpu"}),
+    config=with_values(quick(PAPER_V1), {"hardware/device": "cpu"}),
     space={
         "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
         "optimizers/discriminator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
@@ -49,35 +52,31 @@ SEARCH = Search(
 )
 
 
-def without_training(point: dict[str, Any], job: Job, values_at: Any, varying: Any) -> None:  # noqa: ARG001
+def without_training(point: dict[str, Any], job: Job, config_at: Any) -> None:  # noqa: ARG001
     """A trial as `raygan.train.driver.run_trial`, with a formula in place of the training."""
-    values = flattened(point)
-    height = 30 - abs(math.log10(values["optimizers/generator/learning_rate"] / 1e-3))
-    checkpoint, done = tune.get_checkpoint(), 0
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            done = json.loads((Path(folder) / "metrics.json").read_text())["epoch"]
-    for epoch in range(done + 1, EPOCHS + 1):
+    height = 30 - abs(math.log10(point["params"]["optimizers/generator/learning_rate"] / 1e-3))
+    checkpoint = job.folder.child(f"checkpoints/{point['trial']}")
+    done = int(checkpoint.read("done")) if checkpoint.exists("done") else 0
+    for epoch in range(1, EPOCHS + 1):
         score = height - 5 / epoch
-        told = dict.fromkeys(DECIDING, 0.5) | {"epoch": epoch, "val_psnr": score, "best_val_psnr": score}
+        deciding = dict.fromkeys(DECIDING, 0.5) | {"epoch": epoch, "best_epoch": epoch, "best_val_psnr": score}
         # As many as a training has.
-        metrics = told | {"seconds": 0.0, "best_epoch": epoch} | {f"metric_{index}": score for index in range(40)}
-        with tempfile.TemporaryDirectory() as scratch:
-            (Path(scratch) / "metrics.json").write_text(json.dumps({"epoch": epoch}))
-            tune.report(told | {"metrics": json.dumps(metrics)}, checkpoint=tune.Checkpoint.from_directory(scratch))
+        metrics = deciding | {"val_psnr": score, "val_ssim": 0.5, "seconds": 0.0} | {f"metric_{index}": score for index in range(40)}
+        if epoch > done:
+            checkpoint.write("done", str(epoch))
+        tune.report(deciding | {"metrics": json.dumps(metrics), "restored": epoch <= done})
 
 
 def search(storage: str) -> None:
     """The main process of the search."""
     import ray
 
-    trials.run_trial = without_training  # type: ignore[attr-defined]
+    tuner.run_trial = without_training  # type: ignore[attr-defined]
     start_ray()
     print("started", flush=True)
     folder = Folder(storage)
-    trials.run_trials(
-        SEARCH, Job(SEARCH.config, ray.put(None), {}, folder.location), folder, 2, f"{storage}/optuna.log"
-    )
+    trials = Trials(folder, SEARCH.name, SEARCH.objectives)
+    tuner.run_trials(SEARCH, SEARCH.config, Job(folder, ray.put(None), {}), trials, WarmStart([], [], ""), 2)
 
 
 def start(storage: Path) -> subprocess.Popen[str]:
@@ -89,8 +88,8 @@ def start(storage: Path) -> subprocess.Popen[str]:
     return process
 
 
-def epochs_told(process: subprocess.Popen[str]) -> Iterator[int]:
-    """Yields with each epoch that the search shows how many trials have ended."""
+def trials_ended(process: subprocess.Popen[str]) -> Iterator[int]:
+    """How many trials have ended, with each epoch that the search shows."""
     assert process.stdout is not None
     for line in process.stdout:
         if f" of {TRIALS} trials done" in line:
@@ -111,7 +110,7 @@ def main() -> None:
         storage = Path(scratch) / "scale"
         process = start(storage)
         before, steps = (0, 0, time.perf_counter()), list(STEPS)
-        for epochs, ended in enumerate(epochs_told(process), start=1):
+        for epochs, ended in enumerate(trials_ended(process), start=1):
             if steps and ended >= steps[0]:
                 now = time.perf_counter()
                 seconds = now - before[2]
@@ -125,7 +124,7 @@ def main() -> None:
         process.wait()
         process = start(storage)
         began = time.perf_counter()
-        shown = epochs_told(process)
+        shown = trials_ended(process)
         next(shown)
         print(
             f"\nKilled when {KILLED_AT} trials had ended, and started again: {time.perf_counter() - began:.1f} s from"
@@ -134,12 +133,11 @@ def main() -> None:
         for _ in shown:
             pass
         assert process.wait() == 0
-        size = sum(path.stat().st_size for path in storage.rglob("*") if path.is_file()) / 1e6
-        print(f"The study's folder holds {size:.0f} MB, of which Tune's state {_state(storage):.1f} MB.")
-
-
-def _state(storage: Path) -> float:
-    return max(path.stat().st_size for path in storage.glob("tune/experiment_state*")) / 1e6
+        size, journal = (
+            sum(path.stat().st_size for path in storage.rglob(pattern) if path.is_file()) / 1e6
+            for pattern in ("*", "optuna.log")
+        )
+        print(f"The study's folder holds {size:.0f} MB, of which {journal:.1f} MB are Optuna's journal.")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
 Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`): real trainings of
 this project's GAN at every point of a grid. The space is continuous, from half a step below the grid to half a step
-above; a proposal gets the curve of the point that lies nearest. Searchers and schedulers are the very objects that run
-in a real search, and four trials run at once. The goal is what random search has found when its epochs are spent; what
-counts is the epochs that others need to find as much.
+above; a proposal gets the curve of the point that lies nearest. Search algorithms and schedulers are the very objects
+that run in a real search, and four trials run at once. The goal is what random search has found when its epochs are
+spent; what counts is the epochs that others need to find as much.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +27,10 @@ from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from raygan.config.section import flat_values
-from raygan.search.algorithms import EpochAsha, EpochOptunaSearch, sampler
-from raygan.search.experiment import Search, Searcher
-from raygan.train.driver import flattened
+from raygan.search.algorithms import OptunaSearcher, scheduler
+from raygan.search.experiment import Search, SearchAlgorithm
+from raygan.study.storage import Folder
+from raygan.study.trials import Trials
 
 TRIALS = 40
 """Of random search: its budget is this times `EPOCHS`, and no other gets more."""
@@ -50,6 +53,8 @@ def _range(values: tuple[float, ...]) -> FloatDistribution:
 
 
 SPACE = {path: _range(values) for path, values in GRID.items()}
+SEARCH = Search(name="s", config=CONFIG, space=SPACE, trials=TRIALS, trial_epochs=EPOCHS)
+SCRATCH = tempfile.TemporaryDirectory()
 
 
 class Curves:
@@ -78,7 +83,7 @@ class Curves:
 
 @dataclass
 class Trial:
-    """As much of a Tune trial as searchers and schedulers look at."""
+    """As much of a Tune trial as search algorithms and schedulers look at."""
 
     trial_id: str
     scores: list[float] = field(default_factory=list)
@@ -96,7 +101,8 @@ def play(searcher: Any, scheduler: Any, curves: Curves) -> list[float]:
     while len(known) < TRIALS * EPOCHS:
         while len(running) < AT_ONCE:
             trial = Trial(f"t{trials}")
-            trial.scores = curves(flattened(searcher.suggest(trial.trial_id)))
+            suggested = searcher.suggest(trial.trial_id)
+            trial.scores = curves(suggested.get("params", suggested))
             if scheduler is not None:
                 scheduler.on_trial_add(None, trial)
             heapq.heappush(running, (now + 1, trials, trial, 1))
@@ -107,7 +113,7 @@ def play(searcher: Any, scheduler: Any, curves: Curves) -> list[float]:
         if math.isnan(score):
             searcher.on_trial_complete(trial.trial_id, error=True)
             continue
-        result = {"epoch": epoch, METRIC: score, "training_iteration": epoch}
+        result = {"epoch": epoch, METRIC: score, "training_iteration": epoch, "restored": False}
         ends = epoch == EPOCHS
         if scheduler is not None:
             ends |= scheduler.on_trial_result(_Controller(), trial, result) == TrialScheduler.STOP
@@ -124,12 +130,16 @@ class _Controller:
         return []
 
 
-def ours(seed: int, searcher: Searcher = "tpe") -> EpochOptunaSearch:
-    """RayGAN's searcher."""
-    search = Search(
-        name="s", config=CONFIG, space=SPACE, trials=TRIALS, trial_epochs=EPOCHS, searcher=searcher, seed=seed
-    )
-    return EpochOptunaSearch(sampler(search), SPACE, [], EPOCHS, flat_values(CONFIG))
+def ours(seed: int, algorithm: SearchAlgorithm = "tpe") -> OptunaSearcher:
+    """RayGAN's search algorithm."""
+    search = dataclasses.replace(SEARCH, search_algorithm=algorithm, seed=seed)
+    folder = Folder(f"{SCRATCH.name}/{len(list(Path(SCRATCH.name).iterdir()))}")
+    return OptunaSearcher(Trials(folder, search.name, search.objectives), search)
+
+
+def asha() -> Any:
+    """RayGAN's ASHA."""
+    return scheduler(SEARCH.settings, {})
 
 
 def stock_searcher(seed: int) -> OptunaSearch:
@@ -145,9 +155,9 @@ def stock_asha() -> ASHAScheduler:
 METHODS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "random search": lambda seed: (ours(seed, "random"), None),
     "TPE without pruning": lambda seed: (stock_searcher(seed), None),
-    "random search with RayGAN's ASHA": lambda seed: (ours(seed, "random"), EpochAsha(".", EPOCHS)),
+    "random search with RayGAN's ASHA": lambda seed: (ours(seed, "random"), asha()),
     "Ray's OptunaSearch and ASHA": lambda seed: (stock_searcher(seed), stock_asha()),
-    "RayGAN (TPE, ASHA)": lambda seed: (ours(seed), EpochAsha(".", EPOCHS)),
+    "RayGAN (TPE, ASHA)": lambda seed: (ours(seed), asha()),
 }
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import TINY_OPTIONS, run_search
 
+from raygan.cli import main
+
+pytestmark = pytest.mark.timeout(600)
+
 
 def refused(tmp_path: Path, *options: str | Path) -> str:
     result = run_search(*TINY_OPTIONS, "--storage", tmp_path / "studies", *options)
@@ -20,61 +24,82 @@ def refused(tmp_path: Path, *options: str | Path) -> str:
     ("options", "message"),
     [
         (["--set", "loss/lambda=1"], "v1.py: there is no setting 'loss/lambda'; the settings are:"),
-        (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 32 must hold, but got crop_size=100"),
-        (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
-        (["--epochs", "0"], "argument --epochs: must be a whole number of at least 1, but is '0'"),
-        (["--trials", "many"], "argument --trials/--max-trials: must be a whole number of at least 0, but is 'many'"),
-        (["--name", "../x"], "argument --name: must be of letters, digits"),
+        (["--trials", "many"], "invalid"),
         (["--vgg19", "absent.npz"], "VGG19 weights 'absent.npz' is not a file"),
-        (["--together", "all"], "--together needs the database in which drivers share their trials: give --optuna-st"),
-        (["--trials-only", "--trials", "0"], "trials >= 1, with --trials-only or --together, must hold, but got tri"),
-        (["--seed", "-1"], "seed >= 0 must hold, but got seed=-1"),
+        (["--objectives", "val_lpips"], "invalid choice"),
+        (["--no-such-option"], "Unrecognized options: --no-such-option"),
     ],
 )
-def test_wrong_options(tmp_path: Path, options: list[str], message: str) -> None:
+def test_invalid_options(tmp_path: Path, options: list[str], message: str) -> None:
     assert message in refused(tmp_path, *options)
 
 
-def test_an_explicit_content_loss_that_cannot_be_met_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "data/crop_size=100"], "crop_size > 0 and a multiple of 32 must hold, but got crop_size=100"),
+        (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
+        (["--epochs", "0"], "epochs >= 1 must hold, but got epochs=0"),
+        (["--trial-epochs", "0"], "trial_epochs >= 1 must hold, but got trial_epochs=0"),
+        (["--trials", "-1"], "trials >= 0 must hold, but got trials=-1"),
+        (["--name", "../x"], "--name must have letters, digits, '.', '_' and '-' only, but got '../x'"),
+        (["--seed", "-1"], "seed >= 0 must hold, but got seed=-1"),
+        (["--time-budget", "0"], "time_budget > 0 must hold, but got time_budget=0.0"),
+        (["--objectives", "val_psnr", "val_psnr"], "each once, must hold, but got objectives=('val_psnr', 'val_psnr')"),
+        (["--objectives", "val_psnr", "val_ssim", "--scheduler", "median"], "give --scheduler none"),
+        (["--search-algorithm", "cmaes"], "CMA-ES searches numbers only, but sampling is categorical"),
+    ],
+)
+def test_invalid_values(tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process: each start of Python would take seconds."""
+    with pytest.raises(SystemExit) as ended:
+        main(["search", "v1", *TINY_OPTIONS, "--storage", str(tmp_path / "studies"), *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_missing_vgg19_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # No web server listens on the port that this proxy names: the download fails at once, as it does offline.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("RAYGAN_CACHE", str(tmp_path / "cache"))
-    message = refused(tmp_path, "--set", "loss/content=vgg19")
+    message = refused(tmp_path, "--set", "loss/content=Vgg19Features")
     assert "cannot download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth" in message
     assert "--vgg19 FILE" in message
 
 
-def test_photos_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_photos(tmp_path: Path) -> None:
     message = refused(tmp_path, "--photos", tmp_path / "absent")
     assert f"{tmp_path}/absent does not exist; give a folder or an s3:// or gs:// prefix" in message
 
 
-def test_evaluation_photos_that_are_not_there(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+def test_missing_evaluation_photos(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
     message = refused(tmp_path, "--photos", write_photos(6), "--evaluate-on", tmp_path / "absent")
     assert f"{tmp_path}/absent does not exist" in message
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere"])
-def test_a_cluster_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_unreachable_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert f"RAY_ADDRESS={address} is no Ray cluster that can be reached" in refused(tmp_path)
 
 
-def test_a_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
+def test_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
     message = refused(tmp_path, "--set", "hardware/cpus_per_worker=999")
     assert "one trial asks for 1 workers of 999 CPU each, but the cluster's nodes have" in message
 
 
-def test_a_search_in_which_every_trial_diverges(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
+def test_every_trial_diverges(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
     photos = str(write_photos(6))
     diverging = ["--set", "optimizers/generator/learning_rate=1e30"]
     places = ["--photos", photos, "--evaluate-on", photos, "--storage", str(tmp_path / "studies"), "--name", "study"]
     result = run_search(*TINY_OPTIONS, *places, *diverging)
     assert result.returncode == 2
-    assert "all 3 trials failed" in result.stderr
+    assert "all 3 trials failed (trial-000" in result.stderr
     assert "trial-0001 failed: " in result.stdout
     assert "training diverged in epoch 1, by step 2: content_loss is nan" in result.stdout
     with (tmp_path / "studies" / "study" / "trials.csv").open() as file:
-        assert [row["state"] for row in csv.DictReader(file)] == ["failed"] * 3
+        rows = list(csv.DictReader(file))
+    assert [(row["state"], row["error"].partition(",")[0]) for row in rows] == [
+        ("failed", "training diverged in epoch 1")
+    ] * 3

@@ -1,10 +1,11 @@
-"""Kills parts of running searches, many times, and prints what each fault cost: `python tests/faults/inject.py`.
+"""Kill parts of running searches, many times, and print what each fault cost: `python tests/faults/inject.py`.
 
-About 20 minutes on two cores, which nothing else should use. Arguments choose faults; none means all.
+About 20 minutes on two cores, which nothing else should use.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
 import random
@@ -42,7 +43,7 @@ class Study:
                 command, stdout=output, stderr=output, env=environment, start_new_session=True
             )
 
-    def said(self) -> str:
+    def output(self) -> str:
         return (self.folder.parent / "output").read_text()
 
     def table(self, name: str) -> list[dict[str, str]]:
@@ -78,7 +79,7 @@ def pids_of(title: str) -> list[int]:
 
 
 def inject(study: Study, faults: int, fault: Callable[[], bool]) -> tuple[int, int, int, int]:
-    """Run a study to its end with faults on its way: each after a new epoch; counts what was lost and repeated."""
+    """Run a study to its end with faults on its way, each after a new epoch; count what was lost and repeated."""
     study.folder.parent.mkdir(parents=True)
     study.start()
     done, seen = 0, -1
@@ -100,11 +101,11 @@ def inject(study: Study, faults: int, fault: Callable[[], bool]) -> tuple[int, i
     code = study.end()
     now = study.finished()
     lost = sum(now.get(trial) != score for trial, score in finished.items())
-    assert code == 0, study.said()[-4000:]
+    assert code == 0, study.output()[-4000:]
     trials = study.table("trials.csv")
     failed = sum(row["state"] not in ENDED for row in trials)
-    told = re.findall(r"^(trial-\d+) epoch +(\d+)/", study.said(), re.MULTILINE)
-    return done, lost, failed, len(told) - len(set(told))
+    shown = re.findall(r"^(trial-\d+) epoch +(\d+)/", study.output(), re.MULTILINE)
+    return done, lost, failed, len(shown) - len(set(shown))
 
 
 def kill_one(title: str) -> Callable[[], bool]:
@@ -118,22 +119,22 @@ def kill_one(title: str) -> Callable[[], bool]:
     return fault
 
 
-def train_worker(folder: Path) -> tuple[int, int, int, int]:
+def train_worker(folder: Path, count: int) -> tuple[int, int, int, int]:
     study = Study(folder, ["--workers", "2", "--trials", "4", "--trial-epochs", "8", "--epochs", "8"])
-    return inject(study, 20, kill_one("ray::RayTrainWorker"))
+    return inject(study, count, kill_one("ray::RayTrainWorker"))
 
 
-def trial_driver(folder: Path) -> tuple[int, int, int, int]:
+def trial_driver(folder: Path, count: int) -> tuple[int, int, int, int]:
     study = Study(folder, ["--workers", "2", "--trials", "3", "--trial-epochs", "4", "--epochs", "4"])
-    return inject(study, 5, kill_one("ray::ImplicitFunc"))
+    return inject(study, count, kill_one("ray::ImplicitFunc"))
 
 
-def trial_in_its_own_process(folder: Path) -> tuple[int, int, int, int]:
+def trial_in_its_own_process(folder: Path, count: int) -> tuple[int, int, int, int]:
     study = Study(folder, ["--trials", "6", "--trial-epochs", "6", "--epochs", "6"])
-    return inject(study, 10, kill_one("ray::ImplicitFunc"))
+    return inject(study, count, kill_one("ray::ImplicitFunc"))
 
 
-def main_process(folder: Path) -> tuple[int, int, int, int]:
+def main_process(folder: Path, count: int) -> tuple[int, int, int, int]:
     study = Study(folder, ["--trials", "6", "--trial-epochs", "6", "--epochs", "6"])
 
     def fault() -> bool:
@@ -142,32 +143,39 @@ def main_process(folder: Path) -> tuple[int, int, int, int]:
         study.process.wait()
         return True
 
-    return inject(study, 5, fault)
+    return inject(study, count, fault)
 
 
-def node(folder: Path) -> tuple[int, int, int, int]:
+def node(folder: Path, count: int) -> tuple[int, int, int, int]:
     with ray_cluster(1, 1, 1, 1, 1) as cluster:
         options = ["--trials", "6", "--trial-epochs", "6", "--epochs", "6", "--concurrent", "3"]
-        return inject(Study(folder, options, {"RAY_ADDRESS": cluster.address}), 4, cluster.kill_a_node)
+        return inject(Study(folder, options, {"RAY_ADDRESS": cluster.address}), count, cluster.kill_a_node)
 
 
 FAULTS = {
-    "train worker of a TorchTrainer": train_worker,
-    "driver of a trial with two workers": trial_driver,
-    "trial in its own process": trial_in_its_own_process,
-    "main process": main_process,
-    "node": node,
+    "train-worker": (train_worker, 20, "train worker of a TorchTrainer"),
+    "trial-driver": (trial_driver, 5, "driver of a trial with two workers"),
+    "trial": (trial_in_its_own_process, 10, "trial in its own process"),
+    "main": (main_process, 5, "main process"),
+    "node": (node, 4, "node"),
 }
+"""What injects a fault, how often, and its name in the table."""
 
 
 def main() -> None:
-    chosen = sys.argv[1:] or list(FAULTS)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "faults", nargs="*", metavar="FAULT", help=f"faults to inject: {', '.join(FAULTS)} (default: all)"
+    )
+    parser.add_argument("--injections", type=int, help="number of injections per fault (default: 20, 5, 10, 5, 4)")
+    options = parser.parse_args()
     print("| killed by SIGKILL | injections | finished trials lost | trials failed | epochs reported twice | minutes |")
     print("|---|---|---|---|---|---|", flush=True)
-    for name in chosen:
+    for chosen in options.faults or FAULTS:
+        run, count, name = FAULTS[chosen]
         with tempfile.TemporaryDirectory() as scratch:
             started = time.monotonic()
-            counts = FAULTS[name](Path(scratch) / "studies" / "study")
+            counts = run(Path(scratch) / "studies" / "study", options.injections or count)
             minutes = (time.monotonic() - started) / 60
             print(f"| {name} | {' | '.join(map(str, counts))} | {minutes:.1f} |", flush=True)
 
