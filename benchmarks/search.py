@@ -2,9 +2,9 @@
 
 Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`): real trainings of
 this project's GAN at every point of a grid. The space is continuous, from half a step below the grid to half a step
-above; a proposal gets the curve of the point that lies nearest. Search algorithms and schedulers are the very objects
-that run in a real search, and four trials run at once. The goal is what random search has found when its epochs are
-spent; what counts is the epochs that others need to find as much.
+above (β1: 0 to 0.95); a proposal gets the curve of the point that lies nearest. Search algorithms and schedulers are
+the very objects that run in a real search, and four trials run at once. The goal is what random search has found when
+its epochs are spent; what counts is the epochs that others need to find as much.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.utils import flatten_dict
 
 from raygan.search.algorithms import OptunaSearcher, scheduler
 from raygan.search.experiment import Search, SearchAlgorithm
@@ -44,12 +45,11 @@ def _is_log(values: tuple[float, ...]) -> bool:
 
 
 def _range(values: tuple[float, ...]) -> FloatDistribution:
-    """From half a step below the grid to half a step above."""
+    """From half a step below the grid to half a step above, or what a β1 may be."""
     if _is_log(values):
         half = math.sqrt(values[1] / values[0])
         return FloatDistribution(values[0] / half, values[-1] * half, log=True)
-    half = (values[1] - values[0]) / 2
-    return FloatDistribution(values[0] - half, values[-1] + half)
+    return FloatDistribution(0.0, 0.95)
 
 
 SPACE = {path: _range(values) for path, values in GRID.items()}
@@ -102,7 +102,7 @@ def play(searcher: Any, scheduler: Any, curves: Curves) -> list[float]:
         while len(running) < AT_ONCE:
             trial = Trial(f"t{trials}")
             suggested = searcher.suggest(trial.trial_id)
-            trial.scores = curves(suggested.get("params", suggested))
+            trial.scores = curves(suggested.get("params") or flatten_dict(suggested, delimiter="/"))
             if scheduler is not None:
                 scheduler.on_trial_add(None, trial)
             heapq.heappush(running, (now + 1, trials, trial, 1))
