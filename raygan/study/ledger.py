@@ -7,10 +7,13 @@ import io
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
+
+import pandas as pd
 
 from raygan.errors import InputError
 from raygan.study.objectives import compromise
@@ -55,37 +58,34 @@ class Ledger:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.columns: list[str] = []
+        self.columns: dict[str, None] = {}
         self.epochs: dict[str, dict[int, dict[str, Any]]] = {}
         """Each trial's epochs, by trial and epoch."""
-        self.torn = False
+        content = folder.read("metrics.csv") if folder.exists("metrics.csv") else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self.torn = whole != content
         """Whether the last line of `metrics.csv` is incomplete, as after a kill."""
-        if folder.exists("metrics.csv"):
-            text = folder.read("metrics.csv").decode()
-            whole = text[: text.rfind("\n") + 1]
-            for row in csv.DictReader(io.StringIO(whole)):
-                self._keep(row.pop("trial"), {name: _parsed(value) for name, value in row.items()})
-            self.torn = whole != text
+        if whole:
+            table = pd.read_csv(io.BytesIO(whole), float_precision="round_trip", dtype={"trial": str})
+            for row in table.to_dict("records"):
+                self._keep({str(name): value for name, value in row.items()})
 
     def add_epoch(self, trial: str, metrics: Mapping[str, float]) -> None:
         """Add, or replace, one trial's epoch in `metrics.csv`."""
-        known = int(metrics["epoch"]) in self.epochs.get(trial, {})
-        columns = self.columns
-        row = self._keep(trial, metrics)
-        if known or columns != self.columns or self.torn or not self.folder.is_local:
-            rows = [row for of_trial in self.epochs.values() for row in of_trial.values()]
-            self.folder.write("metrics.csv", _as_csv(rows, self.columns, header=True))
-            self.torn = False
-        else:
-            # The whole table would make each epoch of a long study cost more than the one before.
-            self.folder.append("metrics.csv", _as_csv([row], self.columns, header=False))
-
-    def _keep(self, trial: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
         row = {"trial": trial, **metrics}
-        self.epochs.setdefault(trial, {})[int(metrics["epoch"])] = row
-        if not row.keys() <= set(self.columns):
-            self.columns = list(dict.fromkeys([*self.columns, *row]))
-        return row
+        # The whole table would make each epoch of a long study cost more than the one before.
+        appends = self.folder.is_local and not self.torn and row.keys() <= self.columns.keys()
+        appends = appends and int(metrics["epoch"]) not in self.epochs.get(trial, {})
+        self._keep(row)
+        if appends:
+            self.folder.append("metrics.csv", _as_csv([row], self.columns, header=False))
+        else:
+            self.folder.write("metrics.csv", _as_csv(chain(*map(dict.values, self.epochs.values())), self.columns))
+            self.torn = False
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.epochs.setdefault(row["trial"], {})[int(row["epoch"])] = row
+        self.columns |= dict.fromkeys(row)
 
     def epochs_of(self, trial: str) -> list[dict[str, Any]]:
         """One trial's epochs, in order."""
@@ -93,10 +93,9 @@ class Ledger:
 
     def write_trials(self, rows: list[TrialRow]) -> None:
         """Replace `trials.csv`."""
-        named = [one.name for one in fields(TrialRow) if one.name != "values"]
-        table = [{name: getattr(row, name) for name in named} | dict(row.values) for row in rows]
-        columns = list(dict.fromkeys(column for row in table for column in row))
-        self.folder.write("trials.csv", _as_csv(table, columns, header=True))
+        table = [{**vars(row), **row.values} for row in rows]
+        columns = [name for name in dict.fromkeys(chain(*table)) if name != "values"]
+        self.folder.write("trials.csv", _as_csv(table, columns))
 
     def good_trials(self) -> list[dict[str, str]]:
         """The rows of `trials.csv`, as text, of the trials that did not fail."""
@@ -127,20 +126,13 @@ def read_table(folder: Folder, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(folder.read(name).decode())))
 
 
-def _as_csv(rows: list[dict[str, Any]], columns: list[str], *, header: bool) -> str:
+def _as_csv(rows: Iterable[Mapping[str, Any]], columns: Collection[str], *, header: bool = True) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _parsed(text: str) -> float | str:
-    try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
-        return text
 
 
 def read_study(folder: Folder) -> dict[str, Any] | None:

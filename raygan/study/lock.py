@@ -41,8 +41,32 @@ def locked(folder: Folder) -> Iterator[None]:
     A local folder is locked by the operating system, which frees it when the process ends. In a bucket the holder
     writes a heartbeat every few seconds; the lock of one that stopped is taken over after 20 s.
     """
-    with _locked_file(folder) if folder.is_local else _heartbeat(folder):
-        yield
+    mine = {
+        "holder": f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}",
+        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "token": uuid.uuid4().hex,
+        "beat": 0,
+    }
+    with contextlib.ExitStack() as held:
+        try:
+            if folder.is_local:
+                Path(folder.path).mkdir(parents=True, exist_ok=True)
+                held.enter_context(filelock.FileLock(Path(folder.path) / ".lock").acquire(timeout=0))
+            else:
+                refuse_if_held(folder)
+            folder.write(FILE, json.dumps(mine))
+        except filelock.Timeout:
+            raise _refusal(folder, _holder(folder)) from None
+        except OSError as error:
+            raise StudyError(f"cannot write to {folder}: {error}; give another --storage") from error
+        try:
+            with contextlib.nullcontext() if folder.is_local else _heartbeat(folder, mine):
+                yield
+        finally:
+            if (holder := _holder(folder)) and holder["token"] == mine["token"]:
+                folder.delete(FILE)
+            if folder.is_local and set(folder.files()) <= {".lock"}:
+                folder.clear()
 
 
 def refuse_if_held(folder: Folder) -> None:
@@ -52,16 +76,14 @@ def refuse_if_held(folder: Folder) -> None:
             with locked(folder):
                 pass
         return
-    first = _holder(folder)
-    if first is None:
+    if (first := _holder(folder)) is None:
         return
     # The clock of another machine means nothing, but a file that changes does.
     logger.warning("%s is held by %s: waiting up to %.0f s for a heartbeat", folder, first["holder"], EXPIRY)
     deadline = time.monotonic() + EXPIRY
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        now = _holder(folder)
-        if now is None:
+        if (now := _holder(folder)) is None:
             return
         if now != first:
             raise _refusal(folder, now)
@@ -70,32 +92,7 @@ def refuse_if_held(folder: Folder) -> None:
 
 
 @contextlib.contextmanager
-def _locked_file(folder: Folder) -> Iterator[None]:
-    try:
-        Path(folder.path).mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(Path(folder.path) / ".lock").acquire(timeout=0)
-    except filelock.Timeout:
-        raise _refusal(folder, _holder(folder)) from None
-    except OSError as error:
-        raise StudyError(f"cannot write to {folder}: {error}; give another --storage") from error
-    with lock:
-        folder.write(FILE, json.dumps(_about_this_process()))
-        try:
-            yield
-        finally:
-            folder.delete(FILE)
-            if set(folder.files()) <= {".lock"}:
-                folder.clear()
-
-
-@contextlib.contextmanager
-def _heartbeat(folder: Folder) -> Iterator[None]:
-    refuse_if_held(folder)
-    mine = _about_this_process()
-    try:
-        folder.write(FILE, json.dumps(mine | {"beat": 0}))
-    except OSError as error:
-        raise StudyError(f"cannot write to {folder}: {error}; give another --storage") from error
+def _heartbeat(folder: Folder, mine: dict[str, Any]) -> Iterator[None]:
     time.sleep(SETTLE)
     if (other := _holder(folder)) and other["token"] != mine["token"]:
         raise _refusal(folder, other)
@@ -107,16 +104,13 @@ def _heartbeat(folder: Folder) -> Iterator[None]:
     finally:
         ended.set()
         beating.join()
-        if (holder := _holder(folder)) and holder["token"] == mine["token"]:
-            folder.delete(FILE)
 
 
 def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
     beat = 0
     while not ended.wait(HEARTBEAT):
         try:
-            holder = _holder(folder)
-            if holder and holder["token"] != mine["token"]:
+            if (holder := _holder(folder)) and holder["token"] != mine["token"]:
                 logger.error("%s was taken over by %s: stopping here", folder, holder["holder"])
                 # Not Ctrl-C: what a shell starts in the background ignores it.
                 _thread.interrupt_main(signal.SIGTERM)
@@ -126,14 +120,6 @@ def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
         except OSError as error:
             # A storage that does not answer for a moment; the next beat tries again.
             logger.warning("cannot renew the lock of %s: %s", folder, error)
-
-
-def _about_this_process() -> dict[str, Any]:
-    return {
-        "holder": f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}",
-        "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "token": uuid.uuid4().hex,
-    }
 
 
 def _holder(folder: Folder) -> dict[str, Any] | None:

@@ -39,8 +39,8 @@ class StudyFiles:
         """The metrics that the study optimizes."""
         self.best_by = best_by or ("val_ssim" if self.objectives[0] == "val_ssim" else "val_psnr")
         """The metric that chooses the best epochs."""
-        self.trials = self.table("trials.csv")
-        self.metrics = self.table("metrics.csv")
+        self.trials = self.table("trials.csv", "trial", "state", "val_psnr", "arm", "seed")
+        self.metrics = self.table("metrics.csv", "trial")
         self.summary = self.table("evaluation/summary.csv")
 
     @classmethod
@@ -65,8 +65,6 @@ class StudyFiles:
 
     def good_trials(self) -> pd.DataFrame:
         """The rows of `trials.csv` of trials that have completed an epoch and did not fail."""
-        if self.trials.empty:
-            return self.trials
         return self.trials[(self.trials["state"] != "failed") & self.trials["val_psnr"].notna()]
 
     def systems(self) -> list[System]:
@@ -76,8 +74,10 @@ class StudyFiles:
             return [System(self, "", config, self.trials, task=0)]
         configs = {arm: with_values(self.config, values) for arm, values in self.record["arms"].items()}
         tasks = list(dict.fromkeys(config.noises for config in configs.values()))
-        trials = {arm: self.trials if self.trials.empty else self.trials[self.trials["arm"] == arm] for arm in configs}
-        return [System(self, arm, one, trials[arm], tasks.index(one.noises)) for arm, one in configs.items()]
+        return [
+            System(self, arm, config, self.trials[self.trials["arm"] == arm], tasks.index(config.noises))
+            for arm, config in configs.items()
+        ]
 
     def optuna_study(self, objectives: Sequence[str] | None = None) -> optuna.Study:
         """A search's complete and pruned trials as an Optuna study in memory; `objectives` default to the search's own.
@@ -94,24 +94,22 @@ class StudyFiles:
         objectives = objectives or self.objectives
         study = optuna.create_study(study_name=self.name, directions=directions(objectives))
         space = {path: json_to_distribution(json.dumps(one)) for path, one in self.record["space"].items()}
-        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
         # Otherwise an integer that only some trials have would be read as a float.
         for row in self.good_trials().convert_dtypes().to_dict("records"):
-            if row["state"] in states:
-                searched = {path: one for path, one in space.items() if pd.notna(row[path])}
-                study.add_trial(
-                    create_trial(
-                        state=states[row["state"]],
-                        values=[row[objective] for objective in objectives],
-                        params={path: _value(one, row[path]) for path, one in searched.items()},
-                        distributions=searched,
-                        user_attrs={"trial": row["trial"]},
-                        # Optuna takes the values of several objectives only at a trial's end.
-                        intermediate_values=self._best_so_far(row["trial"], *objectives)
-                        if len(objectives) == 1
-                        else {},
-                    )
-                )
+            if row["state"] == "running":
+                continue
+            searched = {path: one for path, one in space.items() if pd.notna(row[path])}
+            # Optuna takes the values of several objectives only at a trial's end.
+            best = self._best_so_far(row["trial"], objectives[0]) if len(objectives) == 1 else {}
+            trial = create_trial(
+                state=TrialState[row["state"].upper()],
+                values=[row[objective] for objective in objectives],
+                params={path: _value(one, row[path]) for path, one in searched.items()},
+                distributions=searched,
+                user_attrs={"trial": row["trial"]},
+                intermediate_values=best,
+            )
+            study.add_trial(trial)
         return study
 
     def _best_so_far(self, trial: str, objective: str) -> dict[int, float]:
@@ -119,10 +117,10 @@ class StudyFiles:
         scores = epochs[objective].cummin() if objective in LESS_IS_BETTER else epochs[objective].cummax()
         return dict(zip(epochs["epoch"].tolist(), scores.tolist(), strict=True))
 
-    def table(self, name: str) -> pd.DataFrame:
-        """A CSV file of the study; an empty table if it does not exist."""
+    def table(self, name: str, *columns: str) -> pd.DataFrame:
+        """A CSV file of the study; if it does not exist, an empty table with these columns."""
         if not self.folder.exists(name):
-            return pd.DataFrame()
+            return pd.DataFrame(columns=list(columns))
         content = io.BytesIO(self.folder.read(name))
         # An arm's name is text, even if it looks like a number; values must be read exactly to lie in their range.
         return pd.read_csv(content, converters={"arm": str}, float_precision="round_trip")
@@ -156,22 +154,20 @@ class System:
         """Names in the evaluation's tables: one per seed that did not fail."""
         if not self.arm:
             return ["raygan"]
-        return [] if self.trials.empty else self.trials[self.trials["state"] != "failed"]["trial"].tolist()
+        return self.trials[self.trials["state"] != "failed"]["trial"].tolist()
 
     @property
     def metrics(self) -> pd.DataFrame:
         """The epochs of all its trials, in the order in which they were recorded."""
         metrics = self.study.metrics
-        if metrics.empty or not self.arm:
-            return metrics
-        return metrics[metrics["trial"].isin(self.trials["trial"])].reset_index(drop=True)
+        return metrics[metrics["trial"].isin(self.trials["trial"])].reset_index(drop=True) if self.arm else metrics
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """Metrics of the winner or of the first seed, one row per epoch; empty if it failed in the first."""
         if not self.arm:
             return self.study.table("best/metrics.csv")
-        return self.metrics if self.metrics.empty else self.metrics[self.metrics["trial"] == self._first_seed]
+        return self.metrics[self.metrics["trial"] == self._first_seed]
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -185,8 +181,8 @@ class System:
         return max(rows, key=lambda row: row[self.study.best_by], default=None)
 
     @property
-    def _first_seed(self) -> str:
-        return str(self.trials.sort_values("seed")["trial"].iloc[0])
+    def _first_seed(self) -> str | None:
+        return next(iter(self.trials.sort_values("seed")["trial"]), None)
 
 
 def _value(distribution: BaseDistribution, cell: Any) -> Any:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import tempfile
 import time
@@ -23,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from raygan.study.ledger import Ledger, StudyError, TrialRow
-from raygan.study.objectives import LESS_IS_BETTER
+from raygan.study.objectives import directions
 from raygan.study.storage import Folder
 
 JOURNAL = "optuna.log"
@@ -32,12 +33,6 @@ KNOWN = "known_trials"
 """Optuna user attribute of the study: how many trials of an earlier study were added."""
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
-STATES = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -52,53 +47,37 @@ class Trials:
         """
         self.folder = folder
         self.objectives = tuple(objectives)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._journal: Path | None = None
+        # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
+        self._scratch = None if folder.is_local or url else tempfile.TemporaryDirectory()
+        storage = _open_storage(folder, url, self._scratch.name if self._scratch else "", repair=True)
         self.study = optuna.create_study(
-            study_name=name,
-            storage=self._open_journal() if url is None else open_database(url),
-            directions=["minimize" if objective in LESS_IS_BETTER else "maximize" for objective in objectives],
-            load_if_exists=True,
+            study_name=name, storage=storage, directions=directions(objectives), load_if_exists=True
         )
-        recorded = self.study.user_attrs.get("folder", folder.location)
-        if url is not None and recorded != folder.location:
-            raise StudyError(
-                f"the Optuna storage already has a study {name!r}, which belongs to {recorded}: give another --name or "
-                "another --optuna-storage"
-            )
         if url is not None:
+            if (recorded := self.study.user_attrs.get("folder", folder.location)) != folder.location:
+                raise StudyError(
+                    f"the Optuna storage already has a study {name!r}, which belongs to {recorded}: give another "
+                    "--name or another --optuna-storage"
+                )
             self.study.set_user_attr("folder", folder.location)
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles what it is given, for a restore that is never used: the study's folder is what goes on.
         return {}
 
-    def _open_journal(self) -> BaseStorage:
-        if self.folder.is_local:
-            self._journal = Path(self.folder.path) / JOURNAL
-            self._journal.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
-            self._scratch = tempfile.TemporaryDirectory()
-            self._journal = Path(self._scratch.name) / JOURNAL
-            if self.folder.exists(JOURNAL):
-                self._journal.write_bytes(self.folder.read(JOURNAL))
-        _repair_journal(self._journal)
-        return open_journal(self._journal)
-
     def save(self) -> None:
         """Copy the journal to the study's folder, if that is in a bucket."""
-        if self._scratch is not None and self._journal is not None:
-            self.folder.write(JOURNAL, self._journal.read_bytes())
+        if self._scratch is not None:
+            self.folder.write(JOURNAL, (Path(self._scratch.name) / JOURNAL).read_bytes())
 
     def started(self) -> list[FrozenTrial]:
         """The trials that have a name, in the order in which they began; not to be modified."""
         trials = self.study.get_trials(deepcopy=False)
         return sorted((one for one in trials if "trial" in one.user_attrs), key=lambda one: one.user_attrs["order"])
 
-    def ended(self) -> int:
-        """How many trials are complete, pruned or failed."""
-        return sum(trial.state.is_finished() for trial in self.started())
+    def ended(self) -> list[str]:
+        """The names of the trials that are complete, pruned or failed."""
+        return [trial.user_attrs["trial"] for trial in self.started() if trial.state.is_finished()]
 
     def unfinished(self) -> list[Trial]:
         """Trials that an earlier start of the study left running, in order; some may have no name yet."""
@@ -162,27 +141,23 @@ class Trials:
 
     def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
         """The rows of `trials.csv`; `paths` are those of the search space."""
-        rows = []
-        for trial in self.started():
-            name, attributes = trial.user_attrs["trial"], trial.user_attrs
-            epochs = ledger.epochs_of(name)
-            last = epochs[-1] if epochs else {}
-            rows.append(
-                TrialRow(
-                    trial=name,
-                    state=STATES[trial.state],
-                    epochs=len(epochs),
-                    val_psnr=last.get("best_val_psnr", math.nan),
-                    val_ssim=last.get("best_val_ssim", math.nan),
-                    operations_per_pixel=last.get("operations_per_pixel", math.nan),
-                    seconds=sum(row["seconds"] for row in epochs),
-                    collapsed=collapsed_from(epochs),
-                    checkpoint=f"checkpoints/{name}" if epochs else "",
-                    error=attributes.get("error", ""),
-                    values={path: trial.params.get(path) for path in paths},
-                )
-            )
-        return rows
+        return [self._row(trial, ledger.epochs_of(trial.user_attrs["trial"]), paths) for trial in self.started()]
+
+    def _row(self, trial: FrozenTrial, epochs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> TrialRow:
+        last = epochs[-1] if epochs else {}
+        return TrialRow(
+            trial=trial.user_attrs["trial"],
+            state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
+            epochs=len(epochs),
+            val_psnr=last.get("best_val_psnr", math.nan),
+            val_ssim=last.get("best_val_ssim", math.nan),
+            operations_per_pixel=last.get("operations_per_pixel", math.nan),
+            seconds=sum(row["seconds"] for row in epochs),
+            collapsed=collapsed_from(epochs),
+            checkpoint=f"checkpoints/{trial.user_attrs['trial']}" if epochs else "",
+            error=trial.user_attrs.get("error", ""),
+            values={path: trial.params.get(path) for path in paths},
+        )
 
 
 PINNED = 0.01
@@ -202,19 +177,11 @@ def is_pinned(metrics: Mapping[str, Any]) -> bool:
 
 def collapsed_from(epochs: Sequence[Mapping[str, Any]]) -> int | None:
     """The first of three epochs in a row in which the discriminator was pinned; None if there are none."""
-    pinned: list[int] = []
-    for metrics in epochs:
-        pinned = [*pinned, int(metrics["epoch"])] if is_pinned(metrics) else []
-        if len(pinned) == PINNED_EPOCHS:
-            return pinned[0]
+    for pinned, rows in itertools.groupby(epochs, is_pinned):
+        numbers = [int(row["epoch"]) for row in rows]
+        if pinned and len(numbers) >= PINNED_EPOCHS:
+            return numbers[0]
     return None
-
-
-def open_journal(file: Path) -> BaseStorage:
-    """The Optuna storage in a journal file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return JournalStorage(JournalFileBackend(str(file)))
 
 
 def open_database(url: str) -> RDBStorage:
@@ -237,21 +204,21 @@ def open_database(url: str) -> RDBStorage:
 @contextlib.contextmanager
 def dashboard_storage(folder: Folder, url: str | None) -> Iterator[BaseStorage]:
     """The storage of a study, running or finished, for reading; a copy if the study lies in a bucket."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield _open_storage(folder, url, scratch)
+
+
+def _open_storage(folder: Folder, url: str | None, scratch: str, *, repair: bool = False) -> BaseStorage:
+    """A study's storage: a database, or the journal, of which `scratch` gets a copy if it lies in a bucket."""
     if url is not None:
-        yield open_database(url)
-    elif folder.is_local:
-        yield open_journal(Path(folder.path) / JOURNAL)
-    else:
-        with tempfile.TemporaryDirectory() as scratch:
-            journal = Path(scratch) / JOURNAL
-            journal.write_bytes(folder.read(JOURNAL))
-            yield open_journal(journal)
-
-
-def _repair_journal(file: Path) -> None:
-    """Remove a line that a kill has cut off, behind which Optuna could not append (its reader refuses such a file)."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    if not content.endswith(b"\n"):
-        file.write_bytes(content[: content.rfind(b"\n") + 1])
+        return open_database(url)
+    journal = Path(folder.path if folder.is_local else scratch) / JOURNAL
+    if not folder.is_local and folder.exists(JOURNAL):
+        journal.write_bytes(folder.read(JOURNAL))
+    if repair and journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
+        # A kill has cut off the last line, behind which Optuna could not append (its reader refuses such a file).
+        journal.write_bytes(content[: content.rfind(b"\n") + 1])
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return JournalStorage(JournalFileBackend(str(journal)))

@@ -94,7 +94,7 @@ def test_best_points_are_tried_first_and_successful_trials_are_known(earlier: st
     # Four that are known, and the three points to try.
     assert len(trials.study.trials) == 7
     assert trials.study.best_value == 25.0
-    assert trials.ended() == 0
+    assert trials.ended() == []
 
 
 def test_trials_of_a_longer_budget_are_cut_to_the_epochs_that_compare(earlier: str) -> None:

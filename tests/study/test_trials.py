@@ -70,7 +70,7 @@ def test_trials_table_derives_from_the_optuna_study_and_the_ledger(tmp_path: Pat
     assert (rows[2].val_ssim, rows[2].operations_per_pixel) == (0.5, 100.0)
     assert math.isnan(rows[0].val_psnr)
     assert rows[0].values == {PATH: running.params[PATH], "sampling/deviation": None}
-    assert opened(tmp_path).ended() == 3
+    assert len(opened(tmp_path).ended()) == 3
 
 
 def test_trials_end_once(tmp_path: Path) -> None:
