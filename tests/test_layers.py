@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    *("errors", "progress", "seeds", "weights", "config", "study", "noise", "data", "models", "losses", "metrics"),
+    *("errors", "seeds", "weights", "config", "study", "noise", "data", "models", "losses", "metrics"),
     *("presets", "train", "inference", "evaluation", "report", "search", "dashboard", "cli"),
 ]
 MODULES = sorted((ROOT / "raygan").rglob("*.py"))

@@ -1,11 +1,11 @@
-"""Search algorithms, which propose trials, and early-stopping schedulers."""
+"""Search algorithms, which propose trials within the limits on their cost, and early-stopping schedulers."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -15,9 +15,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from raygan.config.run import Config
+from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
-from raygan.search.constraint import Constraint, describe
+from raygan.models.cost import operations_per_pixel, parameters
 from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.space import suggest
 from raygan.search.stopping import halving_factor
@@ -66,7 +66,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.trials = trials
         self.experiment = experiment
         self.values = flat_values(experiment.config)
-        self.constraint = Constraint.of(experiment.settings)
         self.unfinished = trials.unfinished()
         self.running: dict[str, optuna.Trial] = {}
         """By Tune's id."""
@@ -77,21 +76,21 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The name and the parameters of a trial; raises `ConfigError` if no point meets the constraint."""
-        smallest: tuple[float, Config] | None = None
+        settings, refused = self.experiment.settings, []
         for _ in range(INFEASIBLE_DRAWS):
             trial = self._draw()
-            config = with_values(self.experiment.config, self.experiment.values_at(trial.params))
-            excess = self.constraint.excess(config.generator)
+            generator = with_values(self.experiment.config, self.experiment.values_at(trial.params)).generator
+            excess = excess_cost(settings, generator)
             if excess <= 0:
                 self.running[trial_id] = trial
                 name = self.trials.begin(trial, self.experiment.trial_name)
                 return {"trial": name, "params": dict(trial.params)}
-            smallest = min(smallest or (excess, config), (excess, config), key=lambda one: one[0])
+            refused.append((excess, generator))
             self._refuse(trial, excess)
-        assert smallest is not None
+        _, smallest = min(refused, key=lambda one: one[0])
         raise ConfigError(
-            f"of {INFEASIBLE_DRAWS:,} proposals in a row none met {self.constraint}: the smallest generator among them "
-            f"has {describe(smallest[1].generator)}; raise the limit, or widen the search space towards smaller ones"
+            f"of {INFEASIBLE_DRAWS:,} proposals in a row none met {_limits(settings)}: the smallest generator among "
+            f"them has {_cost(smallest)}; raise the limit, or widen the search space towards smaller ones"
         )
 
     def _draw(self) -> optuna.Trial:
@@ -133,23 +132,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the Optuna study is the state."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the Optuna study is the state."""
 
-
-@dataclass(frozen=True)
-class _EarlierTrial:
+class _EarlierTrial(NamedTuple):
     """A trial that ended in an earlier start of the study, as schedulers know trials."""
 
     trial_id: str
-
-
-class _NoController:
-    """Tune's controller as far as schedulers look at it, before any trial has started."""
-
-    def get_live_trials(self) -> list[Trial]:
-        """No trials."""
-        return []
 
 
 class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
@@ -159,15 +146,19 @@ class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
     TorchTrainer inside it shuts down, it can leave that trainer's resources reserved for ever.
     """
 
-    epochs: int
-
-    def learn(self, trials: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Take in the epochs of trials that have ended, by name."""
-        for name, epochs in trials.items():
+    def __init__(self, settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]], **own: Any) -> None:
+        """`earlier` has the epochs of trials that have ended, by name; `own` are options of Ray's scheduler."""
+        objective = settings.objectives[0]
+        mode = "min" if objective in LESS_IS_BETTER else "max"
+        # Trials are compared by their best epochs so far, since those are what they leave.
+        super().__init__(time_attr="epoch", metric=f"best_{objective}", mode=mode, grace_period=1, **own)
+        self.epochs = settings.trial_epochs
+        before_any_trial = SimpleNamespace(get_live_trials=list)
+        for name, epochs in earlier.items():
             trial = _EarlierTrial(name)
-            super().on_trial_add(_NoController(), trial)
+            super().on_trial_add(before_any_trial, trial)
             for metrics in epochs:
-                super().on_trial_result(_NoController(), trial, dict(metrics))
+                super().on_trial_result(before_any_trial, trial, dict(metrics))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether the trial continues; an epoch that an earlier start trained stops nothing."""
@@ -188,36 +179,52 @@ class Asha(_ResumableScheduler, ASHAScheduler):  # type: ignore[misc]
     The rungs follow from the budget (see `halving_factor`).
     """
 
-    def __init__(self, settings: TrialSettings) -> None:
-        self.epochs = settings.trial_epochs
-        ASHAScheduler.__init__(
-            self,
-            time_attr="epoch",
-            **_score(settings),
-            max_t=self.epochs,
-            grace_period=1,
-            reduction_factor=halving_factor(self.epochs),
-        )
-
 
 class MedianStopping(_ResumableScheduler, MedianStoppingRule):  # type: ignore[misc]
     """The median stopping rule (Golovin et al., 2017): a trial stops if its best falls below the others' median."""
 
-    def __init__(self, settings: TrialSettings) -> None:
-        self.epochs = settings.trial_epochs
-        MedianStoppingRule.__init__(self, time_attr="epoch", **_score(settings), grace_period=1, min_samples_required=3)
 
-
-def scheduler(settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+def scheduler(settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]]) -> TrialScheduler:
     """The early-stopping scheduler of these settings; `earlier` has the epochs of ended trials by name."""
-    if settings.scheduler == "none":
-        return FIFOScheduler()
-    built = Asha(settings) if settings.scheduler == "asha" else MedianStopping(settings)
-    built.learn(earlier)
-    return built
+    epochs = settings.trial_epochs
+    match settings.scheduler:
+        case "asha":
+            return Asha(settings, earlier, max_t=epochs, reduction_factor=halving_factor(epochs))
+        case "median":
+            return MedianStopping(settings, earlier, min_samples_required=3)
+        case "none":
+            return FIFOScheduler()
 
 
-def _score(settings: TrialSettings) -> dict[str, str]:
-    """The metric that trials are compared by: at the best epoch so far, since that is what a trial leaves."""
-    objective = settings.objectives[0]
-    return {"metric": f"best_{objective}", "mode": "min" if objective in LESS_IS_BETTER else "max"}
+def excess_cost(settings: TrialSettings, generator: Generator) -> float:
+    """By what fraction the generator exceeds a limit of these settings; at most 0 if it meets all."""
+    excess = [0.0]
+    if settings.max_parameters is not None:
+        excess.append(parameters(generator) / settings.max_parameters - 1)
+    # The operations of one that is too large are not worth counting.
+    if settings.max_operations is not None and max(excess) <= 0:
+        excess.append(operations_per_pixel(generator) / settings.max_operations - 1)
+    return max(excess)
+
+
+def check_first_points(experiment: Experiment) -> None:
+    """Raise `ConfigError` if the generator of one of the first points exceeds a limit."""
+    for number, point in enumerate(experiment.points(), start=1):
+        generator = with_values(experiment.config, experiment.values_at(point)).generator
+        if excess_cost(experiment.settings, generator) > 0:
+            raise ConfigError(
+                f"first point {number}: its generator has {_cost(generator)}, but {_limits(experiment.settings)} was "
+                "asked for; raise the limit, or take the point out of first_points in the search file"
+            )
+
+
+def _limits(settings: TrialSettings) -> str:
+    """The limits as options."""
+    limits = {"--max-parameters": settings.max_parameters, "--max-operations": settings.max_operations}
+    return " ".join(f"{option} {limit}" for option, limit in limits.items() if limit is not None)
+
+
+def _cost(generator: Generator) -> str:
+    """What a generator costs, in words."""
+    count, operations = parameters(generator), operations_per_pixel(generator)
+    return f"{count:,} trainable parameters and {operations:,.0f} operations per pixel ({generator})"

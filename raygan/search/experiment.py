@@ -7,22 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from raygan.config.run import Config
-from raygan.config.section import ConfigError, require, with_values
+from raygan.config.section import ConfigError, Section, flat_values, require, with_values
 from raygan.presets import quick
-from raygan.search.space import (
-    Space,
-    check_search_algorithm,
-    check_space,
-    point_of,
-    relevant,
-    space_to_json,
-    unconditional,
-)
+from raygan.search.space import Space, check_space, distribution_of, is_searched, point_of, space_to_json
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
@@ -85,9 +77,8 @@ class TrialSettings:
             value = getattr(self, name)
             require(f"{name} > 0", value is None or value > 0, **{name: value})
         objectives = self.objectives
-        known = set(objectives) <= set(OBJECTIVES)
-        require(f"objectives some of {', '.join(OBJECTIVES)}, each once,", known, objectives=objectives)
-        require("objectives not empty, each once,", 0 < len(objectives) == len(set(objectives)), objectives=objectives)
+        each_once = 0 < len(objectives) == len(set(objectives) & set(OBJECTIVES))
+        require(f"objectives some of {', '.join(OBJECTIVES)}, each once,", each_once, objectives=objectives)
         if len(objectives) > 1 and self.scheduler != "none":
             raise ConfigError(f"{' and '.join(objectives)} together need trials of full length: give --scheduler none")
         if len(objectives) > 1 and self.search_algorithm == "cmaes":
@@ -102,6 +93,9 @@ class TrialSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _Base:
+    has_winner: ClassVar[bool]
+    """Whether the best trial's configuration is trained in full at the end, instead of evaluating all trials."""
+
     name: str
     """Name of the study: its folder in the storage."""
     config: Config
@@ -115,6 +109,7 @@ class _Base:
 class Search(_Base, TrialSettings):
     """What is searched, from where, and for how long; the best trial's configuration is then trained in full."""
 
+    has_winner: ClassVar[bool] = True
     space: Space
     """Optuna distributions by configuration path, some of them perhaps `When` another path has some value."""
     first_points: Sequence[Config] = ()
@@ -128,29 +123,20 @@ class Search(_Base, TrialSettings):
     @property
     def sampled_space(self) -> Space:
         """What is sampled: search algorithms that cannot leave a value out draw it for every trial."""
-        return self.space if self.search_algorithm in ("tpe", "random") else unconditional(self.space)
-
-    @property
-    def has_winner(self) -> bool:
-        """Whether the best trial's configuration is trained in full at the end, instead of evaluating all trials."""
-        return True
+        if self.search_algorithm in ("tpe", "random"):
+            return self.space
+        return {path: distribution_of(one) for path, one in self.space.items()}
 
     def quick(self) -> Search:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
-        return dataclasses.replace(
-            self,
-            name=f"{self.name}-quick",
-            config=quick(self.config),
-            first_points=[quick(point) for point in self.first_points],
-            trials=8,
-            trial_epochs=4,
-        )
+        name, points = f"{self.name}-quick", [quick(point) for point in self.first_points]
+        config = quick(self.config)
+        return dataclasses.replace(self, name=name, config=config, first_points=points, trials=8, trial_epochs=4)
 
     def check(self) -> None:
         """Raise `ConfigError` unless every trial's configuration would be valid."""
         TrialSettings.check(self)
-        check_space(self.space, self.config)
-        check_search_algorithm(self.search_algorithm, self.space)
+        check_space(self.space, self.config, self.search_algorithm)
         shaping = [path for path in self.space if path.startswith("generator")]
         if self.trials and self.config.training.start_from is not None and shaping:
             raise ConfigError(
@@ -163,7 +149,8 @@ class Search(_Base, TrialSettings):
 
     def values_at(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's values by configuration path; drawn values that another value makes meaningless are left out."""
-        return relevant(point, self.space, self.config)
+        values = {**flat_values(self.config), **point}
+        return {path: value for path, value in point.items() if is_searched(self.space[path], values)}
 
     def trial_name(self, number: int, point: Mapping[str, Any]) -> str:  # noqa: ARG002
         """Name of the trial of that number, from 1, at a point."""
@@ -176,20 +163,16 @@ class Search(_Base, TrialSettings):
     def identity(self) -> dict[str, Any]:
         """Everything that decides the study's outcome: what must agree when it is resumed."""
         settings = {one.name: getattr(self, one.name) for one in dataclasses.fields(TrialSettings)}
-        return {
-            "config": self.config.to_json(),
-            "space": space_to_json(self.space),
-            "first_points": self.points(),
-            **settings,
-            "objectives": list(self.objectives),
-            "grace_epochs": self.grace,
-        }
+        settings |= {"objectives": list(self.objectives), "grace_epochs": self.grace}
+        searched = {"space": space_to_json(self.space), "first_points": self.points()}
+        return {"config": self.config.to_json(), **searched, **settings}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(_Base):
     """Arms that differ in a few values, each trained to the full budget with several seeds."""
 
+    has_winner: ClassVar[bool] = False
     arms: Mapping[str, Mapping[str, object]]
     """Each arm's values by configuration path; the others are compared with the first."""
     seeds: int = 3
@@ -212,15 +195,8 @@ class Comparison(_Base):
     def sampled_space(self) -> Space:
         """What trials differ in."""
         first = self.config.training.seed
-        return {
-            "arm": CategoricalDistribution(list(self.arms)),
-            "seed": IntDistribution(first, first + self.seeds - 1),
-        }
-
-    @property
-    def has_winner(self) -> bool:
-        """Whether the best trial's configuration is trained in full at the end, instead of evaluating all trials."""
-        return False
+        seeds = IntDistribution(first, first + self.seeds - 1)
+        return {"arm": CategoricalDistribution(list(self.arms)), "seed": seeds}
 
     def quick(self) -> Comparison:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
@@ -255,13 +231,9 @@ class Comparison(_Base):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the study's outcome: what must agree when it is resumed."""
-        arms = {arm: {path: _plain(value) for path, value in values.items()} for arm, values in self.arms.items()}
-        return {"config": self.config.to_json(), "arms": json.loads(json.dumps(arms)), "seeds": self.seeds}
-
-
-def _plain(value: object) -> object:
-    to_json = getattr(value, "to_json", None)
-    return to_json() if to_json is not None else value
+        # Kinds, and tuples of them, in their JSON form.
+        arms = json.loads(json.dumps({name: dict(arm) for name, arm in self.arms.items()}, default=Section.to_json))
+        return {"config": self.config.to_json(), "arms": arms, "seeds": self.seeds}
 
 
 Experiment = Search | Comparison

@@ -52,43 +52,43 @@ def parse_options(experiment: Experiment, prog: str, arguments: Sequence[str]) -
     """
     if "--quick" in arguments:
         experiment = experiment.quick()
-    docs = {**field_docs(type(experiment)), **field_docs(RunOptions)}
-    hints = typing.get_type_hints(type(experiment))
-    own = {one.name: (hints[one.name], getattr(experiment, one.name)) for one in dataclasses.fields(experiment)}
-    options = {name: found for name, found in own.items() if name not in HIDDEN}
-    if isinstance(experiment, Comparison):
-        options["seed"] = (int, experiment.settings.seed)
-        docs["seed"] = "Seed of each arm's first trial."
-    for name, path in SHORTCUTS.items():
-        options[name], docs[name] = _option_at(experiment.config, path)
-    run_hints = typing.get_type_hints(RunOptions, include_extras=True)
-    options |= {one.name: (run_hints[one.name], one.default) for one in dataclasses.fields(RunOptions)}
-    parser = dataclasses.make_dataclass(
-        "Options",
-        [
-            (name, Annotated[kind, tyro.conf.arg(help=docs[name])], field(default=default))
-            for name, (kind, default) in options.items()
-        ],
-    )
+    options = _options(experiment)
+    fields = [
+        (name, Annotated[kind, tyro.conf.arg(help=doc)], field(default=default))
+        for name, (kind, default, doc) in options.items()
+    ]
     does = "Find, train and evaluate a denoiser" if experiment.has_winner else "Compare arms, each with several seeds"
     parsed: Any = tyro.cli(
-        parser,
+        dataclasses.make_dataclass("Options", fields),
         prog=prog,
         description=f"{does}: {experiment.name}.",
         args=list(arguments),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    given = {name: getattr(parsed, name) for name, (_, default) in options.items() if getattr(parsed, name) != default}
-    run = RunOptions(**{one.name: getattr(parsed, one.name) for one in dataclasses.fields(RunOptions)})
+    values = vars(parsed)
+    given = {name: values[name] for name, (_, default, _) in options.items() if values[name] != default}
+    run = RunOptions(**{one.name: values[one.name] for one in dataclasses.fields(RunOptions)})
     return _changed(experiment, given, run), run
 
 
-def _option_at(config: Config, path: str) -> tuple[tuple[Any, Any], str]:
-    """The type, default and help of an option for a value of the configuration."""
-    section, _, name = path.partition("/")
-    owner, kind, value = getattr(config, section), type_at(config, path), flat_values(config)[path]
-    is_kind = isinstance(kind, type) and issubclass(kind, Kind)
-    return (str if is_kind else kind, value), field_docs(type(owner))[name]
+def _options(experiment: Experiment) -> dict[str, tuple[Any, Any, str]]:
+    """The type, default and help of each option."""
+    options: dict[str, tuple[Any, Any, str]] = {}
+    for owner in (experiment, RunOptions()):
+        hints, docs = typing.get_type_hints(type(owner), include_extras=True), field_docs(type(owner))
+        for one in dataclasses.fields(owner):
+            if one.name not in HIDDEN:
+                options[one.name] = hints[one.name], getattr(owner, one.name), docs[one.name]
+    if isinstance(experiment, Comparison):
+        options["seed"] = int, experiment.settings.seed, "Seed of each arm's first trial."
+    for name, path in SHORTCUTS.items():
+        section, _, leaf = path.partition("/")
+        kind = type_at(experiment.config, path)
+        # A kind is given by its name, or by a text that means one.
+        kind = str if isinstance(kind, type) and issubclass(kind, Kind) else kind
+        docs = field_docs(type(getattr(experiment.config, section)))
+        options[name] = kind, flat_values(experiment.config)[path], docs[leaf]
+    return options
 
 
 def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> Experiment:

@@ -36,30 +36,29 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
     `HardwareError` if not even one trial fits: within 10 s if no machine is being added, otherwise after `wait`
     seconds.
     """
-    wanted = concurrent or 1
+    wanted, one_worker = concurrent or 1, config.hardware.workers == 1
     places = _places(config)
     if places >= wanted:
         return min(places, concurrent or places)
-    one_trial = config.hardware.workers == 1
     request_resources(bundles=[resources(config)] * (wanted * config.hardware.workers))
+    started, coming, announced = time.monotonic(), False, False
     try:
-        started = time.monotonic()
-        told = False
-        while (waited := time.monotonic() - started) < (
-            wait if (coming := _machines_are_coming()) else min(wait, SOON)
-        ):
-            # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
-            if (places := _places(config)) >= wanted or (places >= 1 and coming and one_trial):
-                break
-            if coming and not told:
+        # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
+        while places < wanted and not (places and coming and one_worker):
+            coming = _machines_are_coming()
+            if coming and not announced:
                 print(f"Waiting up to {wait:.0f} s for machines that are being added")
-                told = True
-            time.sleep(min(1.0, max(0.0, wait - waited)))
+                announced = True
+            left = started + (wait if coming else min(wait, SOON)) - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(1.0, left))
+            places = _places(config)
     finally:
         # From here on the trials themselves ask for machines; a standing request would keep idle ones.
         request_resources(bundles=[])
-    there = trials_at_once(config)
-    return wanted if coming and one_trial else min(there, wanted)
+    places = trials_at_once(config)
+    return wanted if coming and one_worker else min(places, wanted)
 
 
 def check_machines(folder: Folder) -> None:
@@ -68,12 +67,11 @@ def check_machines(folder: Folder) -> None:
     if len(nodes) == 1:
         return
     here = package_versions()
-    versions = _on_each(nodes, _versions_there(), list(here))
     differing = [
-        f"{nodes[node]} has {name} {there.get(name)}, but this search runs {version}"
-        for node, there in versions.items()
-        for name, version in here.items()
-        if there[name] != version
+        f"{nodes[node]} has {name} {there[name]}, but this search runs {here[name]}"
+        for node, there in _on_each(nodes, _versions_there(), list(here)).items()
+        for name in here
+        if there[name] != here[name]
     ]
     if differing:
         raise StudyError(
@@ -82,10 +80,9 @@ def check_machines(folder: Folder) -> None:
     token = uuid.uuid4().hex
     check = folder.child(f"preflight-{token}")
     try:
-        problems = _on_each(nodes, _write_there, check.location, token)
         missing = [
             f"{nodes[node]} {problem or 'writes elsewhere'}"
-            for node, problem in problems.items()
+            for node, problem in _on_each(nodes, _write_there, check, token).items()
             if problem or not check.exists(f"{node}-{token}")
         ]
     finally:
@@ -102,9 +99,8 @@ def check_photos(photos: TrainingPhotos) -> None:
     if not isinstance(photos.train, StoredPhotos) or not photos.train.folder.is_local:
         return
     nodes = _nodes()
-    found = _on_each(nodes, _exists_there, photos.train.folder.location, photos.train.names[0])
-    without = [nodes[node] for node, there in found.items() if not there]
-    if without:
+    found = _on_each(nodes, Folder.exists, photos.train.folder, photos.train.names[0])
+    if without := [nodes[node] for node, there in found.items() if not there]:
         raise StudyError(
             f"photos that do not fit into memory are read by every machine, but {', '.join(without)} has no "
             f"{photos.train.folder}: put them into a bucket or onto NFS, or lower data/train_photos"
@@ -134,21 +130,17 @@ def _nodes() -> dict[str, str]:
 
 def _on_each(nodes: dict[str, str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """What the function returns on each machine, by node; raises `StudyError` where one does not answer."""
-    answers = {
-        node: ray.remote(num_cpus=0, max_retries=0)(function)
-        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        .remote(*arguments)
-        for node in nodes
-    }
+    there = ray.remote(num_cpus=0, max_retries=0)(function)
+    places = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
+    answers = {node: there.options(scheduling_strategy=place).remote(*arguments) for node, place in places.items()}
     deadline = time.monotonic() + ANSWER
     found = {}
     for node, answer in answers.items():
         try:
             found[node] = ray.get(answer, timeout=max(0.0, deadline - time.monotonic()))
         except GetTimeoutError:
-            raise StudyError(
-                f"machine {nodes[node]} does not answer within {ANSWER:.0f} s: restart Ray there"
-            ) from None
+            message = f"machine {nodes[node]} does not answer within {ANSWER:.0f} s: restart Ray there"
+            raise StudyError(message) from None
         except RayError as error:
             raise StudyError(f"machine {nodes[node]} cannot be used: {error}") from error
     return found
@@ -158,28 +150,18 @@ def _versions_there() -> Callable[[list[str]], dict[str, str]]:
     # A function inside a function travels by value: it runs where RayGAN is not installed.
     def versions(names: list[str]) -> dict[str, str]:
         import platform
-        from importlib.metadata import PackageNotFoundError, version
+        from importlib.metadata import distributions
 
-        found = {"python": platform.python_version()}
-        for name in names:
-            if name not in found:
-                try:
-                    found[name] = version(name)
-                except PackageNotFoundError:
-                    found[name] = "not installed"
-        return found
+        found = {name: next((one.version for one in distributions(name=name)), "not installed") for name in names}
+        return found | {"python": platform.python_version()}
 
     return versions
 
 
-def _exists_there(location: str, name: str) -> bool:
-    return Folder(location).exists(name)
-
-
-def _write_there(location: str, token: str) -> str:
+def _write_there(folder: Folder, token: str) -> str:
     """Write a file there; what went wrong, if anything."""
     try:
-        Folder(location).write(f"{ray.get_runtime_context().get_node_id()}-{token}", token)
+        folder.write(f"{ray.get_runtime_context().get_node_id()}-{token}", token)
     except OSError as error:
         return f"cannot ({error})"
     return ""

@@ -14,9 +14,9 @@ from torch import Tensor
 from raygan.config.kinds import ContentLoss, PhotoSource
 from raygan.config.run import Config
 from raygan.config.section import flat_values, with_values
-from raygan.data.photos import StoredPhotos, TrainingPhotos, training_photos
+from raygan.data.photos import StoredPhotos, training_photos
 from raygan.data.sources import PhotoFolder, Samples
-from raygan.search.constraint import Constraint
+from raygan.search.algorithms import check_first_points
 from raygan.search.experiment import Experiment
 from raygan.search.preflight import check_machines, check_photos, wait_for_room
 from raygan.search.space import distribution_of
@@ -64,20 +64,16 @@ def read_inputs(experiment: Experiment) -> Inputs:
 
     Raises the error of whichever input cannot be used.
     """
+    check_first_points(experiment)
     configs = list(experiment.configs().values())
-    Constraint.of(experiment.settings).check(
-        with_values(experiment.config, experiment.values_at(point)) for point in experiment.points()
-    )
     for config in configs:
         starting_weights(config)
         for source in (config.data.photos, config.data.evaluate_on):
             if isinstance(source, PhotoFolder):
                 source.find()
     contents = dict.fromkeys(content for config in configs for content in _contents(experiment, config))
-    weights: dict[str, dict[str, Tensor]] = {}
-    for content in contents:
-        if (source_name := content.weights_source) is not None and source_name not in weights:
-            weights[source_name] = content.read_weights()
+    sources = {content.weights_source: content for content in contents}
+    weights = {source: content.read_weights() for source, content in sources.items() if source is not None}
     words = "; or ".join(dict.fromkeys(content.describe() for content in contents))
     return Inputs(weights, words, warm_start(experiment.settings, experiment.sampled_space, experiment.config))
 
@@ -99,12 +95,14 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
     config = with_values(config, {"data/cache": "stream" if streamed else "memory"})
     if streamed:
         concurrent = min(concurrent, trials_at_once(config))
-    job = Job(folder, share_photos(photos), inputs.content_weights)
     print(
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
     )
-    return Prepared(config, job, _fingerprint(photos), concurrent)
+    names = json.dumps([photos.train.names, photos.validation.names])
+    checksum = hashlib.sha256(names.encode()).hexdigest()
+    identity = {"train": len(photos.train), "validation": len(photos.validation), "names_sha256": checksum}
+    return Prepared(config, Job(folder, share_photos(photos), inputs.content_weights), identity, concurrent)
 
 
 def resolved(config: Config, objective: str) -> Config:
@@ -136,12 +134,3 @@ def _check_sources(*sources: PhotoSource) -> None:
         return
     if folders[0].startswith(folders[1]) or folders[1].startswith(folders[0]):
         logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
-
-
-def _fingerprint(photos: TrainingPhotos) -> dict[str, Any]:
-    names = json.dumps([photos.train.names, photos.validation.names])
-    return {
-        "train": len(photos.train),
-        "validation": len(photos.validation),
-        "names_sha256": hashlib.sha256(names.encode()).hexdigest(),
-    }

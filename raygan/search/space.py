@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +39,8 @@ Space = Mapping[str, BaseDistribution | When]
 """What is searched, by configuration path; a path that others depend on precedes them."""
 
 
-def check_space(space: Space, config: Config) -> None:
-    """Raise `ConfigError` unless every path of `config` may be searched, over values that it may have."""
+def check_space(space: Space, config: Config, algorithm: str = "tpe") -> None:
+    """Raise `ConfigError` unless the algorithm may search every path of `config`, over values that it may have."""
     if not space:
         raise ConfigError("the search space is empty; name at least one path, such as 'loss/adversarial_weight'")
     before: set[str] = set()
@@ -54,22 +54,29 @@ def check_space(space: Space, config: Config) -> None:
             except ConfigError as error:
                 raise ConfigError(f"search space, {path}: {error}") from error
         before.add(path)
+    if algorithm == "cmaes":
+        _check_numerical(space)
 
 
 def _condition(path: str, one: When, space: Space, before: Collection[str]) -> dict[str, Any]:
     """The value on which a path depends; raises `ConfigError` if it is never there."""
     if one.path in space and one.path not in before:
         raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must precede it")
-    condition = space.get(one.path, CategoricalDistribution([one.value]))
-    if not holds(distribution_of(condition), one.value):
+    if one.path in space and not holds(distribution_of(space[one.path]), one.value):
         raise ConfigError(f"search space, {path}: {one.path} is never {one.value!r}, on which it depends")
     return {one.path: one.value}
 
 
-def check_search_algorithm(algorithm: str, space: Space) -> None:
-    """Raise `ConfigError` unless the search algorithm can search this space."""
-    if algorithm != "cmaes":
-        return
+def _extremes(path: str, distribution: BaseDistribution) -> Sequence[Any]:
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return choices
+        case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
+            return low, high
+    raise ConfigError(f"search space, {path}: {distribution!r} is not an Optuna distribution")
+
+
+def _check_numerical(space: Space) -> None:
     choices = [path for path, one in space.items() if isinstance(distribution_of(one), CategoricalDistribution)]
     if choices:
         raise ConfigError(
@@ -84,24 +91,11 @@ def point_of(config: Config, space: Space) -> dict[str, Any]:
     """The point of the space where `config` lies; raises `ConfigError` if it lies outside."""
     values = flat_values(config)
     # An unconditional space may have paths that this configuration lacks.
-    searched = {
-        path: distribution_of(one) for path, one in space.items() if is_searched(one, values) and path in values
-    }
-    for path, distribution in searched.items():
-        if not holds(distribution, values[path]):
-            raise ConfigError(f"{path}={values[path]!r} lies outside the search space, {distribution}")
-    return {path: values[path] for path in searched}
-
-
-def unconditional(space: Space) -> Space:
-    """The space in which every path is always searched."""
-    return {path: distribution_of(one) for path, one in space.items()}
-
-
-def relevant(point: Mapping[str, Any], space: Space, config: Config) -> dict[str, Any]:
-    """A point without the values of paths that are not searched there, given its other values and `config`."""
-    values = {**flat_values(config), **point}
-    return {path: value for path, value in point.items() if is_searched(space[path], values)}
+    point = {path: values[path] for path, one in space.items() if is_searched(one, values) and path in values}
+    for path, value in point.items():
+        if not holds(distribution := distribution_of(space[path]), value):
+            raise ConfigError(f"{path}={value!r} lies outside the search space, {distribution}")
+    return point
 
 
 def suggest(trial: Trial, space: Space, values: Mapping[str, Any]) -> None:
@@ -123,14 +117,11 @@ def without(space: Space, values: Mapping[str, Any]) -> Space:
     """The space that is left to search where some paths have fixed `values`."""
     left: dict[str, BaseDistribution | When] = {}
     for path, one in space.items():
-        if path in values:
-            continue
-        if isinstance(one, When) and one.path in values:
-            if one.value == values[one.path]:
-                left[path] = one.distribution
-        else:
+        if not isinstance(one, When) or one.path not in values:
             left[path] = one
-    return left
+        elif one.value == values[one.path]:
+            left[path] = one.distribution
+    return {path: one for path, one in left.items() if path not in values}
 
 
 def is_searched(one: BaseDistribution | When, values: Mapping[str, Any]) -> bool:
@@ -157,11 +148,3 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return distribution._contains(distribution.to_internal_repr(value))
-
-
-def _extremes(path: str, distribution: BaseDistribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return [distribution.low, distribution.high]
-    raise ConfigError(f"search space, {path}: {distribution!r} is not an Optuna distribution")

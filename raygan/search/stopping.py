@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
-from ray.tune.stopper import CombinedStopper, Stopper
+from ray.tune.stopper import CombinedStopper, FunctionStopper, TimeoutStopper
 
 from raygan.search.experiment import TrialSettings
 from raygan.study.trials import PINNED_EPOCHS, is_pinned
@@ -23,7 +22,7 @@ def halving_factor(epochs: int) -> float:
     return max(2.0, round(math.exp(math.log(epochs) / rungs), 9))
 
 
-class HopelessTrials(Stopper):  # type: ignore[misc]
+class HopelessTrials:
     """Stops trials whose best epoch is worse than the noisy input, and, if asked to, those that have collapsed."""
 
     def __init__(self, settings: TrialSettings) -> None:
@@ -41,29 +40,8 @@ class HopelessTrials(Stopper):  # type: ignore[misc]
         grace_is_over = 0 < self.settings.grace <= result["epoch"]
         return grace_is_over and bool(result["best_val_psnr"] < result["val_psnr_noisy"])
 
-    def stop_all(self) -> bool:
-        """Never."""
-        return False
-
-
-class TimeBudget(Stopper):  # type: ignore[misc]
-    """Stops all trials when their time is spent."""
-
-    def __init__(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-        """Whether the trial stops here: see `stop_all`."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether the time is spent."""
-        return time.monotonic() >= self.deadline
-
 
 def stopper(settings: TrialSettings, seconds_spent: float) -> CombinedStopper:
     """What stops trials; earlier starts of the study have taken `seconds_spent`."""
-    stoppers: list[Stopper] = [HopelessTrials(settings)]
-    if settings.time_budget is not None:
-        stoppers.append(TimeBudget(60 * settings.time_budget - seconds_spent))
-    return CombinedStopper(*stoppers)
+    budget = math.inf if settings.time_budget is None else 60 * settings.time_budget - seconds_spent
+    return CombinedStopper(FunctionStopper(HopelessTrials(settings)), TimeoutStopper(budget))

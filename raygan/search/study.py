@@ -14,12 +14,10 @@ from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask
-from raygan.progress import time_left
 from raygan.report.terminal import final_report
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import Inputs, Prepared, prepare, read_inputs
-from raygan.search.progress import epoch_line
-from raygan.search.tuner import run_trials
+from raygan.search.tuner import epoch_line, run_trials, time_left
 from raygan.study.ledger import SCHEMA, Ledger, StudyError, package_versions, read_study, write_study
 from raygan.study.lock import locked, refuse_if_held
 from raygan.study.storage import Folder
@@ -45,11 +43,6 @@ class _Study:
     prepared: Prepared
     optuna_storage: str | None
 
-    def trials(self) -> Trials:
-        """Its trials."""
-        settings = self.experiment.settings
-        return Trials(self.folder, self.experiment.name, settings.objectives, self.optuna_storage)
-
 
 def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_storage: str | None = None) -> Folder:
     """Run an experiment to its end and print the result; returns the study's folder, `storage/name`.
@@ -73,6 +66,8 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
     inputs = read_inputs(experiment)
     _note(record, "content_loss", inputs.content_loss)
     print(f"Study {experiment.name} in {folder}\nContent loss: {inputs.content_loss}")
+    if inputs.known.summary:
+        print(inputs.known.summary)
     start_ray()
     with locked(folder):
         prepared = prepare(experiment, inputs, folder, wait)
@@ -89,16 +84,16 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
 
 def _run_trials(study: _Study) -> dict[str, Any]:
     experiment, prepared = study.experiment, study.prepared
-    trials = study.trials()
+    objectives = experiment.settings.objectives
+    trials = Trials(study.folder, experiment.name, objectives, study.optuna_storage)
     run_trials(experiment, prepared.config, prepared.job, trials, study.inputs.known, prepared.concurrent)
     if not experiment.has_winner:
         return {"status": EVALUATION}
-    row = Ledger(study.folder).best_trial(experiment.settings.objectives)
-    [trial] = [one for one in trials.started() if one.user_attrs["trial"] == row["trial"]]
+    row = Ledger(study.folder).best_trial(objectives)
+    params = {trial.user_attrs["trial"]: trial.params for trial in trials.started()}
     scores = {name: float(row[name]) for name in ("val_psnr", "val_ssim", "seconds")}
-    values = experiment.values_at(trial.params)
-    best = {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores, "values": values}
-    return {"status": WINNER, "best_trial": best}
+    best = {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores}
+    return {"status": WINNER, "best_trial": best | {"values": experiment.values_at(params[row["trial"]])}}
 
 
 def _train_winner(study: _Study) -> dict[str, Any]:
@@ -123,8 +118,8 @@ def _train_winner(study: _Study) -> dict[str, Any]:
             raise
         print(f"winner diverged after epoch {trained}; its best epoch is kept")
     _keep_denoiser(folder, "winner", "best")
-    for name in ("checkpoints/winner", "ray"):
-        folder.child(name).clear()
+    folder.child("checkpoints/winner").clear()
+    folder.child("ray").clear()
     print(f"winner trained in {time.monotonic() - started:.0f} s")
     return {"status": EVALUATION}
 
@@ -134,10 +129,13 @@ def _evaluate(study: _Study) -> dict[str, Any]:
     config, folder = study.prepared.config, study.folder
     photos = evaluation_photos(config.data.evaluate_on)
     crops = fixed_crops(ray.get(study.prepared.job.photos), config.data)
-    tasks = _winner_task(study) if study.experiment.has_winner else _arm_tasks(study)
-    write_evaluation(
-        photos.union(*crops).materialize(), tasks, EvaluationSettings(), config, folder.child("evaluation")
-    )
+    if study.experiment.has_winner:
+        best = with_values(config, study.record["best_trial"]["values"])
+        tasks = [EvaluationTask(best.noises, {"raygan": (best.generator, folder.child("best"))})]
+    else:
+        tasks = _arm_tasks(study)
+    both = photos.union(*crops).materialize()
+    write_evaluation(both, tasks, EvaluationSettings(), config, folder.child("evaluation"))
     return {"status": FINISHED, "finished": _now()}
 
 
@@ -147,11 +145,6 @@ PHASES: dict[str, Callable[[_Study], dict[str, Any]]] = {
     EVALUATION: _evaluate,
 }
 """What each status runs; returns what it adds to the record, the next status included."""
-
-
-def _winner_task(study: _Study) -> list[EvaluationTask]:
-    config = with_values(study.prepared.config, study.record["best_trial"]["values"])
-    return [EvaluationTask(config.noises, {"raygan": (config.generator, study.folder.child("best"))})]
 
 
 def _arm_tasks(study: _Study) -> list[EvaluationTask]:
@@ -185,14 +178,8 @@ def _open(experiment: Experiment, folder: Folder) -> dict[str, Any]:
     record = read_study(folder)
     if record is None:
         started = {"status": TRIALS} if experiment.settings.trials else {"status": WINNER, "best_trial": {"values": {}}}
-        return {
-            "schema": SCHEMA,
-            "name": experiment.name,
-            **started,
-            "started": _now(),
-            "versions": package_versions(),
-            **identity,
-        }
+        made = {"started": _now(), "versions": package_versions()}
+        return {"schema": SCHEMA, "name": experiment.name} | started | made | identity
     if differing := [name for name, value in identity.items() if record.get(name) != value]:
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing)} (see its study.json): give the same "

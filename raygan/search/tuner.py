@@ -1,46 +1,37 @@
-"""A study's trials as a Ray Tune experiment."""
+"""A study's trials as a Ray Tune experiment: what runs them, and what is shown and recorded meanwhile."""
 
 from __future__ import annotations
 
+import json
+import math
 import signal
+import textwrap
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
 from raygan.search.algorithms import OptunaSearcher, scheduler
 from raygan.search.experiment import Experiment
-from raygan.search.progress import SearchProgress
 from raygan.search.stopping import stopper
 from raygan.search.warm_start import WarmStart
-from raygan.study.ledger import Ledger
+from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser
 from raygan.train.cluster import resources
-from raygan.train.driver import RETRIES, Job, run_trial
+from raygan.train.driver import ERROR, RETRIES, Job, run_trial
+
+ELAPSED = "elapsed_seconds"
+"""Optuna user attribute of the study: see `SearchProgress.elapsed`."""
 
 
 class Interrupted(KeyboardInterrupt):
     """The user stopped the study; running it again resumes it."""
-
-
-@dataclass(frozen=True)
-class TrialConfig:
-    """Gives the configuration of a trial at a point; sent to every trial."""
-
-    experiment: Experiment
-    config: Config
-    """What every trial starts from, as it runs here."""
-    kinds: tuple[type[Kind], ...] = field(default_factory=own_kinds)
-    """Classes of the search file, which a trial may choose by name: sent along, since a worker cannot import them."""
-
-    def __call__(self, point: Mapping[str, Any]) -> Config:
-        """The trial's configuration."""
-        epochs = {"training/epochs": self.experiment.settings.trial_epochs}
-        return with_values(self.config, self.experiment.values_at(point) | epochs)
 
 
 def run_trials(
@@ -50,19 +41,17 @@ def run_trials(
 
     `config` is the experiment's as it runs here; `known` is what an earlier search found.
     """
-    settings, folder = experiment.settings, job.folder
-    ledger = Ledger(folder)
-    points = experiment.points()
-    trials.enqueue([*known.points, *(point for point in points if point not in known.points)])
+    settings = experiment.settings
+    trials.enqueue([*known.points, *(point for point in experiment.points() if point not in known.points)])
     trials.add_known(known.trials)
-    progress = SearchProgress(trials, ledger, experiment)
-    _finish_ended(trials)
-    ended = {name: ledger.epochs_of(name) for name in _ended_names(trials)}
+    progress = SearchProgress(trials, experiment)
+    ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
     print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
     nested = config.hardware.workers > 1
-    trainable = tune.with_parameters(run_trial, job=job, config_at=TrialConfig(experiment, config))
-    storage = folder.child("ray")
+    config_at = partial(_trial_config, own_kinds(), experiment, config)
+    trainable = tune.with_parameters(run_trial, job=job, config_at=config_at)
+    storage = job.folder.child("ray")
     # Tune's own state is never used again.
     storage.child("tune").clear()
     tuner = tune.Tuner(
@@ -91,23 +80,133 @@ def run_trials(
     tuner.fit()
     signal.signal(signal.SIGINT, on_interrupt)
     storage.clear()
-    _finish_ended(trials)
-    if (count := trials.ended()) < settings.trials:
+    if (count := len(_finish_ended(trials))) < settings.trials:
         budget = settings.time_budget
         if budget is None or progress.elapsed < 60 * budget:
             raise Interrupted
         print(f"The time budget of {budget:g} minutes is spent: {count} of {settings.trials} trials ended")
 
 
-def _ended_names(trials: Trials) -> list[str]:
-    return [trial.user_attrs["trial"] for trial in trials.started() if trial.state.is_finished()]
-
-
-def _finish_ended(trials: Trials) -> None:
-    """Reduce the checkpoints of ended trials to their denoisers, in case of a kill or a late epoch."""
-    for name in _ended_names(trials):
+def _finish_ended(trials: Trials) -> list[str]:
+    """Reduce the checkpoints of ended trials to their denoisers, in case of a kill or a late epoch; their names."""
+    names = trials.ended()
+    for name in names:
         keep_denoiser(trials.folder.child(f"checkpoints/{name}"))
+    return names
 
 
-def _trial_name(trial: Any) -> str:
+def _trial_name(trial: Trial) -> str:
     return str(trial.config["trial"])
+
+
+def _trial_config(
+    kinds: tuple[type[Kind], ...],  # noqa: ARG001
+    experiment: Experiment,
+    config: Config,
+    point: Mapping[str, Any],
+) -> Config:
+    """The configuration of a trial at a point, from that which every trial starts from, as it runs here.
+
+    `kinds` are classes of the search file, which a trial may choose by name: sent along, since a worker cannot import
+    them.
+    """
+    epochs = {"training/epochs": experiment.settings.trial_epochs}
+    return with_values(config, experiment.values_at(point) | epochs)
+
+
+class SearchProgress(tune.Callback):  # type: ignore[misc]
+    """Prints a line for each start, epoch and end of a trial, and keeps `trials.csv` and `metrics.csv` current."""
+
+    def __init__(self, trials: Trials, experiment: Experiment) -> None:
+        self.trials = trials
+        self.ledger = Ledger(trials.folder)
+        self.experiment = experiment
+        self.started = time.monotonic()
+        self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
+        self.epochs_here = 0
+        self.ended: set[str] = set()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the trials have run, over all starts of the study."""
+        return self.before + time.monotonic() - self.started
+
+    def __getstate__(self) -> dict[str, Any]:
+        # See `Trials.__getstate__`.
+        return {}
+
+    def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
+        """Show the trial's parameters."""
+        shown = {
+            path: f"{value:.4g}" if isinstance(value, float) else value
+            for path, value in trial.config["params"].items()
+        }
+        text = f"{_trial_name(trial)} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
+        print(textwrap.fill(text, 110, subsequent_indent=" " * 12, break_on_hyphens=False))
+        self._record()
+
+    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+        """Show and record an epoch, unless it is known from an earlier start."""
+        name = _trial_name(trial)
+        # A trial that was just stopped may still report an epoch.
+        if ERROR in result or name in self.ended or result["epoch"] in self.ledger.epochs.get(name, {}):
+            return
+        metrics = json.loads(result["metrics"])
+        self.ledger.add_epoch(name, metrics)
+        self.trials.study.set_user_attr(ELAPSED, self.elapsed)
+        self.epochs_here += 1
+        rows = self._record()
+        print(f"{name} {epoch_line(metrics, self.experiment.settings.trial_epochs)}   [{self._overview(rows)}]")
+
+    def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:
+        """Show that a trial lost its process and is started again."""
+        print(f"{_trial_name(trial)} lost its process: it resumes from its last epoch")
+
+    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+        """Record the end of a trial, and show why if it could not go on."""
+        self._end(_trial_name(trial), (trial.last_result or {}).get(ERROR))
+
+    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+        """Show and record why a trial failed."""
+        lines = str(trial.get_pickled_error()).strip().splitlines() or ["for an unknown reason"]
+        self._end(_trial_name(trial), lines[-1])
+
+    def _end(self, name: str, error: str | None) -> None:
+        self.ended.add(name)
+        keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
+        self._record()
+        if error:
+            print(f"{name} failed: {error}")
+
+    def _record(self) -> list[TrialRow]:
+        rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
+        self.ledger.write_trials(rows)
+        return rows
+
+    def _overview(self, rows: list[TrialRow]) -> str:
+        """How many trials have ended, the best so far, and how long the rest will take at this pace."""
+        total, done = self.experiment.settings.trials, [row for row in rows if row.state in ENDED]
+        best = max(rows, key=lambda row: -math.inf if math.isnan(row.val_psnr) else row.val_psnr)
+        # Trials to come are expected to run as long as those that have ended: early stopping is in that average.
+        expected = sum(row.epochs for row in done) / len(done) if done else self.experiment.settings.trial_epochs
+        ahead = (total - len(rows)) * expected
+        ahead += sum(max(0.0, expected - row.epochs) for row in rows if row.state not in ENDED)
+        left = max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here)
+        return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
+
+
+def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
+    """One epoch in a line."""
+    return (
+        f"epoch {int(metrics['epoch']):>2}/{epochs}  val PSNR {metrics['val_psnr']:5.2f} dB  "
+        f"val SSIM {metrics['val_ssim']:.3f}  {metrics['seconds']:.0f} s"
+    )
+
+
+def time_left(seconds: float) -> str:
+    """A duration for people."""
+    if seconds == 0:
+        return "done"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"

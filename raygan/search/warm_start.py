@@ -47,43 +47,42 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     if "space" not in earlier.record:
         raise StudyError(f"--warm-start {location} is not a search: give the folder of one")
     known = earlier.optuna_study(objectives[:1])
-    minimize = known.direction.name == "MINIMIZE"
-    trials = sorted(known.trials, key=lambda trial: trial.value or 0.0, reverse=not minimize)
-    points = [trial.params for trial in trials if _lies_in(trial.params, space)][:FIRST]
+    trials = sorted(known.trials, key=lambda trial: trial.value or 0.0, reverse=known.direction.name == "MAXIMIZE")
+    points = [
+        trial.params
+        for trial in trials
+        if all(path in space and holds(distribution_of(space[path]), value) for path, value in trial.params.items())
+    ][:FIRST]
     if not points:
         raise StudyError(
             f"--warm-start {location} has no successful trial whose values lie in the search space: widen it, or leave "
             "--warm-start out"
         )
     summary = f"Warm start from {location}: its {len(points)} best points first"
-    differing = ["the search space"] if earlier.record["space"] != space_to_json(space) else []
-    differing += ["the objectives"] if earlier.objectives != list(objectives) else []
     ours, theirs = flat_values(config), flat_values(earlier.config)
-    differing += [
-        path
-        for path in dict.fromkeys([*ours, *theirs])
-        if ours.get(path) != theirs.get(path) and path not in space and not path.startswith(IRRELEVANT)
-    ]
-    if differing:
-        return WarmStart(points, [], f"{summary}; its scores are left out, since it differs in {', '.join(differing)}")
+    differing = {
+        "the search space": earlier.record["space"] != space_to_json(space),
+        "the objectives": earlier.objectives != list(objectives),
+    } | {
+        path: ours.get(path) != theirs.get(path)
+        for path in ours | theirs
+        if path not in space and not path.startswith(IRRELEVANT)
+    }
+    if any(differing.values()):
+        names = ", ".join(name for name, differs in differing.items() if differs)
+        return WarmStart(points, [], f"{summary}; its scores are left out, since it differs in {names}")
     same = earlier.optuna_study(objectives).trials
-    taken = [_up_to(trial, settings.trial_epochs, len(objectives)) for trial in same]
-    return WarmStart(points, taken, f"{summary}, and its {len(taken)} trials known to the search algorithm")
+    if len(objectives) == 1:
+        same = [_up_to(trial, settings.trial_epochs) for trial in same]
+    return WarmStart(points, same, f"{summary}, and its {len(same)} trials known to the search algorithm")
 
 
-def _lies_in(point: dict[str, Any], space: Space) -> bool:
-    return point.keys() <= space.keys() and all(holds(distribution_of(space[path]), point[path]) for path in point)
-
-
-def _up_to(trial: FrozenTrial, epochs: int, objectives: int) -> FrozenTrial:
+def _up_to(trial: FrozenTrial, epochs: int) -> FrozenTrial:
     """A trial with its scores up to `epochs`: complete if it got there, otherwise pruned."""
-    if objectives > 1:
-        return trial
     scores = {epoch: score for epoch, score in trial.intermediate_values.items() if epoch <= epochs}
-    complete = epochs in scores
     return create_trial(
-        state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-        value=scores[epochs] if complete else None,
+        state=TrialState.COMPLETE if epochs in scores else TrialState.PRUNED,
+        value=scores.get(epochs),
         params=trial.params,
         distributions=trial.distributions,
         intermediate_values=scores,

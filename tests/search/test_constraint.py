@@ -1,6 +1,7 @@
 """Limits on what a search's generators cost."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from conftest import run_search
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from raygan.config.run import Config
 from raygan.config.section import ConfigError, with_values
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import OptunaSearcher
-from raygan.search.constraint import Constraint
+from raygan.search.algorithms import OptunaSearcher, check_first_points, excess_cost
 from raygan.search.experiment import Search
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
@@ -32,6 +33,10 @@ SEARCH = Search(
     trial_epochs=2,
 )
 LIMIT = parameters(with_values(SMALL, {"generator/base_width": 8}).generator)
+
+
+def limited(count: int | None, operations: float | None, first_points: Sequence[Config] = ()) -> Search:
+    return dataclasses.replace(SEARCH, max_parameters=count, max_operations=operations, first_points=first_points)
 
 
 def searcher(search: Search, folder: Path) -> OptunaSearcher:
@@ -89,24 +94,24 @@ def test_impossible_limit_names_the_smallest_generator(tmp_path: Path) -> None:
 def test_excess_is_that_of_the_limit_exceeded_most() -> None:
     generator = SMALL.generator
     count, operations = parameters(generator), operations_per_pixel(generator)
-    assert Constraint(None, None).excess(generator) == 0
-    assert Constraint(count, operations).excess(generator) == 0
-    assert Constraint(count // 2, None).excess(generator) == pytest.approx(1, rel=1e-2)
-    assert Constraint(count, operations / 4).excess(generator) == pytest.approx(3)
+    assert excess_cost(limited(None, None), generator) == 0
+    assert excess_cost(limited(count, operations), generator) == 0
+    assert excess_cost(limited(count // 2, None), generator) == pytest.approx(1, rel=1e-2)
+    assert excess_cost(limited(count, operations / 4), generator) == pytest.approx(3)
 
 
 def test_first_points_that_exceed_a_limit_raise() -> None:
     points = [SMALL, with_values(SMALL, {"generator/base_width": 64})]
     count = parameters(points[1].generator)
-    Constraint(LIMIT, None).check(points[:1])
+    check_first_points(limited(LIMIT, None, points[:1]))
     with pytest.raises(
         ConfigError,
         match=rf"first point 2: its generator has {count:,} trainable parameters and [\d,]+ operations per pixel "
         rf"\(UNet\(.*\), but --max-parameters {LIMIT} was asked for",
     ):
-        Constraint(LIMIT, None).check(points)
+        check_first_points(limited(LIMIT, None, points))
     with pytest.raises(ConfigError, match=r"first point 1: .* but --max-parameters 1000000000 --max-operations 0.5"):
-        Constraint(10**9, 0.5).check(points)
+        check_first_points(limited(10**9, 0.5, points))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from raygan.config.section import ConfigError, with_values
 from raygan.noise import NormalPolicy
 from raygan.presets import PAPER_V0, PAPER_V1
 from raygan.search.experiment import Search
-from raygan.search.space import Space, When, check_search_algorithm, check_space, point_of, space_to_json, without
+from raygan.search.space import Space, When, check_space, point_of, space_to_json, without
 
 SPACE = {
     "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
@@ -96,11 +96,11 @@ def test_algorithms_that_need_all_values_sample_an_unconditional_space(algorithm
 
 
 def test_cmaes_requires_several_numerical_distributions() -> None:
-    check_search_algorithm("cmaes", {path: one for path, one in SPACE.items() if path != "sampling"})
+    check_space({path: one for path, one in SPACE.items() if path != "sampling"}, PAPER_V1, "cmaes")
     with pytest.raises(ConfigError, match=r"numbers only, but sampling is categorical: --set it"):
-        check_search_algorithm("cmaes", SPACE)
+        check_space(SPACE, PAPER_V1, "cmaes")
     with pytest.raises(ConfigError, match="at least two values"):
-        check_search_algorithm("cmaes", {"loss/content_weight": FloatDistribution(0, 1)})
+        check_space({"loss/content_weight": FloatDistribution(0, 1)}, PAPER_V1, "cmaes")
 
 
 def test_empty_space_raises() -> None:
