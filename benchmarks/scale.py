@@ -26,7 +26,7 @@ from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, quick
 from raygan.search import tuner
 from raygan.search.experiment import Search
-from raygan.search.warm_start import WarmStart
+from raygan.search.prepare import WarmStart
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 from raygan.train.cluster import start_ray

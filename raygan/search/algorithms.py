@@ -1,11 +1,12 @@
-"""Search algorithms, which propose trials within the limits on their cost, and early-stopping schedulers."""
+"""Search algorithms, which propose trials within limits, and what ends trials early: schedulers and stoppers."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -14,16 +15,16 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import CombinedStopper, FunctionStopper, TimeoutStopper
 
 from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.space import suggest
-from raygan.search.stopping import halving_factor
 from raygan.seeds import derived_seed
 from raygan.study.objectives import LESS_IS_BETTER
-from raygan.study.trials import Trials
+from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
 from raygan.train.driver import ERROR
 
 INFEASIBLE_DRAWS = 1000
@@ -133,12 +134,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """Nothing: the Optuna study is the state."""
 
 
-class _EarlierTrial(NamedTuple):
-    """A trial that ended in an earlier start of the study, as schedulers know trials."""
-
-    trial_id: str
-
-
 class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
     """Makes one of Ray's schedulers, which it precedes among the base classes, remember earlier starts of a study.
 
@@ -155,7 +150,7 @@ class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
         self.epochs = settings.trial_epochs
         before_any_trial = SimpleNamespace(get_live_trials=list)
         for name, epochs in earlier.items():
-            trial = _EarlierTrial(name)
+            trial = Trial(name, trial_id=name, stub=True)
             super().on_trial_add(before_any_trial, trial)
             for metrics in epochs:
                 super().on_trial_result(before_any_trial, trial, dict(metrics))
@@ -194,6 +189,41 @@ def scheduler(settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[st
             return MedianStopping(settings, earlier, min_samples_required=3)
         case "none":
             return FIFOScheduler()
+
+
+def halving_factor(epochs: int) -> float:
+    """The factor, near 3, with which successive halving's rungs 1, factor, factor², … end exactly at the last epoch.
+
+    With a factor of 3 whatever the budget, 30 epochs would have a rung at 27, where little is left to save.
+    """
+    rungs = max(1, round(math.log(epochs, 3)))
+    # Rounded, since 27 ** (1 / 3) is slightly above 3, which would move the rungs by an epoch.
+    return max(2.0, round(math.exp(math.log(epochs) / rungs), 9))
+
+
+class HopelessTrials:
+    """Stops trials whose best epoch is worse than the noisy input, and, if asked to, those that have collapsed."""
+
+    def __init__(self, settings: TrialSettings) -> None:
+        self.settings = settings
+        self.pinned: dict[str, int] = {}
+        """Epochs in a row that each trial has been pinned."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether the trial stops here. At its last epoch it ends by itself."""
+        if ERROR in result or result["epoch"] >= self.settings.trial_epochs:
+            return False
+        self.pinned[trial_id] = self.pinned.get(trial_id, 0) + 1 if is_pinned(result) else 0
+        if self.settings.stop_collapsed and self.pinned[trial_id] >= PINNED_EPOCHS:
+            return True
+        grace_is_over = 0 < self.settings.grace <= result["epoch"]
+        return grace_is_over and bool(result["best_val_psnr"] < result["val_psnr_noisy"])
+
+
+def stopper(settings: TrialSettings, seconds_spent: float) -> CombinedStopper:
+    """What stops trials; earlier starts of the study have taken `seconds_spent`."""
+    budget = math.inf if settings.time_budget is None else 60 * settings.time_budget - seconds_spent
+    return CombinedStopper(FunctionStopper(HopelessTrials(settings)), TimeoutStopper(budget))
 
 
 def excess_cost(settings: TrialSettings, generator: Generator) -> float:

@@ -20,6 +20,7 @@ from raygan.search.prepare import Inputs, Prepared, prepare, read_inputs
 from raygan.search.tuner import epoch_line, run_trials, time_left
 from raygan.study.ledger import SCHEMA, Ledger, StudyError, package_versions, read_study, write_study
 from raygan.study.lock import locked, refuse_if_held
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials, open_database
 from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser
@@ -49,7 +50,7 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
 
     Run again, it resumes where it stopped. `wait` is how many seconds an autoscaler has to make room for one trial,
     `optuna_storage` a database that holds the trials (None: a journal file in the study's folder). Raises `StudyError`,
-    or the error of whichever part refuses its input, before anything is spent; raises `Interrupted` on Ctrl-C.
+    or the error of whichever part refuses its input, before anything is spent; raises `KeyboardInterrupt` on Ctrl-C.
     """
     experiment.check()
     try:
@@ -84,12 +85,11 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
 
 def _run_trials(study: _Study) -> dict[str, Any]:
     experiment, prepared = study.experiment, study.prepared
-    objectives = experiment.settings.objectives
-    trials = Trials(study.folder, experiment.name, objectives, study.optuna_storage)
+    trials = Trials(study.folder, experiment.name, experiment.settings.objectives, study.optuna_storage)
     run_trials(experiment, prepared.config, prepared.job, trials, study.inputs.known, prepared.concurrent)
     if not experiment.has_winner:
         return {"status": EVALUATION}
-    row = Ledger(study.folder).best_trial(objectives)
+    row = StudyFiles(study.folder).best_trial()
     params = {trial.user_attrs["trial"]: trial.params for trial in trials.started()}
     scores = {name: float(row[name]) for name in ("val_psnr", "val_ssim", "seconds")}
     best = {"trial": row["trial"], "checkpoint": row["checkpoint"], **scores}
@@ -151,9 +151,8 @@ def _arm_tasks(study: _Study) -> list[EvaluationTask]:
     """Keep each successful trial's best epoch in `denoisers/`; one task for each choice of noises among the arms."""
     configs = study.experiment.configs()
     denoisers: dict[Any, dict[str, Any]] = {config.noises: {} for config in configs.values()}
-    order = list(configs)
-    rows = Ledger(study.folder).good_trials()
-    for row in sorted(rows, key=lambda row: (order.index(row["arm"]), int(row["seed"]))):
+    rows = StudyFiles(study.folder).good_trials().to_dict("records")
+    for row in sorted(rows, key=lambda row: (list(configs).index(row["arm"]), row["seed"])):
         name, config = row["trial"], configs[row["arm"]]
         _keep_denoiser(study.folder, name, f"denoisers/{name}")
         denoisers[config.noises][name] = (config.generator, study.folder.child(f"denoisers/{name}"))

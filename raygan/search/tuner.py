@@ -16,10 +16,9 @@ from ray.tune.experiment import Trial
 
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
-from raygan.search.algorithms import OptunaSearcher, scheduler
+from raygan.search.algorithms import OptunaSearcher, scheduler, stopper
 from raygan.search.experiment import Experiment
-from raygan.search.stopping import stopper
-from raygan.search.warm_start import WarmStart
+from raygan.search.prepare import WarmStart
 from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser
@@ -30,20 +29,16 @@ ELAPSED = "elapsed_seconds"
 """Optuna user attribute of the study: see `SearchProgress.elapsed`."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the study; running it again resumes it."""
-
-
 def run_trials(
     experiment: Experiment, config: Config, job: Job, trials: Trials, known: WarmStart, concurrent: int
 ) -> None:
-    """Run the trials that have not ended yet; raises `Interrupted` on Ctrl-C.
+    """Run the trials that have not ended yet; raises `KeyboardInterrupt` on Ctrl-C.
 
     `config` is the experiment's as it runs here; `known` is what an earlier search found.
     """
     settings = experiment.settings
-    trials.enqueue([*known.points, *(point for point in experiment.points() if point not in known.points)])
-    trials.add_known(known.trials)
+    points = [*known.points, *(point for point in experiment.points() if point not in known.points)]
+    trials.enqueue(points, known.trials)
     progress = SearchProgress(trials, experiment)
     ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
     print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
@@ -83,7 +78,7 @@ def run_trials(
     if (count := len(_finish_ended(trials))) < settings.trials:
         budget = settings.time_budget
         if budget is None or progress.elapsed < 60 * budget:
-            raise Interrupted
+            raise KeyboardInterrupt
         print(f"The time budget of {budget:g} minutes is spent: {count} of {settings.trials} trials ended")
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -16,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from raygan.errors import InputError
-from raygan.study.objectives import compromise
 from raygan.study.storage import Folder
 
 SCHEMA = 2
@@ -96,34 +94,6 @@ class Ledger:
         table = [{**vars(row), **row.values} for row in rows]
         columns = [name for name in dict.fromkeys(chain(*table)) if name != "values"]
         self.folder.write("trials.csv", _as_csv(table, columns))
-
-    def good_trials(self) -> list[dict[str, str]]:
-        """The rows of `trials.csv`, as text, of the trials that did not fail."""
-        trials = read_table(self.folder, "trials.csv")
-        return [row for row in trials if row["state"] != "failed" and math.isfinite(float(row["val_psnr"]))]
-
-    def best_trial(self, objectives: Sequence[str]) -> dict[str, str]:
-        """The best good trial's row, as text, or of several objectives the compromise's (see
-        `raygan.study.objectives`).
-
-        Raises `StudyError` if there are no good trials.
-        """
-        good = self.good_trials()
-        if good:
-            return good[compromise([[float(row[objective]) for objective in objectives] for row in good], objectives)]
-        rows = read_table(self.folder, "trials.csv")
-        errors = [f"{row['trial']}: {row['error']}" for row in rows if row["error"]]
-        if not errors:
-            raise StudyError(f"none of {len(rows)} trials completed an epoch: give them a longer --time-budget")
-        raise StudyError(
-            f"all {len(rows)} trials failed ({errors[-1]}): narrow the search space (lower learning rates, if training "
-            "diverged), and start under another --name"
-        )
-
-
-def read_table(folder: Folder, name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file, as text."""
-    return list(csv.DictReader(io.StringIO(folder.read(name).decode())))
 
 
 def _as_csv(rows: Iterable[Mapping[str, Any]], columns: Collection[str], *, header: bool = True) -> str:

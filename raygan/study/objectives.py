@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import optuna
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 OBJECTIVE_NAMES = {
     "val_psnr": "val PSNR (dB)",
@@ -26,9 +29,6 @@ def pareto_front(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -
 
     A row dominates another if it is at least as good in every objective and better in one.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=directions(objectives))
     study.add_trials([optuna.trial.create_trial(values=list(row)) for row in scores])
     return [trial.number for trial in study.best_trials]

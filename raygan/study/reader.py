@@ -7,19 +7,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import optuna
 import pandas as pd
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.trial import TrialState, create_trial
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.study.ledger import StudyError, read_study
-from raygan.study.objectives import LESS_IS_BETTER, directions
+from raygan.study.objectives import LESS_IS_BETTER, compromise, directions
 from raygan.study.storage import Folder
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.distributions import BaseDistribution
 
 
 class StudyFiles:
@@ -67,6 +66,23 @@ class StudyFiles:
         """The rows of `trials.csv` of trials that have completed an epoch and did not fail."""
         return self.trials[(self.trials["state"] != "failed") & self.trials["val_psnr"].notna()]
 
+    def best_trial(self) -> dict[str, Any]:
+        """The best good trial's row of `trials.csv`, or of several objectives the compromise's (see `compromise`).
+
+        Raises `StudyError` if there are no good trials.
+        """
+        good, failed = self.good_trials(), self.trials["error"].dropna()
+        if len(good):
+            row = compromise(good[self.objectives].to_numpy().tolist(), self.objectives)
+            return {str(name): value for name, value in good.iloc[row].items()}
+        if failed.empty:
+            raise StudyError(f"none of {len(self.trials)} trials completed an epoch: give them a longer --time-budget")
+        count, last = len(self.trials), self.trials["trial"][failed.index[-1]]
+        raise StudyError(
+            f"all {count} trials failed ({last}: {failed.iloc[-1]}): narrow the search space (lower learning rates, if "
+            "training diverged), and start under another --name"
+        )
+
     def systems(self) -> list[System]:
         """What the study trains and evaluates: the winner of a search, or the arms of a comparison."""
         if not self.is_comparison:
@@ -85,12 +101,6 @@ class StudyFiles:
         Every trial has the scores of its best epoch as its values and its name as the user attribute "trial". For a
         single objective it has intermediate values as well: at each epoch, the best score so far.
         """
-        # Importing Optuna takes long.
-        import optuna
-        from optuna.distributions import json_to_distribution
-        from optuna.trial import TrialState, create_trial
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         objectives = objectives or self.objectives
         study = optuna.create_study(study_name=self.name, directions=directions(objectives))
         space = {path: json_to_distribution(json.dumps(one)) for path, one in self.record["space"].items()}
@@ -187,8 +197,6 @@ class System:
 
 def _value(distribution: BaseDistribution, cell: Any) -> Any:
     """A value of the distribution, as pandas reads it from `trials.csv`."""
-    from optuna.distributions import CategoricalDistribution
-
     if isinstance(distribution, CategoricalDistribution):
         return next(choice for choice in distribution.choices if choice == cell or str(choice) == str(cell))
     return distribution.to_external_repr(distribution.to_internal_repr(cell))

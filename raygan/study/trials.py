@@ -34,8 +34,6 @@ KNOWN = "known_trials"
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 class Trials:
     """The trials of the study in `folder`, written by one process at a time."""
@@ -84,19 +82,18 @@ class Trials:
         running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
         return [Trial(self.study, one._trial_id) for one in running]
 
-    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
-        """Let points be tried first; those that are there already are skipped."""
+    def enqueue(self, points: Sequence[Mapping[str, Any]], known: Sequence[FrozenTrial] = ()) -> None:
+        """Let points be tried first, and the search algorithm know the trials of an earlier study.
+
+        Points and trials that are there already are skipped.
+        """
         for point in points:
             self.study.enqueue_trial(dict(point), skip_if_exists=True)
+        # After the points: Optuna skips those that it knows already.
+        if known and KNOWN not in self.study.user_attrs:
+            self.study.add_trials(known)
+            self.study.set_user_attr(KNOWN, len(known))
         self.save()
-
-    def add_known(self, trials: Sequence[FrozenTrial]) -> None:
-        """Let the search algorithm know the trials of an earlier study, once."""
-        # After the first points are enqueued: Optuna skips those that it knows already.
-        if trials and KNOWN not in self.study.user_attrs:
-            self.study.add_trials(trials)
-            self.study.set_user_attr(KNOWN, len(trials))
-            self.save()
 
     def begin(self, trial: Trial, name: Callable[[int, Mapping[str, Any]], str]) -> str:
         """A trial's name, given to it now if it has none: `name` of its number, from 1, and its parameters."""
@@ -121,7 +118,12 @@ class Trials:
         """Record how a trial ended: failed, complete after `epochs`, or pruned before; `metrics` are its last."""
         if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
             return
-        self._add_picture(trial)
+        picture = Path(self.folder.path) / "pictures" / f"{trial.user_attrs['trial']}.png"
+        if self.folder.is_local and picture.is_file():
+            # Which optuna-dashboard shows.
+            store = Path(self.folder.path) / ARTIFACTS
+            store.mkdir(exist_ok=True)
+            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
         if error is not None or metrics is None:
             trial.set_user_attr("error", error or "the trial ended before its first epoch")
             self.study.tell(trial, state=TrialState.FAIL)
@@ -131,33 +133,27 @@ class Trials:
             self.study.tell(trial, [metrics[f"best_{objective}"] for objective in self.objectives])
         self.save()
 
-    def _add_picture(self, trial: Trial) -> None:
-        """Make a trial's picture an artifact of it, which optuna-dashboard shows."""
-        picture = Path(self.folder.path) / "pictures" / f"{trial.user_attrs['trial']}.png"
-        if self.folder.is_local and picture.is_file():
-            store = Path(self.folder.path) / ARTIFACTS
-            store.mkdir(exist_ok=True)
-            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
-
     def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
         """The rows of `trials.csv`; `paths` are those of the search space."""
-        return [self._row(trial, ledger.epochs_of(trial.user_attrs["trial"]), paths) for trial in self.started()]
-
-    def _row(self, trial: FrozenTrial, epochs: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> TrialRow:
-        last = epochs[-1] if epochs else {}
-        return TrialRow(
-            trial=trial.user_attrs["trial"],
-            state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
-            epochs=len(epochs),
-            val_psnr=last.get("best_val_psnr", math.nan),
-            val_ssim=last.get("best_val_ssim", math.nan),
-            operations_per_pixel=last.get("operations_per_pixel", math.nan),
-            seconds=sum(row["seconds"] for row in epochs),
-            collapsed=collapsed_from(epochs),
-            checkpoint=f"checkpoints/{trial.user_attrs['trial']}" if epochs else "",
-            error=trial.user_attrs.get("error", ""),
-            values={path: trial.params.get(path) for path in paths},
-        )
+        rows = []
+        for trial in self.started():
+            name, epochs = trial.user_attrs["trial"], ledger.epochs_of(trial.user_attrs["trial"])
+            last = epochs[-1] if epochs else {}
+            row = TrialRow(
+                trial=name,
+                state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
+                epochs=len(epochs),
+                val_psnr=last.get("best_val_psnr", math.nan),
+                val_ssim=last.get("best_val_ssim", math.nan),
+                operations_per_pixel=last.get("operations_per_pixel", math.nan),
+                seconds=sum(row["seconds"] for row in epochs),
+                collapsed=collapsed_from(epochs),
+                checkpoint=f"checkpoints/{name}" if epochs else "",
+                error=trial.user_attrs.get("error", ""),
+                values={path: trial.params.get(path) for path in paths},
+            )
+            rows.append(row)
+        return rows
 
 
 PINNED = 0.01

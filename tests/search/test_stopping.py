@@ -7,8 +7,8 @@ from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
 from raygan.presets import PAPER_V1
+from raygan.search.algorithms import HopelessTrials, halving_factor, stopper
 from raygan.search.experiment import Search
-from raygan.search.stopping import HopelessTrials, halving_factor, stopper
 from raygan.study.trials import collapsed_from
 
 

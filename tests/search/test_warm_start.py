@@ -15,8 +15,8 @@ from raygan.config.section import with_values
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import OptunaSearcher
 from raygan.search.experiment import Search
+from raygan.search.prepare import WarmStart, warm_start
 from raygan.search.space import When
-from raygan.search.warm_start import WarmStart, warm_start
 from raygan.study.ledger import Ledger, StudyError, TrialRow, write_study
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
@@ -86,8 +86,7 @@ def test_best_points_are_tried_first_and_successful_trials_are_known(earlier: st
 
     for _ in range(2):
         trials = Trials(Folder(tmp_path / "later"), "later", SEARCH.objectives)
-        trials.enqueue(known.points)
-        trials.add_known(known.trials)
+        trials.enqueue(known.points, known.trials)
     searcher = OptunaSearcher(trials, SEARCH)
     suggested = [searcher.suggest(f"t{index}") for index in range(3)]
     assert [one["params"] for one in suggested if one is not None] == known.points

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import raygan, run_search
 
+from raygan.presets import PAPER_V1
 from raygan.study.ledger import Ledger, StudyError, TrialRow, package_versions, read_study, write_study
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
 
@@ -67,16 +69,17 @@ def test_torn_last_line_is_dropped_and_repaired_with_the_next_epoch(tmp_path: Pa
 
 def test_failed_trials_are_never_best(tmp_path: Path) -> None:
     ledger = Ledger(Folder(tmp_path))
+    write_study(ledger.folder, {"schema": 2, "name": "x", "config": PAPER_V1.to_json(), "objectives": ["val_psnr"]})
     ledger.write_trials(
         [row("a", "complete", 20.0), row("b", "failed", 30.0), row("c", "pruned", math.nan), row("d", "complete", 25.0)]
     )
-    assert ledger.best_trial(["val_psnr"])["trial"] == "d"
+    assert StudyFiles(ledger.folder).best_trial()["trial"] == "d"
     ledger.write_trials([row("a", "failed", 20.0), row("b", "failed", math.nan, "content_loss is nan")])
     with pytest.raises(StudyError, match=r"all 2 trials failed \(b: content_loss is nan\)"):
-        ledger.best_trial(["val_psnr"])
+        StudyFiles(ledger.folder).best_trial()
     ledger.write_trials([row("a", "pruned", math.nan), row("b", "pruned", math.nan)])
     with pytest.raises(StudyError, match=r"none of 2 trials completed an epoch: .* longer --time-budget"):
-        ledger.best_trial(["val_psnr"])
+        StudyFiles(ledger.folder).best_trial()
 
 
 def test_study_record(tmp_path: Path) -> None:
