@@ -94,19 +94,13 @@ def _trial_name(trial: Trial) -> str:
     return str(trial.config["trial"])
 
 
-def _trial_config(
-    kinds: tuple[type[Kind], ...],  # noqa: ARG001
-    experiment: Experiment,
-    config: Config,
-    point: Mapping[str, Any],
-) -> Config:
+def _trial_config(_kinds: tuple[type[Kind], ...], study: Experiment, config: Config, point: dict[str, Any]) -> Config:
     """The configuration of a trial at a point, from that which every trial starts from, as it runs here.
 
-    `kinds` are classes of the search file, which a trial may choose by name: sent along, since a worker cannot import
+    `_kinds` are classes of the search file, which a trial may choose by name: sent along, since a worker cannot import
     them.
     """
-    epochs = {"training/epochs": experiment.settings.trial_epochs}
-    return with_values(config, experiment.values_at(point) | epochs)
+    return with_values(config, study.values_at(point) | {"training/epochs": study.settings.trial_epochs})
 
 
 class SearchProgress(tune.Callback):  # type: ignore[misc]

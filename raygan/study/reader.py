@@ -38,7 +38,7 @@ class StudyFiles:
         """The metrics that the study optimizes."""
         self.best_by = best_by or ("val_ssim" if self.objectives[0] == "val_ssim" else "val_psnr")
         """The metric that chooses the best epochs."""
-        self.trials = self.table("trials.csv", "trial", "state", "val_psnr", "arm", "seed")
+        self.trials = self.table("trials.csv", "trial", "state", "val_psnr", "error", "arm", "seed")
         self.metrics = self.table("metrics.csv", "trial")
         self.summary = self.table("evaluation/summary.csv")
 
@@ -67,7 +67,7 @@ class StudyFiles:
         return self.trials[(self.trials["state"] != "failed") & self.trials["val_psnr"].notna()]
 
     def best_trial(self) -> dict[str, Any]:
-        """The best good trial's row of `trials.csv`, or of several objectives the compromise's (see `compromise`).
+        """The best good trial's row of `trials.csv`, or of several objectives that of their `compromise`.
 
         Raises `StudyError` if there are no good trials.
         """
