@@ -72,7 +72,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """By Tune's id."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # See `Trials.__getstate__`.
+        # Ray Tune pickles what it is given, for a restore that is never used: the study's folder is what goes on.
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:

@@ -121,7 +121,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         return self.before + time.monotonic() - self.started
 
     def __getstate__(self) -> dict[str, Any]:
-        # See `Trials.__getstate__`.
+        # See `OptunaSearcher.__getstate__`.
         return {}
 
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:

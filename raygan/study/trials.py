@@ -59,10 +59,6 @@ class Trials:
                 )
             self.study.set_user_attr("folder", folder.location)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune pickles what it is given, for a restore that is never used: the study's folder is what goes on.
-        return {}
-
     def save(self) -> None:
         """Copy the journal to the study's folder, if that is in a bucket."""
         if self._scratch is not None:
