@@ -68,7 +68,7 @@ def _of_study(study: StudyFiles) -> list[Part]:
             parts += [_scores(study, system, photo_set) for photo_set in photo_sets]
         else:
             parts.append(Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."]))
-    averages = f"Averages at mean intensity: {tables.measured(tables.measures_of(study.summary))}."
+    averages = f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}."
     for photo_set in photo_sets:
         if photo_set.startswith("evaluation"):
             title = f"{study.name}: all methods on the {_words(photo_set)}"
@@ -117,7 +117,7 @@ def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
     text = f"{chosen['images'].max()} images."
     if len(system.denoisers) > 1:
         text += f" Averages over {len(system.denoisers)} seeds."
-    paper = paper_table(system.config, photo_set.partition("/")[0])
+    paper = paper_table(system.config, photo_set)
     if paper is None:
         text += " The paper has no scores for this noise."
     else:
