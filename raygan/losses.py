@@ -93,8 +93,7 @@ class Vgg19(nn.Module):
                 features = functional.max_pool2d(features, 2)
             weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
             features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
-        conv2_2: Tensor = features.float()
-        return conv2_2
+        return features.float()
 
 
 class Vgg19Distance(nn.Module):
@@ -108,8 +107,8 @@ class Vgg19Distance(nn.Module):
     def forward(self, clean: Tensor, denoised: Tensor) -> Tensor:
         """The content loss, a scalar; no gradient reaches `clean`."""
         with torch.no_grad():
-            clean_features = self.vgg19(clean)
-        distance = functional.mse_loss(self.vgg19(denoised), clean_features)
+            clean_features: Tensor = self.vgg19(clean)
+        distance: Tensor = functional.mse_loss(self.vgg19(denoised), clean_features)
         if self.scale == "relative":
             return distance / clean_features.square().mean()
         return 0.006 * distance if self.scale == "source" else distance
