@@ -68,9 +68,8 @@ def _evaluated(system: System) -> dict[str, float]:
         return {}
     rows = summary.query("set == 'evaluation' and level == 'mean' and method in @system.denoisers")
     means = rows.groupby("kind", sort=False).mean(numeric_only=True)
-    return {
-        f"{measure}_{kind}": row[f"{measure}_mean"] for kind, row in means.iterrows() for measure in measures_of(rows)
-    }
+    measures = measures_of(means)
+    return {f"{measure}_{kind}": row[f"{measure}_mean"] for kind, row in means.iterrows() for measure in measures}
 
 
 def side_by_side(systems: Sequence[System]) -> str:

@@ -35,18 +35,13 @@ def write_report(folder: Folder, title: str, parts: list[Part]) -> None:
     """Write `report.html`, `report.md` and `tables/*.csv`."""
     templates = Environment(loader=PackageLoader("raygan.report"), autoescape=select_autoescape())
     templates.trim_blocks = templates.lstrip_blocks = templates.keep_trailing_newline = True
-    templates.filters |= {"cells": _cells, "div": _div, "base64": lambda content: base64.b64encode(content).decode()}
+    templates.filters["cells"] = _cells
+    templates.filters["base64"] = lambda jpeg: base64.b64encode(jpeg).decode()
     for name in ("report.html", "report.md"):
         folder.write(name, templates.get_template(name).render(title=title, parts=parts, plotlyjs=get_plotlyjs()))
     for part in parts:
         for name, table in part.tables.items():
             folder.write(f"tables/{name}.csv", table.to_csv(index=False))
-
-
-def _div(plot: go.Figure, number: int, caption: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")
-    config = {"displaylogo": False, "responsive": True}
-    return str(plot.to_html(config=config, full_html=False, include_plotlyjs=False, div_id=f"plot-{number}-{slug}"))
 
 
 def _cells(table: pd.DataFrame) -> list[list[str]]:
