@@ -75,14 +75,10 @@ def evaluate(
     ray.data.DataContext.get_current().enable_progress_bars = False
     labels = photos.select_columns(["name", "set"]).take_all()
     names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
-    results = photos.map_batches(
-        _Evaluator,
-        fn_constructor_args=(task, settings, set(names[:PICTURES]), "cuda" if resources.get("GPU") else "cpu"),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-    )
+    arguments = (task, settings, set(names[:PICTURES]), "cuda" if resources.get("GPU") else "cpu")
+    needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+    pool = ray.data.ActorPoolStrategy(size=actors)
+    results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
     for _, rows in itertools.groupby(results.iter_rows(), key=lambda row: (row["set"], row["image"])):
         yield list(rows)
 

@@ -41,16 +41,9 @@ def steps_figure(systems: Sequence[System]) -> go.Figure:
 
     Each series has a faint line, and a line of its moving average.
     """
-    figure = make_subplots(
-        rows=len(STEP_ROWS),
-        cols=len(systems),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        row_titles=list(STEP_ROWS),
-        column_titles=[title_of(system) for system in systems],
-        vertical_spacing=0.04,
-        horizontal_spacing=0.03,
-    )
+    titles = {"row_titles": list(STEP_ROWS), "column_titles": [title_of(system) for system in systems]}
+    spacing = {"vertical_spacing": 0.04, "horizontal_spacing": 0.03}
+    figure = make_subplots(len(STEP_ROWS), len(systems), shared_xaxes=True, shared_yaxes=True, **titles, **spacing)
     shown: set[str] = set()
     for (row, series), (col, system) in itertools.product(enumerate(STEP_ROWS.values(), 1), enumerate(systems, 1)):
         for color, (name, metric) in zip(COLOURS, () if system.steps.empty else series.items(), strict=False):
@@ -83,17 +76,10 @@ def epochs_figure(systems: Sequence[System]) -> go.Figure:
 
 def arms_figure(table: pd.DataFrame) -> go.Figure:
     """A comparison's arms: mean PSNR over seeds with its deviation by noise, one panel per level."""
-    figure = express.bar(
-        table.assign(noise=table["kind"].replace(KIND_NAMES), intensity=table["level"]),
-        x="noise",
-        y="psnr_mean",
-        error_y="psnr_deviation",
-        color="arm",
-        facet_col="intensity",
-        barmode="group",
-        labels={"psnr_mean": "PSNR (dB)", "noise": ""},
-        color_discrete_sequence=COLOURS,
-    )
+    columns = {"x": "kind", "y": "psnr_mean", "error_y": "psnr_deviation", "color": "arm", "facet_col": "level"}
+    style = {"barmode": "group", "color_discrete_sequence": COLOURS}
+    labels = {"psnr_mean": "PSNR (dB)", "kind": "", "level": "intensity"}
+    figure = express.bar(table.replace({"kind": KIND_NAMES}), **columns, **style, labels=labels)
     figure.update_yaxes(range=[table["psnr_mean"].min() - 2, table["psnr_mean"].max() + 1])
     return figure.update_layout(height=420, margin={"t": 30}, legend_title_text="")
 
