@@ -1,7 +1,7 @@
 """Photos to crops: RayGAN's two ways against torch's DataLoader with as many workers: `python benchmarks/crops.py`.
 
 Photos of 640×480 as JPEG, crops of 256×256 in batches of 8, nothing done with them. "Decoding alone" is the limit of
-whoever reads the photos again in every epoch: all of them decoded by Pillow, divided by the cores.
+reading the photos again in every epoch: Pillow decodes all of them, and the time is divided by the cores.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from raygan.data.decode import decode_photo
 from timing import machine, show
 from torch.utils.data import DataLoader, Dataset
 
 from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, CropSource
-from raygan.data.photos import StoredPhotos, training_photos
+from raygan.data.photos import StoredPhotos, decode_photo, training_photos
 from raygan.data.samples import dead_leaves
 from raygan.data.stream import StreamedCrops
 from raygan.presets import PAPER_V1
@@ -34,7 +33,7 @@ CORES = os.cpu_count() or 1
 
 
 class PlainCrops(Dataset[torch.Tensor]):
-    """What anyone would write: open, cut, hand on."""
+    """The usual dataset."""
 
     def __init__(self, files: list[Path], size: int) -> None:
         self.files = files
@@ -60,8 +59,8 @@ def write_photos(folder: Path) -> list[Path]:
     return files
 
 
-def crops_a_second(epoch: Callable[[int], Iterable[torch.Tensor]]) -> float:
-    """In the fastest epoch but the first."""
+def crops_per_second(epoch: Callable[[int], Iterable[torch.Tensor]]) -> float:
+    """Crops per second in the fastest epoch after the first."""
     best = 0.0
     for number in range(1, EPOCHS + 1):
         started = time.perf_counter()
@@ -76,9 +75,9 @@ def main() -> None:
     start_ray()
     values = {"training/steps_per_epoch": None, "training/epochs": EPOCHS, "hardware/reading_cpus_per_worker": CORES}
     config = with_values(PAPER_V1, values)
-    with tempfile.TemporaryDirectory() as place:
-        files = write_photos(Path(place))
-        folder, names = Folder(place), [file.name for file in files]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = write_photos(Path(scratch))
+        folder, names = Folder(scratch), [file.name for file in files]
         started = time.perf_counter()
         for name in names:
             decode_photo(folder, name, 1)
@@ -88,19 +87,19 @@ def main() -> None:
         )
         sources: dict[str, CropSource] = {}
         for cache in ("memory", "stream"):
-            data = with_values(config, {"data/photos": place, "data/cache": cache, "data/val_photos": 1}).data
+            data = with_values(config, {"data/photos": scratch, "data/cache": cache, "data/val_photos": 1}).data
             photos = training_photos(data, photo_memory()).train
             if isinstance(photos, StoredPhotos):
                 sources["RayGAN, streamed"] = StreamedCrops(photos, config)
             else:
                 sources["RayGAN, in memory"] = CachedCrops(photos, config.data, config.training)
-        speeds = {f"DataLoader, {CORES} workers": crops_a_second(lambda _: loader)}
-        speeds |= {name: crops_a_second(source.batches) for name, source in sources.items()}
+        speeds = {f"DataLoader, {CORES} workers": crops_per_second(lambda _: loader)}
+        speeds |= {name: crops_per_second(source.batches) for name, source in sources.items()}
     plain = next(iter(speeds.values()))
     targets = {"RayGAN, in memory": "≥ 4", "RayGAN, streamed": "≥ 1.0"}
     show(
         f"Photos to crops ({machine()})",
-        ("", "crops a second", "times as fast", "target", "share of decoding alone"),
+        ("", "crops per second", "ratio", "target", "share of decoding alone"),
         [
             (name, speed, speed / plain, targets.get(name, ""), "" if "memory" in name else f"{speed / limit:.2f}")
             for name, speed in speeds.items()

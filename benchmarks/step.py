@@ -11,23 +11,25 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from raygan.models.discriminator import build_discriminator
-from raygan.models.generator import build_generator
-from timing import machine, show
+from timing import fastest, machine, show
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from raygan.config.run import Config
+from raygan.config.run import PRECISIONS, Config, Precision
 from raygan.config.section import with_values
-from raygan.data.crops import CachedCrops, Photos, validation_crops
+from raygan.data.crops import CachedCrops, validation_crops
+from raygan.data.photos import Photos
 from raygan.data.samples import dead_leaves
-from raygan.losses import Vgg19ContentLoss
-from raygan.presets import PAPER_V1, QUICK
-from raygan.train.loop import Place, train
+from raygan.losses import Vgg19Distance
+from raygan.noise import add_noise
+from raygan.presets import PAPER_V1, quick
+from raygan.seeds import torch_generator
+from raygan.train.loop import Worker, train
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 STEPS = 40 if DEVICE.type == "cuda" else 3
@@ -35,7 +37,7 @@ CORES = os.cpu_count() or 1
 
 
 def vgg19_weights() -> dict[str, Tensor]:
-    """Of VGG19's shapes, drawn by chance."""
+    """Random weights of VGG19's shapes."""
     shapes = {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}
     weights = {f"{name}_weight": 0.05 * torch.randn(*shape, 3, 3) for name, shape in shapes.items()}
     weights |= {f"{name}_bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
@@ -44,13 +46,13 @@ def vgg19_weights() -> dict[str, Tensor]:
 
 
 class PlainGan:
-    """What anyone would write."""
+    """The usual script."""
 
     def __init__(self, config: Config, weights: dict[str, Tensor]) -> None:
         self.loss = config.loss
-        self.generator = build_generator(config.generator).to(DEVICE)
-        self.discriminator = build_discriminator(config.discriminator, config.data.crop_size).to(DEVICE)
-        self.content_loss = Vgg19ContentLoss(weights, "paper").to(DEVICE)
+        self.generator = config.generator.build().to(DEVICE)
+        self.discriminator = config.discriminator.build(config.data.crop_size).to(DEVICE)
+        self.content_loss = Vgg19Distance(weights, "paper").to(DEVICE)
         rates = config.optimizers
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=rates.generator.learning_rate)
         self.discriminator_optimizer = torch.optim.Adam(
@@ -79,7 +81,7 @@ class PlainGan:
 
 
 def plain_seconds(config: Config, photos: Photos, weights: dict[str, Tensor]) -> tuple[float, float]:
-    """Seconds a step of the plain script, and its floating-point operations, which are RayGAN's too."""
+    """Seconds per step of the plain script, and its floating-point operations, which are RayGAN's too."""
     gan, batch_size, size = PlainGan(config, weights), config.training.batch_size, config.data.crop_size
     with FlopCounterMode(display=False) as counter:
         gan.step(torch.rand(batch_size, 3, size, size))
@@ -91,24 +93,37 @@ def plain_seconds(config: Config, photos: Photos, weights: dict[str, Tensor]) ->
     return (time.perf_counter() - started) / STEPS, float(counter.get_total_flops())
 
 
-def raygan_seconds(config: Config, photos: Photos, weights: dict[str, Tensor]) -> float:
-    """Seconds a step of RayGAN's training, its reports and checkpoints left out."""
-    config = with_values(config, {"training/steps_per_epoch": STEPS, "training/epochs": 2, "data/val_crops": 1})
-    taken: list[float] = []
+def epochs_of(config: Config, photos: Photos, weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """The metrics of a training's epochs, without reports and checkpoints."""
     crops = CachedCrops(photos, config.data, config.training)
-    train(
-        config,
-        crops,
-        validation_crops(photos, config.data),
-        weights,
-        lambda metrics, _: taken.append(metrics["train_seconds"] / STEPS),
-        place=Place(device=DEVICE),
+    val_crops = validation_crops(photos, config.data)
+    return [epoch.metrics for epoch in train(config, crops, val_crops, weights, worker=Worker(device=DEVICE))]
+
+
+def raygan_seconds(config: Config, photos: Photos, weights: dict[str, Tensor]) -> float:
+    """Seconds per step of RayGAN's training, in the second epoch."""
+    config = with_values(config, {"training/steps_per_epoch": STEPS, "training/epochs": 2, "data/val_crops": 1})
+    return float(epochs_of(config, photos, weights)[-1]["train_seconds"]) / STEPS
+
+
+def noise_seconds(config: Config) -> float:
+    """Seconds that a batch's noise takes, the mean over the noises."""
+    count, size = config.training.batch_size, config.data.crop_size
+    clean = torch.rand(count, 3, size, size, device=DEVICE)
+    streams = [torch_generator("benchmark", row, device=DEVICE) for row in range(count)]
+    seconds = fastest(
+        {
+            noise.key: lambda noise=noise: (
+                add_noise(clean, [noise] * count, [noise.mean] * count, streams)[0, 0].sum().item()
+            )
+            for noise in config.noises
+        }
     )
-    return taken[-1]
+    return sum(seconds.values()) / len(seconds)
 
 
 def peak() -> float:
-    """Floating-point operations a second of a large matrix product in bfloat16."""
+    """Floating-point operations per second of a large matrix product in bfloat16."""
     size = 8192 if DEVICE.type == "cuda" else 4096
     left, right = torch.randn(2, size, size, device=DEVICE, dtype=torch.bfloat16)
     best = 0.0
@@ -119,25 +134,18 @@ def peak() -> float:
     return best
 
 
-def numerics(photos: Photos) -> list[tuple[str, float]]:
-    """val PSNR of a short run of small networks, in either precision."""
+def numerics(photos: Photos) -> list[tuple[Precision, str]]:
+    """Best val PSNR of a short run of small networks, in either precision."""
+    values = {
+        "training/epochs": 5,
+        "training/average_decay": 0.98,
+        "optimizers/generator/learning_rate": 0.001,
+        "hardware/cpus_per_worker": CORES,
+    }
     found = []
-    for precision in ("float32", "bfloat16"):
-        config = with_values(
-            PAPER_V1,
-            QUICK | {"training/precision": precision, "training/epochs": 5, "hardware/cpus_per_worker": CORES},
-        )
-        config = with_values(config, {"optimizers/generator/learning_rate": 0.001, "training/average_decay": 0.98})
-        scores: list[float] = []
-        train(
-            config,
-            CachedCrops(photos, config.data, config.training),
-            validation_crops(photos, config.data),
-            None,
-            lambda metrics, _, scores=scores: scores.append(metrics["best_val_psnr"]),
-            place=Place(device=DEVICE),
-        )
-        found.append((precision, scores[-1]))
+    for precision in PRECISIONS:
+        config = with_values(quick(PAPER_V1), values | {"training/precision": precision})
+        found.append((precision, f"{epochs_of(config, photos, {})[-1]['best_val_psnr']:.3f}"))
     return found
 
 
@@ -159,16 +167,15 @@ def main() -> None:
         show(
             f"Step: v1 at batch {batch_size}, {operations / 1e9:.0f} GFLOP, the limit {limit / 1e9:.0f} GFLOP/s "
             f"({machine()})",
-            ("", "seconds a step", "times as fast", "target", "share of the limit", "seconds an epoch of 125"),
+            ("", "seconds per step", "ratio", "target", "share of the limit", "seconds per epoch of 125"),
             [
                 (name, one, plain / one, target if "bf" in name else "", operations / limit / one, 125 * one)
                 for name, one in seconds.items()
             ],
         )
-    rows = numerics(photos)
-    show(
-        "Numerics: val PSNR after 300 steps of small networks", ("precision", "dB"), [(a, f"{b:.3f}") for a, b in rows]
-    )
+        share = noise_seconds(config) / seconds["RayGAN, bfloat16"]
+        print(f"\nNoise takes {share:.2%} of a step in bfloat16 (target: at most 1 %).")
+    show("Numerics: val PSNR after 300 steps of small networks", ("precision", "dB"), numerics(photos))
 
 
 if __name__ == "__main__":
