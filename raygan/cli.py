@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import pkgutil
 import shlex
 import signal
 import sys
@@ -51,30 +52,18 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `raygan` command; ends the process with 2 on bad input."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    functions = (_search, _train, _denoise, _evaluate, _report, _compare, _dashboard, _export, _fetch)
+    commands: dict[str, Callable[..., None]] = {function.__name__[1:]: function for function in functions}
+    description = "Find, train and evaluate image denoisers on Ray."
+    config = (tyro.conf.FlagCreatePairsOff,)
     try:
         # What follows the experiment's name depends on the experiment.
         if len(given) > 1 and given[0] in ("search", "train") and not given[1].startswith("-"):
-            run = _search if given[0] == "search" else _train
-            run(given[1], *given[2:])
-            return
-        commands: dict[str, Callable[..., None]] = {
-            "search": _search,
-            "train": _train,
-            "denoise": _denoise,
-            "evaluate": _evaluate,
-            "report": _report,
-            "compare": _compare,
-            "dashboard": _dashboard,
-            "export": _export,
-            "fetch": _fetch,
-        }
-        tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="raygan",
-            description="Find, train and evaluate image denoisers on Ray.",
-            args=given,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+            commands[given[0]](*given[1:])
+        else:
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog="raygan", description=description, args=given, config=config
+            )
     except InputError as error:
         _refuse(error)
 
@@ -102,19 +91,12 @@ def load_experiment(name: str) -> Any:
         try:
             module = importlib.import_module(f"raygan.searches.{name}")
         except ModuleNotFoundError as error:
-            known = sorted(path.stem for path in _shipped_searches())
-            raise InputError(
-                f"there is no search {name!r}; there are {', '.join(known)}, or give a .py file"
-            ) from error
+            searches = pkgutil.iter_modules(importlib.import_module("raygan.searches").__path__)
+            known = ", ".join(search.name for search in searches)
+            raise InputError(f"there is no search {name!r}; there are {known}, or give a .py file") from error
     if not hasattr(module, "SEARCH"):
         raise InputError(f"{name} defines no SEARCH: assign it a Search or a Comparison")
     return module.SEARCH
-
-
-def _shipped_searches() -> list[Path]:
-    spec = importlib.util.find_spec("raygan.searches")
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    return [path for folder in folders for path in Path(folder).glob("[!_]*.py")]
 
 
 def _search(experiment: Positional[str], *options: Positional[str]) -> None:
@@ -162,8 +144,7 @@ def _denoise(
     """
     from raygan.inference.files import denoise_path
 
-    problems = denoise_path(noisy, denoised, checkpoint, device, tile, precision, on_ray=ray)
-    if problems:
+    if problems := denoise_path(noisy, denoised, checkpoint, device, tile, precision, on_ray=ray):
         print("\n".join(["Skipped:", *problems]), file=sys.stderr)
         sys.exit(1)
 
@@ -224,14 +205,12 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
     from raygan.report.compare import read_studies, side_by_side, studies_table
     from raygan.study.storage import Folder
 
-    target = Path(csv) if csv else None
-    if target is not None:
-        Folder(target.parent).require_writable()
     rows = read_studies(Folder(study) for study in studies)
-    print(side_by_side(rows))
-    if target is not None:
-        Folder(target.parent).write(target.name, studies_table(rows).to_csv(index=False))
-        print(f"\nWritten: {csv}")
+    if csv is not None:
+        target = Folder(Path(csv).parent)
+        target.require_writable()
+        target.write(Path(csv).name, studies_table(rows).to_csv(index=False))
+    print(side_by_side(rows) + (f"\n\nWritten: {csv}" if csv else ""))
 
 
 def _dashboard(

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from raygan.study.ledger import StudyError, read_study
+from raygan.study.ledger import StudyError
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 from raygan.study.trials import ARTIFACTS, JOURNAL, dashboard_storage
 
@@ -22,12 +23,15 @@ def watch(folder: Folder, port: int, tensorboard_port: int, optuna_url: str | No
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import run_server
 
-    if read_study(folder) is None:
-        raise StudyError(f"{folder} holds no study: there is no study.json; give a folder that a search has written")
+    # Raises if there is no study.
+    StudyFiles(folder)
     if optuna_url is None and not folder.exists(JOURNAL):
         raise StudyError(f"{folder} has no {JOURNAL}: give the --optuna-storage that the search was given")
-    for taken in (port, tensorboard_port):
-        _require_free(taken)
+    for used in (port, tensorboard_port):
+        try:
+            socket.create_server(("127.0.0.1", used)).close()
+        except OSError as error:
+            raise StudyError(f"port {used} is in use: {error}; give another --port or --tensorboard-port") from error
     artifacts = Path(folder.path) / ARTIFACTS
     with contextlib.ExitStack() as stack:
         storage = stack.enter_context(dashboard_storage(folder, optuna_url))
@@ -43,12 +47,3 @@ def watch(folder: Folder, port: int, tensorboard_port: int, optuna_url: str | No
         store = FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None
         with contextlib.suppress(KeyboardInterrupt):
             run_server(storage, host="127.0.0.1", port=port, artifact_store=store)
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StudyError(f"port {port} is in use: {error}; give another --port or --tensorboard-port") from error

@@ -28,47 +28,38 @@ class FilterError(InputError):
 
 def median(noisy: Image) -> Image:
     """Median of the 3x3 neighborhood, per channel."""
-    filtered: Image = ndimage.median_filter(noisy, size=(3, 3, 1), mode="reflect")
-    return filtered
+    return np.asarray(ndimage.median_filter(noisy, size=(3, 3, 1), mode="reflect"))
 
 
 def bilateral(noisy: Image) -> Image:
     """Bilateral filter (Tomasi and Manduchi, 1998): averages pixels that are near and similar."""
-    filtered: Image = restoration.denoise_bilateral(
-        noisy, sigma_color=1.5 * _deviation(noisy), sigma_spatial=1.5, mode="reflect", channel_axis=-1
-    )
-    return filtered
+    widths = {"sigma_color": 1.5 * _deviation(noisy), "sigma_spatial": 1.5}
+    return np.asarray(restoration.denoise_bilateral(noisy, mode="reflect", channel_axis=-1, **widths))
 
 
 def nonlocal_means(noisy: Image) -> Image:
     """Non-local means (Buades et al., 2005): averages similar patches."""
     deviation = _deviation(noisy)
-    filtered: Image = restoration.denoise_nl_means(
-        noisy, h=0.8 * deviation, sigma=deviation, patch_size=5, patch_distance=6, fast_mode=True, channel_axis=-1
-    )
-    return filtered
+    patches = {"patch_size": 5, "patch_distance": 6, "fast_mode": True, "channel_axis": -1}
+    return np.asarray(restoration.denoise_nl_means(noisy, h=0.8 * deviation, sigma=deviation, **patches))
 
 
 def total_variation(noisy: Image) -> Image:
     """Total-variation denoising (Chambolle, 2004)."""
-    filtered: Image = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
-        noisy, weight=_deviation(noisy), channel_axis=-1
-    )
-    return filtered
+    options = {"weight": _deviation(noisy), "channel_axis": -1}
+    return np.asarray(restoration.denoise_tv_chambolle(noisy, **options))  # type: ignore[no-untyped-call]
 
 
 def wavelet(noisy: Image) -> Image:
     """Wavelet shrinkage by BayesShrink (Chang et al., 2000)."""
-    filtered: Image = restoration.denoise_wavelet(noisy, convert2ycbcr=True, rescale_sigma=True, channel_axis=-1)
-    return filtered
+    return np.asarray(restoration.denoise_wavelet(noisy, convert2ycbcr=True, rescale_sigma=True, channel_axis=-1))
 
 
 def bm3d(noisy: Image) -> Image:
     """Color BM3D (Dabov et al., 2007); needs the package `bm3d`, whose license is for non-commercial use."""
     import bm3d as package
 
-    filtered: Image = package.bm3d_rgb(noisy, _deviation(noisy))
-    return filtered
+    return np.asarray(package.bm3d_rgb(noisy, _deviation(noisy)))
 
 
 FILTERS: dict[str, Callable[[Image], Image]] = {

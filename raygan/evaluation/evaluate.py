@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,16 +14,19 @@ from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
 from raygan.evaluation.classical import filters_named
-from raygan.evaluation.job import EvaluationSettings, EvaluationTask, evaluate
+from raygan.evaluation.job import EvaluationSettings, EvaluationTask, Row, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.evaluation.perceptual import Lpips
-from raygan.evaluation.tables import summarize, tabulate
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.weights import SHIPPED, denoiser_folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+SETS = ("training", "validation", "evaluation")
+BEST = {"psnr": "max", "ssim": "max", "colour_drift": "min", "lpips": "min"}
+"""Statistic that gives the best of several images' values, by metric."""
 
 
 def write_evaluation(
@@ -52,10 +55,9 @@ def write_evaluation(
         pace = 0.1 if sys.stderr.isatty() else 20
         table, pictures = tabulate(tqdm(rows, "evaluation", count, unit="photo", mininterval=pace))
         table.insert(0, "task", index)
-        table["picture"] = table["picture"].map(lambda name, index=index: f"{index}-{name}" if name else "")
-        tables.append(table)
         for name, png in pictures.items():
             folder.write(f"pictures/{index}-{name}", png)
+        tables.append(table.replace({"picture": {name: f"{index}-{name}" for name in pictures}}))
     per_image = pd.concat(tables, ignore_index=True)
     summary = summarize(per_image)
     folder.write("per_image.csv", per_image.to_csv(index=False))
@@ -94,3 +96,37 @@ def evaluate_checkpoints(
     denoisers = {name: (one.generator, folder) for one, (name, folder) in zip(configs, folders.items(), strict=True)}
     task = EvaluationTask(OUT_OF_DISTRIBUTION if out_of_distribution else config.noises, denoisers)
     return write_evaluation(photos, [task], settings, resolved_device(config), Folder(output))
+
+
+def tabulate(photos: Iterable[list[Row]]) -> tuple[pd.DataFrame, dict[str, bytes]]:
+    """The rows that `evaluate` yields as a table, and the pictures by file name.
+
+    The table has one row per image, noise (`kind`), level and method (`noisy`, the classical filters, and each
+    denoiser's name), with the columns image, set, kind, level, intensity, method, psnr (dB), ssim, colour_drift, lpips
+    (if it was computed), seconds (what the method took) and picture (the file that shows the row). Pictures are PNG
+    files: clean, noisy, and each method's result side by side, at the mean level.
+    """
+    in_order = sorted(photos, key=lambda rows: (SETS.index(rows[0]["set"]), rows[0]["image"]))
+    table = pd.DataFrame([row for rows in in_order for row in rows])
+    pictures = {picture: png for picture, png in zip(table["picture"], table["png"], strict=True) if png}
+    return table.drop(columns="png"), pictures
+
+
+def summarize(per_image: pd.DataFrame) -> pd.DataFrame:
+    """Mean and best value of each metric over the images of each set.
+
+    `per_image` has the rows of `tabulate` and the column `task`, the number of the evaluation task. The result has the
+    columns task, set, kind, level, intensity, method, images, then psnr_mean, psnr_max, ssim_mean, ssim_max, the same
+    of the other metrics that there are, with their minimum, and seconds_mean if there are seconds. If the evaluation
+    photos are in several folders, each folder is a set as well, "evaluation/<folder>".
+    """
+    parts = [per_image]
+    evaluated = per_image[per_image["set"] == "evaluation"]
+    folders = evaluated["image"].str.rpartition("/")[0]
+    if folders.nunique() > 1:
+        parts.append(evaluated.assign(set="evaluation/" + folders))
+    groups = pd.concat(parts).groupby(["task", "set", "kind", "level", "intensity", "method"], sort=False)
+    statistics = [("image", "size"), *((metric, how) for metric, best in BEST.items() for how in ("mean", best))]
+    known = [(column, how) for column, how in [*statistics, ("seconds", "mean")] if column in per_image]
+    table = groups.agg(**{f"{column}_{how}": (column, how) for column, how in known}).reset_index()
+    return table.rename(columns={"image_size": "images"})

@@ -37,7 +37,7 @@ PICTURES = 4
 """Evaluation photos, the first ones by name, of which before/after pictures are kept."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
-"""A row of `raygan.evaluation.tables.tabulate`; `png` holds the picture, on the first of the rows that share it."""
+"""A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,10 @@ def evaluate(
     ray.data.DataContext.get_current().enable_progress_bars = False
     labels = photos.select_columns(["name", "set"]).take_all()
     names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
-    results = photos.map_batches(
-        _Evaluator,
-        fn_constructor_args=(task, settings, set(names[:PICTURES]), "cuda" if resources.get("GPU") else "cpu"),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-    )
+    arguments = (task, settings, set(names[:PICTURES]), "cuda" if resources.get("GPU") else "cpu")
+    needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+    pool = ray.data.ActorPoolStrategy(size=actors)
+    results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
     for _, rows in itertools.groupby(results.iter_rows(), key=lambda row: (row["set"], row["image"])):
         yield list(rows)
 
@@ -97,8 +93,8 @@ class _Evaluator:
         self.device = torch.device(device)
         self.lpips = settings.lpips.to(self.device) if settings.lpips else None
         self.generators = {
-            name: load_weights(folder, generator).to(self.device).to(memory_format=torch.channels_last)
-            for name, (generator, folder) in task.denoisers.items()
+            name: (load_weights(folder, one).to(self.device).to(memory_format=torch.channels_last), one.stride)
+            for name, (one, folder) in task.denoisers.items()
         }
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
@@ -114,25 +110,19 @@ class _Evaluator:
         key = (zlib.crc32(name.encode()), zlib.crc32(noise.key.encode()), LEVELS.index(level))
         noisy = add_noise(clean, [noise], [intensity], [torch_generator("evaluation noise", *key)])
         results, seconds = self._results(noisy)
-        distances = self.lpips(clean, list(results.values())) if self.lpips else []
+        images = [clean, *results.values()]
+        distances = self.lpips(clean, images[1:]) if self.lpips else []
         picture = ""
         if photo["set"] == "evaluation" and level == "mean" and name in self.pictured:
             picture = f"{name.replace('/', '-').rpartition('.')[0]}-{noise.key}-{intensity:g}.png"
         for index, (method, denoised) in enumerate(results.items()):
-            pair = clean.double(), denoised.double()
-            yield photo | {
-                "kind": noise.key,
-                "level": level,
-                "intensity": intensity,
-                "method": method,
-                "psnr": psnr(*pair).item(),
-                "ssim": ssim(*pair).item(),
-                "colour_drift": colour_drift(*pair).item(),
-                **({"lpips": distances[index]} if distances else {}),
-                "seconds": seconds[method],
-                "picture": picture,
-                "png": _side_by_side([clean, *results.values()]) if picture and method == "noisy" else b"",
-            }
+            row = photo | {"kind": noise.key, "level": level, "intensity": intensity, "method": method}
+            for metric in (psnr, ssim, colour_drift):
+                row[metric.__name__] = metric(clean.double(), denoised.double()).item()
+            if distances:
+                row["lpips"] = distances[index]
+            png = _side_by_side(images) if picture and method == "noisy" else b""
+            yield row | {"seconds": seconds[method], "picture": picture, "png": png}
 
     def _results(self, noisy: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Each method's result for an image, and the seconds it took, transfers to and from the device included."""
@@ -140,8 +130,8 @@ class _Evaluator:
         for method in (*self.settings.filters, *self.generators):
             started = time.perf_counter()
             if method in self.generators:
-                stride = self.task.denoisers[method][0].stride
-                results[method] = denoise(self.generators[method], noisy.to(self.device), stride).cpu()
+                generator, stride = self.generators[method]
+                results[method] = denoise(generator, noisy.to(self.device), stride).cpu()
             else:
                 results[method] = filtered(method, noisy)
             seconds[method] = time.perf_counter() - started

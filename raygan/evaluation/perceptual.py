@@ -32,14 +32,12 @@ class Lpips:
             # Loaded once, then sent to all processes: these may have no access to the Internet.
             self.metric: Any = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
         except ImportError as error:
-            raise LpipsError(
-                f"LPIPS needs torchmetrics and torchvision ({error}): pip install 'raygan[lpips]'"
-            ) from error
+            packages = f"torchmetrics and torchvision ({error}): pip install 'raygan[lpips]'"
+            raise LpipsError(f"LPIPS needs {packages}") from error
         except OSError as error:
-            raise LpipsError(
-                f"LPIPS needs torchvision's AlexNet weights, which cannot be downloaded ({error}): place "
-                f"alexnet-owt-7be5be79.pth in {torch.hub.get_dir()}/checkpoints"
-            ) from error
+            place = f"place alexnet-owt-7be5be79.pth in {torch.hub.get_dir()}/checkpoints"
+            weights = f"torchvision's AlexNet weights, which cannot be downloaded ({error}): {place}"
+            raise LpipsError(f"LPIPS needs {weights}") from error
 
     def to(self, device: torch.device) -> Lpips:
         """Move the network to another device."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raygan.config.run import PRECISIONS, Precision
-from raygan.data.crops import to_unit_range
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
@@ -64,11 +63,7 @@ class Denoiser:
     """A trained generator for images of any size: 8 or 16 bits or floats, grey or colour, with or without alpha."""
 
     def __init__(
-        self,
-        folder: str | Folder = SHIPPED,
-        device: str = "auto",
-        tile: int = TILE,
-        precision: Precision = "float32",
+        self, folder: str | Folder = SHIPPED, device: str = "auto", tile: int = TILE, precision: Precision = "float32"
     ) -> None:
         """Load a denoiser from a folder such as STUDY/best. The side of a tile, in pixels, bounds the memory use.
 
@@ -78,9 +73,8 @@ class Denoiser:
         Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the
         device is missing or the precision is unknown.
         """
-        generator, self.config = load_generator(
-            folder if isinstance(folder, Folder) else Folder(denoiser_folder(folder))
-        )
+        place = Folder(denoiser_folder(folder)) if isinstance(folder, str) else folder
+        generator, self.config = load_generator(place)
         if precision not in PRECISIONS:
             raise ImageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if device == "cuda" and not torch.cuda.is_available():
@@ -162,12 +156,8 @@ def _reflected(size: int, stride: int, device: torch.device) -> Tensor:
 def _as_noisy(pixels: NDArray[Any], device: torch.device) -> Tensor:
     """Pixels (H, W, C) as a generator's input, float32, (1, 3, H, W), in [0, 1], without alpha."""
     colour = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
-    planes = np.ascontiguousarray(colour.transpose(2, 0, 1))
-    if planes.dtype == np.uint8:
-        noisy = to_unit_range(torch.from_numpy(planes), device)
-    else:
-        noisy = torch.from_numpy(planes.astype(np.float32) / np.float32(_full_scale(planes.dtype))).to(device)
-    return noisy.expand(3, -1, -1)[None].contiguous(memory_format=torch.channels_last)
+    planes = torch.from_numpy(colour.transpose(2, 0, 1).astype(np.float32) / np.float32(_full_scale(pixels.dtype)))
+    return planes.to(device).expand(3, -1, -1)[None].contiguous(memory_format=torch.channels_last)
 
 
 def _as_pixels(denoised: Tensor, pixels: NDArray[Any]) -> NDArray[Any]:

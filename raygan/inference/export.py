@@ -46,15 +46,7 @@ def export(checkpoint: str, file: str) -> None:
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise ImageError(f"ONNX files need {' and '.join(missing)}: pip install 'raygan[onnx]'")
     torch.onnx.export(
-        model,
-        (noisy,),
-        file,
-        verbose=False,
-        input_names=["noisy"],
-        output_names=["denoised"],
-        dynamic_shapes=sizes,
-        dynamo=True,
-        external_data=False,
+        model, (noisy,), file, verbose=False, output_names=["denoised"], dynamic_shapes=sizes, external_data=False
     )
 
 
@@ -67,7 +59,4 @@ def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:
         if source.exists(name):
             Folder(file.parent).write(name, source.read(name))
     # The integer counters of batch normalization are left as they are.
-    weights = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in generator.state_dict().items()
-    }
-    safetensors.torch.save_file(weights, file)
+    safetensors.torch.save_file(generator.half().state_dict(), file)

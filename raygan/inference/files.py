@@ -86,15 +86,17 @@ def denoise_path(
     line about each. `on_ray` distributes a folder over the GPUs, or else the cores, of a Ray cluster. Raises
     `ImageError` if a single file cannot be denoised, there is nothing to denoise, or the input would be overwritten.
     """
-    if noisy.lower().endswith(SUFFIXES):
-        (source, name), (target, new_name) = _parent(noisy), _parent(denoised)
-        if not denoised.lower().endswith(SUFFIXES):
-            raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
-        _require_elsewhere(f"{source}/{name}", f"{target}/{new_name}")
-        _Task(Denoiser(checkpoint, device, tile, precision), source, target).run(name, new_name)
+    single = noisy.lower().endswith(SUFFIXES)
+    if single and not denoised.lower().endswith(SUFFIXES):
+        raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
+    source, target = (
+        Folder(path.removesuffix(Path(path).name) or "." if single else path) for path in (noisy, denoised)
+    )
+    if source.location == target.location and (not single or Path(noisy).name == Path(denoised).name):
+        raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
+    if single:
+        _Task(Denoiser(checkpoint, device, tile, precision), source, target).run(Path(noisy).name, Path(denoised).name)
         return []
-    source, target = Folder(noisy), Folder(denoised)
-    _require_elsewhere(source.location, target.location)
     names = [name for name in source.files() if name.lower().endswith(SUFFIXES)]
     if not names:
         raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
@@ -102,16 +104,6 @@ def denoise_path(
     task = _Task(Denoiser(checkpoint, "cpu" if on_ray else device, tile, precision), source, target)
     problems = _run_on_ray(task, names, device) if on_ray else map(task.try_run, names)
     return [problem for problem in tqdm(problems, total=len(names), unit="image") if problem]
-
-
-def _parent(path: str) -> tuple[Folder, str]:
-    parent, _, name = path.rpartition("/")
-    return Folder(parent or "."), name
-
-
-def _require_elsewhere(noisy: str, denoised: str) -> None:
-    if noisy == denoised:
-        raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
 
 
 @dataclass

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from raygan.report.paper import differing, leaves
-from raygan.report.tables import MEASURES, as_text, kind_name, measured, measures_of, scores_text, short
+from raygan.report.tables import KIND_NAMES, MEASURES, as_text, measures_of, scores_text, short
 from raygan.study.reader import StudyFiles, System
 from raygan.study.storage import Folder
 
 STATES = ("complete", "pruned", "failed")
-OTHER_ENTRIES = (
-    "schema",
-    "name",
-    "status",
-    "started",
-    "finished",
-    "versions",
-    "config",
-    "resolved",
-    "space",
-    "best_trial",
-)
-"""Entries of `study.json` that are not settings, or are compared by path."""
+NO_SETTINGS = ("schema", "name", "status", "started", "finished")
+"""Texts and numbers of `study.json` that are not settings."""
 
 
 def read_studies(folders: Iterable[Folder]) -> list[System]:
@@ -43,38 +32,33 @@ def studies_table(systems: Sequence[System]) -> pd.DataFrame:
     one, in the order in which they were recorded. After the evaluation, `psnr_<noise>` and so on are means over the
     evaluation photos at mean intensity, and for an arm over its seeds.
     """
-    folders: dict[str, set[str]] = {}
-    for system in systems:
-        folders.setdefault(system.study.name, set()).add(str(system.study.folder))
+    names = [name for name, _ in {(system.study.name, str(system.study.folder)) for system in systems}]
     rows = []
     for system in systems:
-        study = system.study
+        study, epochs = system.study, system.metrics
         states = system.trials.get("state", pd.Series(dtype=str))
-        row: dict[str, Any] = {
-            "study": study.name if len(folders[study.name]) == 1 else str(study.folder),
+        row = {
+            "study": study.name if names.count(study.name) == 1 else str(study.folder),
             "arm": system.arm,
+            "state": study.record["status"],
+            "trials": len(states),
+            **{state: int((states == state).sum()) for state in STATES},
+            "epochs": len(epochs),
+            "seconds": 0.0 if epochs.empty else float(epochs["seconds"].sum()),
         }
-        row |= {"state": study.record["status"], "trials": len(states)}
-        row |= {state: int((states == state).sum()) for state in STATES}
-        epochs = system.metrics
-        row |= {"epochs": len(epochs), "seconds": float(epochs["seconds"].sum()) if len(epochs) else 0.0}
         rows.append(row | _best_epoch(system) | _evaluated(system))
     return pd.DataFrame(rows)
 
 
 def _best_epoch(system: System) -> dict[str, Any]:
-    """The columns on the epoch with the highest val PSNR; none if there is none yet."""
-    epochs = system.metrics
-    if epochs.empty:
-        return {}
+    """The columns on the epoch with the highest val PSNR; missing values if there is none yet."""
+    columns = ("val_psnr", "val_ssim", "best_trial", "epochs_to_best")
+    if system.metrics.empty:
+        return dict.fromkeys(columns)
+    epochs = system.metrics.assign(epochs_to_best=range(1, len(system.metrics) + 1))
     failed = system.trials.loc[system.trials["state"] == "failed", "trial"]
-    scores = epochs["val_psnr"].mask(epochs["trial"].isin(failed))
-    if scores.isna().all():
-        return {}
-    position = int(scores.argmax())
-    best = epochs.iloc[position]
-    found = {"val_psnr": best["val_psnr"], "val_ssim": best["val_ssim"], "best_trial": best["trial"]}
-    return found | {"epochs_to_best": position + 1}
+    good = epochs[~epochs["trial"].isin(failed)].dropna(subset="val_psnr").rename(columns={"trial": "best_trial"})
+    return dict(good.nlargest(1, "val_psnr").iloc[0][list(columns)]) if len(good) else dict.fromkeys(columns)
 
 
 def _evaluated(system: System) -> dict[str, float]:
@@ -82,31 +66,28 @@ def _evaluated(system: System) -> dict[str, float]:
     summary = system.study.summary
     if summary.empty:
         return {}
-    of_set = (summary["set"] == "evaluation") & (summary["level"] == "mean")
-    rows = summary[of_set & summary["method"].isin(system.denoisers)]
-    return {
-        f"{measure}_{kind}": float(of_kind[f"{measure}_mean"].mean())
-        for kind, of_kind in rows.groupby("kind", sort=False)
-        for measure in measures_of(summary)
-    }
+    rows = summary.query("set == 'evaluation' and level == 'mean' and method in @system.denoisers")
+    means = rows.groupby("kind", sort=False).mean(numeric_only=True)
+    measures = measures_of(means)
+    return {f"{measure}_{kind}": row[f"{measure}_mean"] for kind, row in means.iterrows() for measure in measures}
 
 
 def side_by_side(systems: Sequence[System]) -> str:
     """The table as text, with a warning if scores cannot be compared, and the settings in which the rows differ."""
     table = studies_table(systems)
-    records = table.to_dict("records")
-    titles = [f"{row['study']}, {row['arm']}" if row["arm"] else row["study"] for row in records]
-    blocks = [as_text(pd.DataFrame([_progress(row) for row in records], index=titles), "study")]
+    titles = table["study"] + table["arm"].map(lambda arm: arm and f", {arm}")
+    table = table.set_axis(titles, axis=0).rename_axis(None)
+    blocks = [as_text(_progress(table), "study")]
     kinds = [str(column).removeprefix("psnr_") for column in table if str(column).startswith("psnr_")]
     if kinds:
-        measures = [measure for measure in MEASURES if f"{measure}_{kinds[0]}" in table]
-        scores = [
-            {kind_name(kind): scores_text(*(row[f"{measure}_{kind}"] for measure in measures)) for kind in kinds}
-            for row in records
-        ]
-        heading = f"Evaluation photos, mean intensity: {measured(measures)}"
-        blocks.append(f"{heading}\n{as_text(pd.DataFrame(scores, index=titles), 'study')}")
-    blocks += [f"Warning: {warning}" for warning in _warnings(systems)]
+        measures = {measure: name for measure, name in MEASURES.items() if f"{measure}_{kinds[0]}" in table}
+        scores = pd.DataFrame(index=table.index)
+        for kind in kinds:
+            values = table[[f"{measure}_{kind}" for measure in measures]].to_numpy()
+            scores[KIND_NAMES.get(kind, kind)] = [scores_text(*row) for row in values]
+        heading = f"Evaluation photos, mean intensity: {' / '.join(measures.values())}"
+        blocks.append(f"{heading}\n{as_text(scores, 'study')}")
+    blocks += _warnings(systems)
     settings = differing([_settings(system) for system in systems])
     lines = [f"  {path}: {' | '.join(map(short, values))}" for path, values in settings.items()]
     head = "Settings that differ, in the order of the rows:" if lines else "The settings do not differ."
@@ -116,20 +97,20 @@ def side_by_side(systems: Sequence[System]) -> str:
 def _settings(system: System) -> dict[str, object]:
     """Every setting by its name or configuration path; "searched" if each trial has its own value."""
     record = system.study.record
-    named = {name: value for name, value in record.items() if name not in OTHER_ENTRIES and not isinstance(value, dict)}
+    named = {name: one for name, one in record.items() if name not in NO_SETTINGS and not isinstance(one, dict)}
+    # The configuration of a search is its winner's, which has searched values.
     config = system.config if system.arm else system.study.config
     return named | leaves(config) | dict.fromkeys(record.get("space", ()), "searched")
 
 
-def _progress(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    """The cells on a row's trials and epochs."""
-    best = None if pd.isna(row.get("best_trial")) else row
-    return {name: row[name] for name in ("state", "trials", *STATES, "epochs")} | {
-        "seconds": f"{row['seconds']:.0f}",
-        "val PSNR / SSIM": scores_text(best["val_psnr"], best["val_ssim"]) if best else "-",
-        "best trial": best["best_trial"] if best else "-",
-        "after epochs": f"{best['epochs_to_best']:.0f}" if best else "-",
-    }
+def _progress(table: pd.DataFrame) -> pd.DataFrame:
+    """The texts on trials and epochs."""
+    best = table["best_trial"].notna()
+    shown = table[["state", "trials", *STATES, "epochs"]].assign(seconds=table["seconds"].map("{:.0f}".format))
+    shown["val PSNR / SSIM"] = [scores_text(*row) for row in table[["val_psnr", "val_ssim"]].astype(float).to_numpy()]
+    shown["best trial"] = table["best_trial"].where(best, "-")
+    shown["after epochs"] = table["epochs_to_best"].map("{:.0f}".format, na_action="ignore").where(best, "-")
+    return shown
 
 
 def _warnings(systems: Sequence[System]) -> list[str]:
@@ -142,7 +123,7 @@ def _warnings(systems: Sequence[System]) -> list[str]:
         if _evaluated(system):
             evaluated.append(noises | {"data/evaluate_on": data.evaluate_on})
     return [
-        f"{what} scores cannot be compared, because the rows differ in {', '.join(different)}."
+        f"Warning: {what} scores cannot be compared, because the rows differ in {', '.join(different)}."
         for what, different in (("val", differing(validated)), ("evaluation", differing(evaluated)))
         if different
     ]

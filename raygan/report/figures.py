@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import optuna
@@ -20,7 +20,7 @@ from plotly import express
 from plotly.subplots import make_subplots
 
 from raygan.report.paper import title_of
-from raygan.report.tables import kind_name, method_name
+from raygan.report.tables import KIND_NAMES, METHOD_NAMES
 from raygan.study.objectives import OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles, System
 
@@ -41,36 +41,17 @@ def steps_figure(systems: Sequence[System]) -> go.Figure:
 
     Each series has a faint line, and a line of its moving average.
     """
-    figure = make_subplots(
-        rows=len(STEP_ROWS),
-        cols=len(systems),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        row_titles=list(STEP_ROWS),
-        column_titles=[title_of(system) for system in systems],
-        vertical_spacing=0.04,
-        horizontal_spacing=0.03,
-    )
-    shown = set()
-    for (row, series), (column, system) in itertools.product(enumerate(STEP_ROWS.values(), 1), enumerate(systems, 1)):
-        if system.steps.empty:
-            continue
-        for colour, (name, metric) in zip(COLOURS, series.items(), strict=False):
-            values = system.steps[metric]
+    titles = {"row_titles": list(STEP_ROWS), "column_titles": [title_of(system) for system in systems]}
+    spacing = {"vertical_spacing": 0.04, "horizontal_spacing": 0.03}
+    figure = make_subplots(len(STEP_ROWS), len(systems), shared_xaxes=True, shared_yaxes=True, **titles, **spacing)
+    shown: set[str] = set()
+    for (row, series), (col, system) in itertools.product(enumerate(STEP_ROWS.values(), 1), enumerate(systems, 1)):
+        for color, (name, metric) in zip(COLOURS, () if system.steps.empty else series.items(), strict=False):
+            steps, values = system.steps["step"], system.steps[metric]
             smooth = values.rolling(SMOOTHING, min_periods=1, center=True).mean()
-            for line, width, opacity in ((values, 1, 0.3), (smooth, 2, 1.0)):
-                figure.add_scatter(
-                    x=system.steps["step"],
-                    y=line,
-                    name=name,
-                    mode="lines",
-                    line={"color": colour, "width": width},
-                    opacity=opacity,
-                    legendgroup=name,
-                    showlegend=opacity == 1 and name not in shown,
-                    row=row,
-                    col=column,
-                )
+            line = {"name": name, "legendgroup": name, "mode": "lines", "line_color": color, "row": row, "col": col}
+            figure.add_scatter(x=steps, y=values, line_width=1, opacity=0.3, showlegend=False, **line)
+            figure.add_scatter(x=steps, y=smooth, line_width=2, showlegend=name not in shown, **line)
             shown.add(name)
     figure.update_xaxes(title_text="step", row=len(STEP_ROWS))
     # Losses range over decades, and differ by as much between content losses.
@@ -95,17 +76,10 @@ def epochs_figure(systems: Sequence[System]) -> go.Figure:
 
 def arms_figure(table: pd.DataFrame) -> go.Figure:
     """A comparison's arms: mean PSNR over seeds with its deviation by noise, one panel per level."""
-    figure = express.bar(
-        table.assign(noise=table["kind"].map(kind_name), intensity=table["level"]),
-        x="noise",
-        y="psnr_mean",
-        error_y="psnr_deviation",
-        color="arm",
-        facet_col="intensity",
-        barmode="group",
-        labels={"psnr_mean": "PSNR (dB)", "noise": ""},
-        color_discrete_sequence=COLOURS,
-    )
+    columns = {"x": "kind", "y": "psnr_mean", "error_y": "psnr_deviation", "color": "arm", "facet_col": "level"}
+    style = {"barmode": "group", "color_discrete_sequence": COLOURS}
+    labels = {"psnr_mean": "PSNR (dB)", "kind": "", "level": "intensity"}
+    figure = express.bar(table.replace({"kind": KIND_NAMES}), **columns, **style, labels=labels)
     figure.update_yaxes(range=[table["psnr_mean"].min() - 2, table["psnr_mean"].max() + 1])
     return figure.update_layout(height=420, margin={"t": 30}, legend_title_text="")
 
@@ -115,37 +89,38 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
 
     For several objectives they show the first; one more figure shows the Pareto front.
     """
-    score = OBJECTIVE_NAMES[study.objectives[0]]
+    names = [OBJECTIVE_NAMES[objective] for objective in study.objectives]
+    plots, score = optuna.visualization, names[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         # For a conditional parameter, which few trials have: its importance is shown as far as it is known.
         warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
-        searched = _all_complete(study.optuna_study(study.objectives[:1]))
+        searched = _all_complete(study, study.objectives[:1])
         figures = {}
-        if len(study.objectives) > 1:
-            names = [OBJECTIVE_NAMES[objective] for objective in study.objectives]
-            figures["The objectives"] = optuna.visualization.plot_pareto_front(
-                _all_complete(study.optuna_study()), target_names=names
-            )
+        if len(names) > 1:
+            several = _all_complete(study, study.objectives)
+            figures["The objectives"] = plots.plot_pareto_front(several, target_names=names)
         figures |= {
-            "Optimization history": optuna.visualization.plot_optimization_history(searched, target_name=score),
-            "Learning curves": optuna.visualization.plot_intermediate_values(searched),
-            "Parallel coordinates": optuna.visualization.plot_parallel_coordinate(searched, target_name=score),
+            "Optimization history": plots.plot_optimization_history(searched, target_name=score),
+            "Learning curves": plots.plot_intermediate_values(searched),
+            "Parallel coordinates": plots.plot_parallel_coordinate(searched, target_name=score),
         }
-        if len({trial.value for trial in searched.get_trials(deepcopy=False)}) > 1:
+        if len({trial.value for trial in searched.trials}) > 1:
             evaluator = PedAnovaImportanceEvaluator()
-            figures["Parameter importances"] = optuna.visualization.plot_param_importances(
-                searched, evaluator=evaluator, target_name=score
-            )
-            if pair := _most_important_pair(searched, evaluator):
-                figures["The two most important parameters"] = optuna.visualization.plot_rank(
-                    searched, params=pair, target_name=score
-                )
+            importances = plots.plot_param_importances(searched, evaluator=evaluator, target_name=score)
+            figures["Parameter importances"] = importances
+            # The two most important ones that at least two trials both have.
+            ranked = optuna.importance.get_param_importances(searched, evaluator=evaluator)
+            for pair in map(list, itertools.combinations(ranked, 2)):
+                if sum(trial.params.keys() >= set(pair) for trial in searched.trials) > 1:
+                    rank = plots.plot_rank(searched, params=pair, target_name=score)
+                    return figures | {"The two most important parameters": rank}
     return figures
 
 
-def _all_complete(searched: optuna.Study) -> optuna.Study:
-    """The study with its pruned trials as complete ones, for Optuna's figures, which leave pruned trials out."""
+def _all_complete(study: StudyFiles, objectives: Sequence[str]) -> optuna.Study:
+    """A search with its pruned trials as complete ones, for Optuna's figures, which leave pruned trials out."""
+    searched = study.optuna_study(objectives)
     shown = optuna.create_study(study_name=searched.study_name, directions=searched.directions)
     for trial in searched.get_trials():
         trial.state = TrialState.COMPLETE
@@ -153,23 +128,13 @@ def _all_complete(searched: optuna.Study) -> optuna.Study:
     return shown
 
 
-def _most_important_pair(searched: optuna.Study, evaluator: PedAnovaImportanceEvaluator) -> list[str] | None:
-    """The two most important parameters that at least two trials both have; None if there are none."""
-    trials = [set(trial.params) for trial in searched.get_trials(deepcopy=False)]
-    ranked = optuna.importance.get_param_importances(searched, evaluator=evaluator)
-    pairs = (list(pair) for pair in itertools.combinations(ranked, 2))
-    return next((pair for pair in pairs if sum(params.issuperset(pair) for params in trials) > 1), None)
-
-
 def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
     """A clean crop and its noisy versions at mean intensity (the paper's figures 2 and 3), as JPEG files."""
-    pictures = {}
-    for image, noises in itertools.islice(_crops(study, 0).items(), 2):
-        clean = next(iter(noises.values()))["clean"]
-        pictures[f"{image}: clean, " + ", ".join(noises)] = _as_jpeg(
-            [clean, *(one["noisy"] for one in noises.values())]
-        )
-    return pictures
+    photos: dict[str, dict[str, NDArray[np.uint8]]] = {}
+    for image, noise, crops in _crops(study, study.per_image[study.per_image["task"] == 0]):
+        photos.setdefault(image, {"clean": crops["clean"]})[noise] = crops["noisy"]
+    first = itertools.islice(photos.items(), 2)
+    return {f"{image}: {', '.join(crops)}": _as_jpeg(crops.values()) for image, crops in first}
 
 
 def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
@@ -177,33 +142,27 @@ def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
     # Only the first of several seeds is shown.
     others = {method for system in study.systems() for method in system.denoisers[1:]}
     pictures = {}
-    for task in study.per_image["task"].unique():
-        for image, noises in _crops(study, task).items():
-            for noise, crops in noises.items():
-                shown = {method_name(method): crop for method, crop in crops.items() if method not in others}
-                pictures[f"{image}, {noise}: {', '.join(shown)}"] = _as_jpeg(list(shown.values()))
+    for image, noise, crops in _crops(study, study.per_image):
+        shown = {METHOD_NAMES.get(method, method): crop for method, crop in crops.items() if method not in others}
+        pictures[f"{image}, {noise}: {', '.join(shown)}"] = _as_jpeg(shown.values())
     return pictures
 
 
-def _crops(study: StudyFiles, task: int) -> dict[str, dict[str, dict[str, NDArray[np.uint8]]]]:
-    """The middle of the evaluation's pictures of a noise task: by photo, noise, and method or "clean"."""
-    rows = study.per_image[study.per_image["picture"].notna() & (study.per_image["task"] == task)]
-    crops: dict[str, dict[str, dict[str, NDArray[np.uint8]]]] = {}
+def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, NDArray[np.uint8]]]]:
+    """The middle of each picture of these rows of `per_image`: photo, noise, and crops by method or "clean"."""
+    rows = rows.replace({"kind": KIND_NAMES}).dropna(subset="picture")
     for (picture, image, kind, intensity), group in rows.groupby(["picture", "image", "kind", "intensity"], sort=False):
         strip = np.asarray(Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{picture}"))))
         names = ["clean", *group["method"]]
-        images = np.split(strip, len(names), axis=1)
-        side = min(*images[0].shape[:2], PICTURE_SIDE)
-        top, left = ((size - side) // 2 for size in images[0].shape[:2])
-        middles = [one[top : top + side, left : left + side] for one in images]
-        crops.setdefault(str(image), {})[f"{kind_name(str(kind))} {intensity:g}"] = dict(
-            zip(names, middles, strict=True)
-        )
-    return crops
+        height, width = strip.shape[0], strip.shape[1] // len(names)
+        side = min(height, width, PICTURE_SIDE)
+        top, left = (height - side) // 2, (width - side) // 2
+        middles = [one[top : top + side, left : left + side] for one in np.split(strip, len(names), axis=1)]
+        yield str(image), f"{kind} {intensity:g}", dict(zip(names, middles, strict=True))
 
 
-def _as_jpeg(crops: list[NDArray[np.uint8]]) -> bytes:
+def _as_jpeg(crops: Iterable[NDArray[np.uint8]]) -> bytes:
     file = io.BytesIO()
     # Without chroma subsampling, which would blur the noise's colours.
-    Image.fromarray(np.hstack(crops)).save(file, "JPEG", quality=90, subsampling=0)
+    Image.fromarray(np.hstack(list(crops))).save(file, "JPEG", quality=90, subsampling=0)
     return file.getvalue()

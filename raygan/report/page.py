@@ -33,40 +33,26 @@ class Part:
 
 def write_report(folder: Folder, title: str, parts: list[Part]) -> None:
     """Write `report.html`, `report.md` and `tables/*.csv`."""
-    templates = Environment(
-        loader=PackageLoader("raygan.report"),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters |= {"cells": _cells, "div": _div, "base64": lambda content: base64.b64encode(content).decode()}
+    templates = Environment(loader=PackageLoader("raygan.report"), autoescape=select_autoescape())
+    templates.trim_blocks = templates.lstrip_blocks = templates.keep_trailing_newline = True
+    templates.filters["cells"] = _cells
+    templates.filters["base64"] = lambda jpeg: base64.b64encode(jpeg).decode()
     for name in ("report.html", "report.md"):
-        text = templates.get_template(name).render(title=title, parts=parts, plotlyjs=get_plotlyjs())
-        folder.write(name, text)
+        folder.write(name, templates.get_template(name).render(title=title, parts=parts, plotlyjs=get_plotlyjs()))
     for part in parts:
         for name, table in part.tables.items():
             folder.write(f"tables/{name}.csv", table.to_csv(index=False))
 
 
-def _div(plot: go.Figure, number: int, caption: str) -> str:
-    slug = re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")
-    config = {"displaylogo": False, "responsive": True}
-    return str(plot.to_html(config=config, full_html=False, include_plotlyjs=False, div_id=f"plot-{number}-{slug}"))
-
-
 def _cells(table: pd.DataFrame) -> list[list[str]]:
     """The rows of a table as texts."""
-    return [
-        [_cell(str(column), value) for column, value in zip(table.columns, row, strict=True)]
-        for row in table.itertuples(index=False)
-    ]
+    return [[_cell(str(column), value) for column, value in row.items()] for row in table.to_dict("records")]
 
 
 def _cell(column: str, value: object) -> str:
     if not isinstance(value, float):
         return str(value)
-    measure = re.match(r"(?:val_)?(psnr|ssim|lpips)", column.lower())
-    if measure is None or pd.isna(value):
-        return "" if pd.isna(value) else short(value)
-    return f"{value:{'+' if 'difference' in column else ''}.3f}"
+    if pd.isna(value):
+        return ""
+    sign = "+" if "difference" in column else ""
+    return f"{value:{sign}.3f}" if re.match(r"(val_)?(psnr|ssim|lpips)", column.lower()) else short(value)

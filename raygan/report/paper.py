@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,22 +28,15 @@ SETTINGS = {
 }
 """The settings that the paper lists for its systems, by configuration path."""
 
-SIZE_AND_BUDGET = (
-    "data/",
-    "hardware/",
-    "training/",
-    "loss/content/weights",
-    "generator/base_width",
-    "generator/batch_norm_momentum",
-    "discriminator/base_width",
-    "discriminator/batch_norm_momentum",
+SIZE_AND_BUDGET = re.compile(
+    "(data|hardware|training)/|loss/content/weights|(generator|discriminator)/(base_width|batch_norm_momentum)"
 )
 """Prefixes of the paths in which a run may differ from one of the paper's systems and still count as that system."""
 
 BEST_EPOCH = 16
 """The epoch of v1 that the paper kept, of 30."""
 
-RESULTS = pd.read_csv(io.StringIO((resources.files("raygan.report") / "paper.csv").read_text()))
+RESULTS = pd.read_csv(Path(__file__).with_name("paper.csv"))
 """The paper's result tables 4, 5, 6 and 8, at the mean intensity of each noise: average and maximum over the images.
 
 `set` is the name that an evaluation gives the corresponding photos.
@@ -52,8 +45,10 @@ RESULTS = pd.read_csv(io.StringIO((resources.files("raygan.report") / "paper.csv
 
 def paper_system(config: Config) -> str | None:
     """The name of the paper's system that a configuration equals, whatever its size, data and budget; None: none."""
-    values = _system_values(config)
-    return next((name for name, system in SYSTEMS.items() if _system_values(system) == values), None)
+    for name, system in SYSTEMS.items():
+        if all(SIZE_AND_BUDGET.match(path) for path in differing([flat_values(config), flat_values(system)])):
+            return name
+    return None
 
 
 def title_of(system: System) -> str:
@@ -65,12 +60,13 @@ def title_of(system: System) -> str:
 def paper_table(config: Config, photo_set: str) -> pd.DataFrame | None:
     """The paper's results, by noise, to compare with those of a configuration on a set of photos.
 
-    `photo_set` is "training", "validation" or "evaluation". The results are those of the ablation, if it is one and the
-    paper has them, otherwise those of v1; None if the noise is not the paper's.
+    `photo_set` is "training", "validation" or "evaluation", or a folder in it such as "evaluation/test". The results
+    are those of the ablation, if it is one and the paper has them, otherwise those of v1; None if the noise is not the
+    paper's.
     """
     if config.noises != PAPER_V1.noises:
         return None
-    of_set = RESULTS[RESULTS["set"] == photo_set].set_index("kind")
+    of_set = RESULTS[RESULTS["set"] == photo_set.partition("/")[0]].set_index("kind")
     own = of_set[of_set["system"] == (paper_system(config) or "v1")]
     return own if len(own) else of_set[of_set["system"] == "v1"]
 
@@ -95,10 +91,5 @@ def leaves(config: Config) -> dict[str, Any]:
 
 def differing(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """The names whose values differ between rows, with the value in each row, "-" if it has none."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    values = {name: [row.get(name, "-") for row in rows] for name in names}
+    values = {name: [row.get(name, "-") for row in rows] for names in rows for name in names}
     return {name: found for name, found in values.items() if any(one != found[0] for one in found)}
-
-
-def _system_values(config: Config) -> dict[str, object]:
-    return {path: value for path, value in flat_values(config).items() if not path.startswith(SIZE_AND_BUDGET)}

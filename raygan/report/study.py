@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
@@ -28,58 +29,47 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     if len(set(names)) < len(names):
         raise StudyError(f"the studies in a report must have different names, but got {', '.join(names)}")
     systems = [system for study in read for system in study.systems()]
-    parts = [
-        Part(
-            "Settings (the paper's Table 7)",
-            text=["The paper's three systems and those trained here, with all other settings in which these differ."],
-            tables={"settings": settings_table({system.name: system.config for system in systems})},
-        ),
-        Part(
-            "Clean and noisy (the paper's Figures 2 and 3)",
-            text=["A clean crop and its noisy versions, each at the mean intensity of its noise."],
-            pictures=figures.noise_pictures(read[0]),
-        ),
-        *(part for study in read for part in _of_study(study)),
-        Part(
-            "Training, step by step (the paper's Figures 6, 7 and 8)",
-            text=["Generator loss, discriminator losses and accuracies, for the first seed."],
-            plots={"losses and accuracies": figures.steps_figure(systems)},
-        ),
-        _best_epochs(systems),
-    ]
+    settings = Part("Settings (the paper's Table 7)")
+    settings.text = ["The paper's three systems and those trained here, with all other settings in which these differ."]
+    settings.tables = {"settings": settings_table({system.name: system.config for system in systems})}
+    noises = Part("Clean and noisy (the paper's Figures 2 and 3)", pictures=figures.noise_pictures(read[0]))
+    noises.text = ["A clean crop and its noisy versions, each at the mean intensity of its noise."]
+    steps = Part("Training, step by step (the paper's Figures 6, 7 and 8)")
+    steps.text = ["Generator loss, discriminator losses and accuracies, for the first seed."]
+    steps.plots = {"losses and accuracies": figures.steps_figure(systems)}
+    of_studies = [part for study in read for part in _of_study(study)]
     output = output or studies[0].child("report")
+    parts = [settings, noises, *of_studies, steps, _best_epochs(systems)]
     write_report(output, "RayGAN: " + ", ".join(names), parts)
     return output
 
 
-def _of_study(study: StudyFiles) -> list[Part]:
-    data, record = study.config.data, study.record
+def _of_study(study: StudyFiles) -> Iterator[Part]:
+    data, record, photos = study.config.data, study.record, study.record["photos"]
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     about = [
-        f"Trained on {record['photos']['train']} photos of {data.photos.key}, validated on "
-        f"{record['photos']['validation']}, evaluated on {data.evaluate_on.key}. Scores are PSNR in dB and SSIM.",
+        f"Trained on {photos['train']} photos of {data.photos.key}, validated on {photos['validation']}, evaluated on "
+        f"{data.evaluate_on.key}. Scores are PSNR in dB and SSIM.",
         f"Content loss: {record['content_loss']}.",
         f"Started {record['started']}; versions: {versions}.",
     ]
-    parts = [Part(f"Study {study.name}", text=about)]
-    photo_sets = [str(photo_set) for photo_set in study.summary["set"].unique()]
+    yield Part(f"Study {study.name}", text=about)
+    photo_sets = {str(name): _words(name) for name in study.summary["set"].unique()}
     for system in study.systems():
         if system.denoisers:
-            parts += [_scores(study, system, photo_set) for photo_set in photo_sets]
+            yield from (_scores(study, system, photo_set) for photo_set in photo_sets)
         else:
-            parts.append(Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."]))
-    averages = f"Averages at mean intensity: {tables.measured(tables.measures_of(study.summary))}."
-    for photo_set in photo_sets:
+            yield Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."])
+    averages = f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}."
+    for photo_set, words in photo_sets.items():
         if photo_set.startswith("evaluation"):
-            title = f"{study.name}: all methods on the {_words(photo_set)}"
             table = {f"{study.name}-methods-{photo_set}".replace("/", "-"): tables.methods_table(study, photo_set)}
-            parts.append(Part(title, depth=3, text=[averages], tables=table))
+            yield Part(f"{study.name}: all methods on the {words}", depth=3, text=[averages], tables=table)
     if study.is_comparison:
-        parts.append(_arms(study))
+        yield _arms(study)
     elif record["trials"]:
-        parts += _search(study)
-    parts.append(Part(f"{study.name}: before and after", depth=3, pictures=figures.denoised_pictures(study)))
-    return parts
+        yield from _search(study)
+    yield Part(f"{study.name}: before and after", depth=3, pictures=figures.denoised_pictures(study))
 
 
 def _arms(study: StudyFiles) -> Part:
@@ -90,15 +80,13 @@ def _arms(study: StudyFiles) -> Part:
         "in twenty excludes 0 by chance where there is no difference."
     )
     plots = {"PSNR, mean and deviation over seeds": figures.arms_figure(table)}
-    return Part(
-        f"{study.name}: the arms compared", depth=3, text=[text], tables={f"{study.name}-arms": table}, plots=plots
-    )
+    return Part(f"{study.name}: the arms compared", 3, [text], {f"{study.name}-arms": table}, plots)
 
 
-def _search(study: StudyFiles) -> list[Part]:
+def _search(study: StudyFiles) -> Iterator[Part]:
     text = "All trials with the scores of their best epochs. The figures show those that did not fail, even if pruned."
-    trials, plots = {f"{study.name}-trials": study.trials}, figures.search_figures(study)
-    parts = [Part(f"{study.name}: the search", depth=3, text=[text], tables=trials, plots=plots)]
+    plots = figures.search_figures(study)
+    yield Part(f"{study.name}: the search", 3, [text], {f"{study.name}-trials": study.trials}, plots)
     if len(study.objectives) > 1:
         text = (
             "The trials on the Pareto front: no other trial is at least as good in every objective and better in one. "
@@ -106,8 +94,7 @@ def _search(study: StudyFiles) -> list[Part]:
             "is scaled to 0 for its best value on the front and 1 for its worst."
         )
         front = {f"{study.name}-front": tables.front_table(study)}
-        parts.append(Part(f"{study.name}: the Pareto front", depth=3, text=[text], tables=front))
-    return parts
+        yield Part(f"{study.name}: the Pareto front", 3, [text], front)
 
 
 def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
@@ -117,14 +104,14 @@ def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
     text = f"{chosen['images'].max()} images."
     if len(system.denoisers) > 1:
         text += f" Averages over {len(system.denoisers)} seeds."
-    paper = paper_table(system.config, photo_set.partition("/")[0])
+    paper = paper_table(system.config, photo_set)
     if paper is None:
         text += " The paper has no scores for this noise."
     else:
         title += f", beside the paper's Table {paper['table'].iloc[0]}"
         text += " The paper's scores are those of its {system} on its {photos}.".format(**paper.iloc[0])
-    name = f"{study.name}-{system.label}-{photo_set}".replace("/", "-").replace(" ", "-")
-    return Part(title, depth=3, text=[text], tables={name: tables.scores_beside_the_papers(study, system, photo_set)})
+    name = re.sub("[/ ]", "-", f"{study.name}-{system.label}-{photo_set}")
+    return Part(title, 3, [text], {name: tables.scores_beside_the_papers(study, system, photo_set)})
 
 
 def _words(photo_set: str) -> str:
@@ -138,11 +125,11 @@ def _best_epochs(systems: Sequence[System]) -> Part:
         f"fixed crops of validation photos with fixed noise. The paper kept epoch {BEST_EPOCH} of 30."
     ]
     for system in systems:
-        summary = "failed in its first epoch."
         if best := system.best_epoch:
-            summary = (
-                f"epoch {best['epoch']:.0f} of {len(system.epochs)}, val PSNR {best['val_psnr']:.2f} dB, "
-                f"val SSIM {best['val_ssim']:.3f}; the last epoch had {system.epochs['val_psnr'].iloc[-1]:.2f} dB."
-            )
+            epochs, last = len(system.epochs), system.epochs["val_psnr"].iloc[-1]
+            scores = f"val PSNR {best['val_psnr']:.2f} dB, val SSIM {best['val_ssim']:.3f}"
+            summary = f"epoch {best['epoch']:.0f} of {epochs}, {scores}; the last epoch had {last:.2f} dB."
+        else:
+            summary = "failed in its first epoch."
         text.append(f"{title_of(system)}: {summary}")
     return Part("Best epoch", text=text, plots={"val PSNR over the epochs": figures.epochs_figure(systems)})

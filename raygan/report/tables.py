@@ -14,6 +14,7 @@ from raygan.study.objectives import LESS_IS_BETTER, pareto_front
 from raygan.study.reader import StudyFiles, System
 
 KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
+"""The names of noises in tables: a user's own noise has its key."""
 METHOD_NAMES = {
     "noisy": "noisy input",
     "median": "median filter 3x3",
@@ -22,36 +23,22 @@ METHOD_NAMES = {
     "bm3d": "BM3D",
     "raygan": "RayGAN",
 }
-MEASURES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
-"""The measures that tables show, those of them that an evaluation has."""
+"""The names of filters and denoisers in tables: others have their own."""
+MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (lower is better)"}
+"""The measures that tables show, those of them that an evaluation has, in the order of `scores_text`."""
 LINE_WIDTH = 110
 """Characters per line in the terminal: wider tables are divided."""
 
 
-def measures_of(summary: pd.DataFrame) -> list[str]:
+def measures_of(summary: pd.DataFrame) -> dict[str, str]:
     """What an evaluation measured; LPIPS only where it was asked for."""
-    return [measure for measure in MEASURES if f"{measure}_mean" in summary]
-
-
-def kind_name(kind: str) -> str:
-    """The name of a noise in tables: a user's own noise has its key."""
-    return KIND_NAMES.get(kind, kind)
-
-
-def method_name(method: str) -> str:
-    """The name of a filter or denoiser in tables."""
-    return METHOD_NAMES.get(method, method)
-
-
-def measured(measures: list[str]) -> str:
-    """The measures in words, in the order of `scores_text`."""
-    units = {"psnr": " (dB)", "lpips": " (lower is better)"}
-    return " / ".join(MEASURES[measure] + units.get(measure, "") for measure in measures)
+    return {measure: name for measure, name in MEASURES.items() if f"{measure}_mean" in summary}
 
 
 def scores_text(psnr: float, *others: float, unit: str = "") -> str:
     """Scores such as "25.12 / 0.734", with the `unit` after the PSNR."""
-    return "-" if pd.isna(psnr) else " / ".join([f"{psnr:.2f}{unit}", *map(_three_decimals, others)])
+    texts = [f"{psnr:.2f}{unit}", *("-" if pd.isna(score) else f"{score:.3f}" for score in others)]
+    return "-" if pd.isna(psnr) else " / ".join(texts)
 
 
 def as_text(table: pd.DataFrame, corner: str) -> str:
@@ -61,41 +48,35 @@ def as_text(table: pd.DataFrame, corner: str) -> str:
 
 def result_table(study: StudyFiles) -> str:
     """The mean scores per noise at its mean intensity, one row per method, with the paper's v1 as the last row."""
-    summary = study.summary
-    at_mean = summary[(summary["level"] == "mean") & (summary["set"] == "evaluation")]
-    measures = measures_of(summary)
+    at_mean = study.summary.query("level == 'mean' and set == 'evaluation'")
+    measures = measures_of(at_mean)
     unit = "" if "lpips" in measures else " dB"
-    table = _by_kind(at_mean, measures, unit)
-    paper = paper_table(study.config, "evaluation")
-    if paper is not None:
-        of_kinds = paper.reindex(at_mean["kind"].unique())
-        table.loc["the paper: {system} on {photos}".format(**paper.iloc[0])] = [
-            scores_text(*scores, unit=unit) for scores in of_kinds[["psnr_mean", "ssim_mean"]].to_numpy()
-        ]
+    table = _by_kind(at_mean, unit)
+    if (paper := paper_table(study.config, "evaluation")) is not None:
+        scores = paper.reindex(at_mean["kind"].unique())[["psnr_mean", "ssim_mean"]].to_numpy()
+        label = "the paper: {system} on {photos}".format(**paper.iloc[0])
+        table.loc[label] = [scores_text(*of_kind, unit=unit) for of_kind in scores]
     text = as_text(table, f"mean of {at_mean['images'].iloc[0]} photos, mean intensity")
-    return text + (f"\n{measured(measures)}" if "lpips" in measures else "")
+    return "\n".join([text, " / ".join(measures.values())]) if "lpips" in measures else text
 
 
 def evaluation_table(summary: pd.DataFrame) -> str:
     """Every method's means over the evaluation photos: one table per level, one row per method, with its seconds."""
-    evaluated = summary[summary["set"] == "evaluation"]
-    measures = measures_of(summary)
     blocks = []
-    for level, rows in evaluated.groupby("level", sort=False):
-        table = _by_kind(rows, measures)
+    for level, rows in summary[summary["set"] == "evaluation"].groupby("level", sort=False):
         seconds = rows.groupby("method", sort=False)["seconds_mean"].mean()
-        table["seconds"] = [_three_decimals(value) for value in seconds]
+        table = _by_kind(rows).assign(seconds=seconds.map("{:.3f}".format).to_list())
         blocks.append(as_text(table, f"{level} intensity, {rows['images'].iloc[0]} photos"))
-    return "\n\n".join([*blocks, f"Means: {measured(measures)}, and seconds per photo."])
+    return "\n\n".join([*blocks, f"Means: {' / '.join(measures_of(summary).values())}, and seconds per photo."])
 
 
-def _by_kind(rows: pd.DataFrame, measures: list[str], unit: str = "") -> pd.DataFrame:
-    """The scores of each method, as texts, one column per noise."""
-    values = rows[[f"{measure}_mean" for measure in measures]].to_numpy()
+def _by_kind(rows: pd.DataFrame, unit: str = "") -> pd.DataFrame:
+    """The mean scores of each method, as texts, one column per noise."""
+    values = rows[[f"{measure}_mean" for measure in measures_of(rows)]].to_numpy()
     scores = [scores_text(*of_row, unit=unit) for of_row in values]
     table = rows.assign(scores=scores).pivot(index="method", columns="kind", values="scores")
     table = table.loc[rows["method"].unique(), rows["kind"].unique()]
-    return table.rename(index=method_name, columns=kind_name)
+    return table.rename(index=METHOD_NAMES, columns=KIND_NAMES)
 
 
 def scores_beside_the_papers(study: StudyFiles, system: System, photo_set: str) -> pd.DataFrame:
@@ -105,32 +86,31 @@ def scores_beside_the_papers(study: StudyFiles, system: System, photo_set: str) 
     mean of their averages and of their maxima. `photo_set` is a set in the evaluation's summary, such as "validation"
     or "evaluation/test". The paper's columns are missing if the system removes other noise than the paper's.
     """
-    paper = paper_table(system.config, photo_set.partition("/")[0])
-    summary = study.summary[(study.summary["set"] == photo_set) & (study.summary["level"] == "mean")]
-    chosen = summary[summary["method"].isin(system.denoisers)]
+    paper = paper_table(system.config, photo_set)
+    at_mean = study.summary[study.summary["set"] == photo_set].query("level == 'mean'")
+    chosen = at_mean[at_mean["method"].isin(system.denoisers)]
     rows = []
     for noise in system.config.noises:
-        ours = chosen[chosen["kind"] == noise.key].mean(numeric_only=True)
+        means = chosen[chosen["kind"] == noise.key].mean(numeric_only=True)
         for over, statistic in (("average", "mean"), ("maximum", "max")):
-            row: dict[str, Any] = {"noise": kind_name(noise.key), "over the images": over}
-            for measure in ("psnr", "ssim"):
-                name, column = MEASURES[measure], f"{measure}_{statistic}"
-                row[name] = ours[column]
+            row: dict[str, Any] = {"noise": KIND_NAMES.get(noise.key, noise.key), "over the images": over}
+            for name in ("PSNR", "SSIM"):
+                column = f"{name.lower()}_{statistic}"
+                ours = row[name] = means[column]
                 if paper is not None:
-                    theirs = paper.loc[noise.key]
-                    row |= {f"{name}, paper": theirs[column], f"{name}, difference": ours[column] - theirs[column]}
+                    theirs = paper.loc[noise.key][column]
+                    row |= {f"{name}, paper": theirs, f"{name}, difference": ours - theirs}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def methods_table(study: StudyFiles, photo_set: str) -> pd.DataFrame:
     """Every method's averages on a set of photos at mean intensity: one row per noise task and method."""
-    chosen = study.summary[(study.summary["set"] == photo_set) & (study.summary["level"] == "mean")]
     tables = []
-    for _, rows in chosen.groupby("task", sort=False):
-        table = _by_kind(rows, measures_of(study.summary)).rename_axis(index="method", columns=None)
-        intensities = rows.drop_duplicates("kind")["intensity"]
-        table.insert(0, "intensities", ", ".join(map(short, intensities)))
+    at_mean = study.summary[study.summary["set"] == photo_set].query("level == 'mean'")
+    for _, rows in at_mean.groupby("task", sort=False):
+        table = _by_kind(rows).rename_axis(index="method", columns=None)
+        table.insert(0, "intensities", ", ".join(map(short, rows.drop_duplicates("kind")["intensity"])))
         tables.append(table.reset_index())
     return pd.concat(tables, ignore_index=True)
 
@@ -142,36 +122,33 @@ def arms_table(study: StudyFiles) -> pd.DataFrame:
     the seeds that did not fail. `difference` is to the first arm that removes the same noise, `…_low` and `…_high` are
     its 95 % confidence interval (Welch's t-test).
     """
-    summary = study.summary[study.summary["set"] == "evaluation"]
     systems = study.systems()
-    measures = measures_of(summary) + (["colour_drift"] if "colour_drift_mean" in summary else [])
+    measures = [*measures_of(study.summary), *(["colour_drift"] if "colour_drift_mean" in study.summary else [])]
     rows = []
     for system in systems:
         reference = next(one for one in systems if one.task == system.task)
-        of_task = summary[summary["task"] == system.task]
+        of_task = study.summary.query("set == 'evaluation' and task == @system.task")
         for (kind, level, intensity), group in of_task.groupby(["kind", "level", "intensity"], sort=False):
             row = {"arm": system.arm, "kind": kind, "level": level, "intensity": intensity}
             row |= {"seeds": len(system.denoisers), "failed": len(system.trials) - len(system.denoisers)}
+            own, first = (group[group["method"].isin(one.denoisers)] for one in (system, reference))
             for measure in measures:
-                ours, theirs = (
-                    group[group["method"].isin(one.denoisers)][f"{measure}_mean"] for one in (system, reference)
-                )
+                ours, theirs = own[f"{measure}_mean"], first[f"{measure}_mean"]
                 row |= {f"{measure}_mean": ours.mean(), f"{measure}_deviation": ours.std()}
-                for name, value in _difference(ours, theirs).items():
-                    row[f"{measure}_{name}"] = math.nan if system is reference else value
+                difference, low, high = [math.nan] * 3 if system is reference else _difference(ours, theirs)
+                row |= {f"{measure}_difference": difference}
+                row |= {f"{measure}_difference_low": low, f"{measure}_difference_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _difference(ours: pd.Series[float], theirs: pd.Series[float]) -> dict[str, float]:
+def _difference(ours: pd.Series[float], theirs: pd.Series[float]) -> tuple[float, float, float]:
     """The difference of two means, with its 95 % confidence interval for unequal variances (Welch, 1947)."""
-    difference = ours.mean() - theirs.mean()
-    variances = np.array([scores.var() / max(len(scores), 1) for scores in (ours, theirs)])
-    half = math.nan
-    if variances.sum() > 0:
-        degrees = variances.sum() ** 2 / (variances**2 / [len(ours) - 1, len(theirs) - 1]).sum()
-        half = stats.t.ppf(0.975, degrees) * math.sqrt(variances.sum())
-    return {"difference": difference, "difference_low": difference - half, "difference_high": difference + half}
+    low = high = math.nan
+    # A single seed has no variance.
+    if ours.var() + theirs.var() > 0:
+        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    return ours.mean() - theirs.mean(), low, high
 
 
 def front_table(study: StudyFiles) -> pd.DataFrame:
@@ -181,17 +158,12 @@ def front_table(study: StudyFiles) -> pd.DataFrame:
     """
     good = study.good_trials()
     rows = good.iloc[pareto_front(good[study.objectives].to_numpy().tolist(), study.objectives)]
-    rows = rows.sort_values(study.objectives[0], ascending=study.objectives[0] in LESS_IS_BETTER)
-    chosen = rows["trial"].eq(study.record["best_trial"]["trial"]).map({True: "chosen", False: ""})
-    table = rows[["trial", *study.objectives, *study.record["space"]]].reset_index(drop=True)
-    table.insert(1, "winner", chosen.to_list())
+    rows = rows.sort_values(study.objectives[0], ascending=study.objectives[0] in LESS_IS_BETTER, ignore_index=True)
+    table = rows[["trial", *study.objectives, *study.record["space"]]]
+    table.insert(1, "winner", np.where(table["trial"] == study.record["best_trial"]["trial"], "chosen", ""))
     return table
 
 
 def short(value: object) -> str:
     """A value for people: four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _three_decimals(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}"

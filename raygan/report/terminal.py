@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import pandas as pd
 
 from raygan.config.section import flat_values
@@ -72,22 +69,21 @@ def comparison(study: StudyFiles) -> str:
     seeds = study.record["seeds"]
     title = f"{study.name}: mean ± deviation over {seeds} seeds" if seeds > 1 else f"{study.name}: one seed"
     lines = [f"{title}, {images} photos", ""]
+    table["kind"] = table["kind"].replace(tables.KIND_NAMES)
+    table["score"] = table.apply(_score, axis=1, measures=list(measures))
+    table["difference"] = table.apply(_difference, axis=1)
     for level, of_level in table.groupby("level", sort=False):
-        labels, cells = [], []
-        for arm, of_arm in of_level.groupby("arm", sort=False):
-            by_kind = {tables.kind_name(str(row["kind"])): row for _, row in of_arm.iterrows()}
-            labels.append(str(arm))
-            cells.append({kind: _score(row, measures) for kind, row in by_kind.items()})
+        rows = []
+        for arm, of_arm in of_level.set_index("kind").groupby("arm", sort=False):
+            rows.append(of_arm["score"].rename(arm))
             if of_arm["psnr_difference"].notna().any():
-                labels.append("  difference")
-                cells.append({kind: _difference(row) for kind, row in by_kind.items()})
-        lines += [tables.as_text(pd.DataFrame(cells, index=labels).fillna(""), f"{level} intensity")]
+                rows.append(of_arm["difference"].rename("  difference"))
+        cells = pd.DataFrame(rows, columns=of_level["kind"].unique())
+        lines.append(tables.as_text(cells.fillna(""), f"{level} intensity"))
     failed = table.groupby("arm", sort=False)["failed"].first()
     lines += [f"{arm}: {count} of {seeds} seeds failed and are left out" for arm, count in failed.items() if count]
-    lines += [
-        "",
-        f"{tables.measured(measures)}. Differences are in PSNR, to the first arm with the same noise.",
-    ]
+    names = " / ".join(measures.values())
+    lines += ["", f"{names}. Differences are in PSNR, to the first arm with the same noise."]
     if table["psnr_difference_low"].notna().any():
         lines += [
             "In parentheses: their 95 % confidence interval (Welch's t-test). * marks intervals that exclude 0; one in",
@@ -96,16 +92,14 @@ def comparison(study: StudyFiles) -> str:
     return "\n".join(lines)
 
 
-def _score(row: pd.Series[Any], measures: list[str]) -> str:
-    if math.isnan(row["psnr_mean"]):
-        return "failed"
-    deviation = "" if math.isnan(row["psnr_deviation"]) else f" ± {row['psnr_deviation']:.2f}"
-    return tables.scores_text(*(row[f"{measure}_mean"] for measure in measures), unit=deviation)
+def _score(row: pd.Series[float], measures: list[str]) -> str:
+    deviation = "" if pd.isna(row["psnr_deviation"]) else f" ± {row['psnr_deviation']:.2f}"
+    text = tables.scores_text(*(row[f"{measure}_mean"] for measure in measures), unit=deviation)
+    return "failed" if text == "-" else text
 
 
-def _difference(row: pd.Series[Any]) -> str:
+def _difference(row: pd.Series[float]) -> str:
     low, high = row["psnr_difference_low"], row["psnr_difference_high"]
-    if math.isnan(low):
-        return f"{row['psnr_difference']:+.2f}"
     mark = "*" if low > 0 or high < 0 else " "
-    return f"{row['psnr_difference']:+.2f} ({low:+.2f} … {high:+.2f}){mark}"
+    interval = "" if pd.isna(low) else f" ({low:+.2f} … {high:+.2f}){mark}"
+    return f"{row['psnr_difference']:+.2f}{interval}"

@@ -20,10 +20,9 @@ from raygan.config.kinds import Generator, Noise
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
 from raygan.evaluation.classical import FilterError
-from raygan.evaluation.evaluate import evaluate_checkpoints
+from raygan.evaluation.evaluate import evaluate_checkpoints, tabulate
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
-from raygan.evaluation.tables import tabulate
 from raygan.noise import Gaussian, SaltAndPepper, Speckle
 from raygan.report.tables import evaluation_table
 from raygan.study.storage import Folder

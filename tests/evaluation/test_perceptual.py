@@ -11,9 +11,9 @@ from denoisers import SMALL, save_denoiser
 
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
+from raygan.evaluation.evaluate import tabulate
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.perceptual import Lpips, LpipsError
-from raygan.evaluation.tables import tabulate
 from raygan.noise import Gaussian
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("torchmetrics", "torchvision"))

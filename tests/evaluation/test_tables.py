@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from raygan.evaluation.tables import summarize, tabulate
+from raygan.evaluation.evaluate import summarize, tabulate
 
 
 def test_rows_are_ordered_by_set_and_image() -> None:
