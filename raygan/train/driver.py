@@ -21,9 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from raygan.config.run import Config
-from raygan.data.crops import CachedCrops, CropSource, validation_crops
+from raygan.data.crops import CachedCrops, CropSource, StreamedCrops, validation_crops
 from raygan.data.photos import StoredPhotos, TrainingPhotos
-from raygan.data.stream import StreamedCrops
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.train.cluster import resources
