@@ -33,6 +33,11 @@ class _UNetSettings(NormalizedNetwork, Generator):
     residual: bool = False
     """Add the output to the input, so that the network predicts the noise (Zhang et al., 2017)."""
 
+    @property
+    def stride(self) -> int:
+        """See `Generator.stride`."""
+        return 1 << self.depth
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(_UNetSettings):
@@ -45,11 +50,6 @@ class UNet(_UNetSettings):
     that the paper built on)."""
     dropout: Fraction = 0.0
     """Dropout rate of the first three decoder blocks in training (0.5 in the pix2pix code)."""
-
-    @property
-    def stride(self) -> int:
-        """See `Generator.stride`."""
-        return 1 << self.depth
 
     def build(self) -> GeneratorNetwork:
         """See `Generator.build`."""
@@ -72,7 +72,7 @@ class ResidualUNet(_UNetSettings):
     @property
     def stride(self) -> int:
         """See `Generator.stride`."""
-        return (1 << self.depth) * self.unshuffle
+        return super().stride * self.unshuffle
 
     def build(self) -> GeneratorNetwork:
         """See `Generator.build`."""
