@@ -106,13 +106,13 @@ def trials_at_once(config: Config) -> int:
 
 def photo_memory() -> float:
     """Bytes of decoded photos that every node's shared memory has room for, with as much again for other things."""
-    return min(node.get("object_store_memory", 0) for node in _nodes()) / 2
+    return _object_store() / 2
 
 
 def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
     """Put decoded photos into the object store, once for all runs; raises `HardwareError` if they do not fit."""
     parts = [part for part in (photos.train, photos.validation) if isinstance(part, Photos)]
-    size, room = sum(pixels.nbytes for part in parts for pixels in part.pixels), 2 * photo_memory()
+    size, room = sum(pixels.nbytes for part in parts for pixels in part.pixels), _object_store()
     if size > room:
         raise HardwareError(
             f"the decoded photos take {size / 1e9:.1f} GB, but a node's object store holds {room / 1e9:.1f} GB: give "
@@ -129,6 +129,10 @@ def with_idle_cores(config: Config) -> Config:
     reading = resources(config)["CPU"] - config.hardware.cpus_per_worker
     share = max(config.hardware.cpus_per_worker, int(largest // config.hardware.workers - reading))
     return with_values(config, {"hardware/cpus_per_worker": share})
+
+
+def _object_store() -> float:
+    return min(node.get("object_store_memory", 0) for node in _nodes())
 
 
 def _nodes() -> list[dict[str, float]]:
