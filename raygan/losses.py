@@ -99,8 +99,8 @@ class Vgg19Distance(nn.Module):
     def forward(self, clean: Tensor, denoised: Tensor) -> Tensor:
         """The content loss, a scalar; no gradient reaches `clean`."""
         with torch.no_grad():
-            clean_features = self.features(clean)
-        distance = functional.mse_loss(self.features(denoised), clean_features)
+            clean_features: Tensor = self.features(clean)
+        distance: Tensor = functional.mse_loss(self.features(denoised), clean_features)
         if self.scale == "relative":
             return distance / clean_features.square().mean()
         return 0.006 * distance if self.scale == "source" else distance

@@ -119,6 +119,11 @@ def run_search(*options: str | Path, file: str = "v1", timeout: float = 600) -> 
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
+def warnings_of(run: subprocess.CompletedProcess[str]) -> str:
+    """What a run wrote to standard error besides the evaluation's progress."""
+    return re.sub(r"^evaluation:.*$", "", run.stderr, flags=re.MULTILINE).strip()
+
+
 def raygan(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the `raygan` command as a user would."""
     command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]

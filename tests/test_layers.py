@@ -1,9 +1,12 @@
 """Nothing imports upward, and what must not need Ray or torch does not."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,21 @@ def test_modules_import_without_heavy_packages(modules: str, absent: set[str]) -
     code = f"import sys\nimport {modules}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(result.stdout.split()) & absent == set()
+
+
+def test_every_imported_package_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    requirements = [requirement for group in groups for requirement in group]
+    declared = {re.split(r"[<>=\[; ]", requirement)[0].lower() for requirement in requirements}
+    used = (
+        {name.partition(".")[0] for path in MODULES for name in imported(path)} - sys.stdlib_module_names - {"raygan"}
+    )
+    distributions = packages_distributions()
+    # bm3d is looked for, and used where a user has installed it.
+    missing = [
+        name
+        for name in sorted(used - {"bm3d"})
+        if not declared & {one.lower() for one in distributions.get(name, [name])}
+    ]
+    assert missing == []

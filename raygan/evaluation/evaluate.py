@@ -13,7 +13,6 @@ from raygan.config.kinds import LEVELS, Level
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
-from raygan.errors import InputError
 from raygan.evaluation.classical import filters_named
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
@@ -25,10 +24,6 @@ from raygan.weights import SHIPPED, denoiser_folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-
-
-class LevelError(InputError):
-    """A level of noise does not exist."""
 
 
 def write_evaluation(
@@ -82,13 +77,11 @@ def evaluate_checkpoints(
 
     `checkpoints` are folders such as STUDY/best, or s3:// or gs:// prefixes; `evaluate_on` is the name of a source of
     photos, a folder or a prefix, and `output` the folder of `write_evaluation`. The noises are those that the first
-    denoiser was trained on, or else `OUT_OF_DISTRIBUTION`. Raises `FilterError`, `LevelError`, `LpipsError`,
-    `DenoiserError`, `PhotosError` and `StorageError`.
+    denoiser was trained on, or else `OUT_OF_DISTRIBUTION`. Raises `FilterError`, `LpipsError`, `DenoiserError`,
+    `PhotosError` and `StorageError`.
     """
     from raygan.train.cluster import resolved_device, start_ray
 
-    if unknown := set(levels) - set(LEVELS):
-        raise LevelError(f"there is no level {', '.join(sorted(unknown))}; there are {', '.join(LEVELS)}")
     chosen = filters_named(filters)
     folders = {"raygan" if len(checkpoints) == 1 else path: Folder(denoiser_folder(path)) for path in checkpoints}
     configs = [load_generator(folder)[1] for folder in folders.values()]

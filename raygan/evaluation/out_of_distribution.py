@@ -52,14 +52,8 @@ class Jpeg(Noise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreyGaussian(Noise):
+class GreyGaussian(Gaussian):
     """Gaussian noise that is the same in the three channels; the intensity is its variance."""
-
-    low: float = 0.005
-    high: float = 0.08
-
-    def _check(self) -> None:
-        require_range(self)
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         """See `Noise.add`."""
@@ -68,17 +62,11 @@ class GreyGaussian(Noise):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothGaussian(Noise):
+class SmoothGaussian(Gaussian):
     """Gaussian noise after a 3x3 mean filter, correlated like noise that a camera has processed.
 
     The intensity is its variance.
     """
-
-    low: float = 0.005
-    high: float = 0.08
-
-    def _check(self) -> None:
-        require_range(self)
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         """See `Noise.add`."""

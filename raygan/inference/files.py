@@ -7,20 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyvips
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from raygan.config.run import Precision
 from raygan.inference.denoiser import TILE, Denoiser, ImageError
 from raygan.study.storage import Folder
 from raygan.weights import SHIPPED
-
-if TYPE_CHECKING:
-    import ray
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 """Suffixes of image files."""
@@ -126,6 +121,12 @@ class _Task:
     denoiser: Denoiser
     source: Folder
     target: Folder
+    device: str | None = None
+    """Device to move the denoiser to; None: it stays where it is."""
+
+    def __post_init__(self) -> None:
+        if self.device is not None:
+            self.denoiser.to(self.device)
 
     def run(self, name: str, new_name: str) -> None:
         """Denoise one file."""
@@ -147,33 +148,14 @@ class _Task:
 def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[str]:
     """`_Task.try_run` in Ray actors, one per GPU, or else per core; yields as files are done."""
     import ray
+    from ray.util import ActorPool
 
     from raygan.train.cluster import start_ray
 
     start_ray()
     available = ray.cluster_resources()
     gpus = int(available.get("GPU", 0)) if device != "cpu" else 0
-    actors = min(gpus or int(available["CPU"]), len(names))
-    denoised = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names)).map_batches(
-        _Actor,
-        fn_constructor_args=(ray.put(task), "cuda" if gpus else "cpu"),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-    )
-    for row in denoised.iter_rows():
-        yield str(row["problem"])
-
-
-class _Actor:
-    """A `_Task` as Ray Data calls it, with one name at a time."""
-
-    def __init__(self, task: ray.ObjectRef[_Task], device: str) -> None:
-        import ray
-
-        self.task = ray.get(task)
-        self.task.denoiser.to(device)
-
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[str]]:
-        return {"problem": [self.task.try_run(str(name)) for name in batch["name"]]}
+    actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1)(_Task)
+    arguments = (ray.put(task.denoiser), task.source, task.target, "cuda" if gpus else "cpu")
+    actors = [actor.remote(*arguments) for _ in range(min(gpus or int(available["CPU"]), len(names)))]
+    yield from ActorPool(actors).map_unordered(lambda one, name: one.try_run.remote(name), names)

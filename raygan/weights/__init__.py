@@ -1,11 +1,16 @@
-"""The denoiser that comes with RayGAN: its folder is like STUDY/best, with a model card."""
+"""The denoisers that come with RayGAN: folders like STUDY/best, each with a model card."""
 
 from pathlib import Path
 
 SHIPPED = "shipped"
-"""Its name wherever a denoiser's folder is expected."""
+"""Name of the default denoiser, wherever a denoiser's folder is expected."""
+OTHERS = ("synthetic", "small")
+"""Names of further denoisers, which were trained on a GPU."""
 
 
 def denoiser_folder(name: str) -> str:
-    """The location of a denoiser: its folder or prefix, or that of the shipped one by name."""
-    return str(Path(__file__).parent) if name == SHIPPED else name
+    """The location of a denoiser: its folder or prefix, or that of a shipped one by name."""
+    here = Path(__file__).parent
+    if name == SHIPPED:
+        return str(here)
+    return str(here / name) if name in OTHERS else name

@@ -16,7 +16,7 @@ def refused(tmp_path: Path, *options: str | Path) -> str:
     result = run_search(*TINY_OPTIONS, "--storage", tmp_path / "studies", *options)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "studies").exists()
+    assert not any((tmp_path / "studies").rglob("*"))
     return result.stderr
 
 
@@ -56,7 +56,7 @@ def test_invalid_values(tmp_path: Path, options: list[str], message: str, capsys
         main(["search", "v1", *TINY_OPTIONS, "--storage", str(tmp_path / "studies"), *options])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "studies").exists()
+    assert not any((tmp_path / "studies").rglob("*"))
 
 
 def test_missing_vgg19_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_missing_evaluation_photos(tmp_path: Path, write_photos: Callable[..., P
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere"])
 def test_unreachable_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert f"RAY_ADDRESS={address} is no Ray cluster that can be reached" in refused(tmp_path)
+    assert f"RAY_ADDRESS={address} is not a Ray cluster that can be reached" in refused(tmp_path)
 
 
 def test_cluster_too_small_for_one_trial(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from raygan.config.kinds import Generator, Noise
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
 from raygan.evaluation.classical import FilterError
-from raygan.evaluation.evaluate import LevelError, evaluate_checkpoints
+from raygan.evaluation.evaluate import evaluate_checkpoints
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.evaluation.tables import tabulate
@@ -199,16 +199,15 @@ def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_pa
     assert all(name in evaluation_table(summary) for name in names)
 
 
-def test_unknown_filters_and_levels_are_refused(denoiser: Folder) -> None:
+def test_unknown_filters_are_refused(denoiser: Folder) -> None:
     with pytest.raises(FilterError, match="there is no filter blur; there are median, bilateral"):
         evaluate_checkpoints([denoiser.location], filters=["median", "blur"])
-    with pytest.raises(LevelError, match="there is no level lower; there are low, mean, high"):
-        evaluate_checkpoints([denoiser.location], levels=["lower"])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--levels", "lower"], "lower"),
         (["absent"], "there is no denoiser in "),
         (["--output", "/dev/null/found"], "nothing can be written in /dev/null/found"),
     ],

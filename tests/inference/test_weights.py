@@ -14,6 +14,7 @@ from raygan.config.section import with_values
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.evaluation.classical import FILTERS, filtered
 from raygan.inference.denoiser import denoise
+from raygan.models.cost import operations_per_pixel
 from raygan.noise import Gaussian, add_noise
 from raygan.presets import DENOISER
 from raygan.seeds import torch_generator
@@ -76,3 +77,16 @@ def test_it_denoises_right_after_installation(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     denoised = torch.from_numpy(np.array(Image.open(tmp_path / "clean.png"))).permute(2, 0, 1)[None] / 255
     assert psnr(clean, denoised) > psnr(clean, noisy) + 8
+
+
+@pytest.mark.parametrize(("name", "gain", "operations"), [("synthetic", 0.3, 600e3), ("small", -1.0, 100e3)])
+def test_named_denoisers_keep_their_cost_and_quality(name: str, gain: float, operations: float) -> None:
+    clean = photo("astronaut.png")
+    noisy = (clean + 0.0425**0.5 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    scores = []
+    for one in (name, SHIPPED):
+        network, config = load_generator(Folder(denoiser_folder(one)))
+        scores.append(psnr(clean, denoise(network, noisy, config.generator.stride)))
+        if one == name:
+            assert operations_per_pixel(config.generator) <= operations
+    assert scores[0] > scores[1] + gain

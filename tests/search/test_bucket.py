@@ -8,7 +8,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from conftest import TINY_OPTIONS, run_search
+from conftest import TINY_OPTIONS, run_search, warnings_of
 from moto.server import ThreadedMotoServer
 from optuna.distributions import IntDistribution
 
@@ -46,7 +46,7 @@ def test_photos_and_study_in_a_bucket(bucket: str, tiny_photos: Path) -> None:
         *("--evaluate-on", str(tiny_photos / "evaluation"), "--name", "study", "--set", "data/cache=stream"),
     ]
     run = run_search(*TINY_OPTIONS, *places, timeout=1000)
-    assert (run.returncode, run.stderr) == (0, "")
+    assert (run.returncode, warnings_of(run)) == (0, "")
     assert "streamed; evaluation on" in run.stdout
     folder = Folder(bucket.replace("NAME", "studies/study"))
     record = json.loads(folder.read("study.json"))

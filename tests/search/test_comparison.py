@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_EXPERIMENT, Study, run_search, write_vgg19
+from conftest import ROOT, TINY_EXPERIMENT, Study, run_search, warnings_of, write_vgg19
 from scipy import stats
 
 from raygan.config.section import ConfigError, with_values
@@ -25,7 +25,7 @@ ARMS = ("single_score", "patch", "single_score-1.5x", "patch-1.5x")
 
 
 def test_every_arm_trains_with_every_seed(comparison: Study) -> None:
-    assert comparison.run.stderr == ""
+    assert warnings_of(comparison.run) == ""
     assert comparison.run.returncode == 0
     trials = comparison.table("trials.csv")
     assert {(row["arm"], row["seed"]) for row in trials} == {(arm, str(seed)) for arm in ARMS for seed in (0, 1)}
@@ -125,7 +125,7 @@ def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
         *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
         file="content_loss",
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    assert (run.returncode, warnings_of(run)) == (0, "")
     assert ": one seed, 3 photos" in run.stdout
     assert "    difference" in run.stdout
     with (tmp_path / "c" / "trials.csv").open() as file:
