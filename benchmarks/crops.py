@@ -20,10 +20,9 @@ from timing import machine, show
 from torch.utils.data import DataLoader, Dataset
 
 from raygan.config.section import with_values
-from raygan.data.crops import CachedCrops, CropSource
+from raygan.data.crops import CachedCrops, CropSource, StreamedCrops
 from raygan.data.photos import StoredPhotos, decode_photo, training_photos
 from raygan.data.samples import dead_leaves
-from raygan.data.stream import StreamedCrops
 from raygan.presets import PAPER_V1
 from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, start_ray

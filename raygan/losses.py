@@ -76,15 +76,16 @@ class Vgg19Features(ContentLoss):
         )
 
 
-class Vgg19(nn.Module):
-    """The first four convolutions of an ImageNet VGG19, with the image preparation that its weights expect."""
+class Vgg19Distance(nn.Module):
+    """The loss of `Vgg19Features`."""
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, weights: dict[str, Tensor], scale: str) -> None:
         super().__init__()
+        self.scale = scale
         for name, tensor in weights.items():
             self.register_buffer(name, tensor)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """conv2_2's features after the ReLU, (B, 128, H / 2, W / 2), of images (B, 3, H, W) in [0, 1]."""
         features: Tensor = functional.conv2d(images, self.get_buffer("colour_matrix"))
         features = (features - self.get_buffer("mean")) / self.get_buffer("deviation")
@@ -95,20 +96,11 @@ class Vgg19(nn.Module):
             features = torch.relu(functional.conv2d(features, weight, bias, padding=1))
         return features.float()
 
-
-class Vgg19Distance(nn.Module):
-    """The loss of `Vgg19Features`."""
-
-    def __init__(self, weights: dict[str, Tensor], scale: str) -> None:
-        super().__init__()
-        self.vgg19 = Vgg19(weights)
-        self.scale = scale
-
     def forward(self, clean: Tensor, denoised: Tensor) -> Tensor:
         """The content loss, a scalar; no gradient reaches `clean`."""
         with torch.no_grad():
-            clean_features: Tensor = self.vgg19(clean)
-        distance: Tensor = functional.mse_loss(self.vgg19(denoised), clean_features)
+            clean_features: Tensor = self.features(clean)
+        distance: Tensor = functional.mse_loss(self.features(denoised), clean_features)
         if self.scale == "relative":
             return distance / clean_features.square().mean()
         return 0.006 * distance if self.scale == "source" else distance
@@ -125,30 +117,21 @@ def read_vgg19_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"VGG19 weights {str(path)!r} is not a file; give Keras's .npz or torchvision's .pth")
     stored = _stored_tensors(path)
     if path.suffix == ".npz":
-        names = {layer: layer for layer in LAYERS}
-        preparation = {
-            "colour_matrix": 255 * torch.eye(3).flip(0),
-            "mean": torch.tensor([103.939, 116.779, 123.68]),
-            "deviation": torch.ones(3),
-        }
+        names, colours = LAYERS, 255 * torch.eye(3).flip(0)
+        mean, deviation = [103.939, 116.779, 123.68], [1.0, 1.0, 1.0]
     else:
-        names = dict(zip(LAYERS, ("features.0", "features.2", "features.5", "features.7"), strict=True))
-        preparation = {
-            "colour_matrix": torch.eye(3),
-            "mean": torch.tensor([0.485, 0.456, 0.406]),
-            "deviation": torch.tensor([0.229, 0.224, 0.225]),
-        }
-    weights = {
-        "colour_matrix": preparation["colour_matrix"].reshape(3, 3, 1, 1),
-        "mean": preparation["mean"].reshape(1, 3, 1, 1),
-        "deviation": preparation["deviation"].reshape(1, 3, 1, 1),
-    }
-    for layer, (outputs, inputs) in zip(LAYERS, [(64, 3), (64, 64), (128, 64), (128, 128)], strict=True):
-        for part, shape in (("weight", (outputs, inputs, 3, 3)), ("bias", (outputs,))):
-            tensor = stored.get(f"{names[layer]}.{part}")
-            if tensor is None or tuple(tensor.shape) != shape:
+        names, colours = ("features.0", "features.2", "features.5", "features.7"), torch.eye(3)
+        mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    shape = (1, 3, 1, 1)
+    weights = {"mean": torch.tensor(mean).reshape(shape), "deviation": torch.tensor(deviation).reshape(shape)}
+    weights["colour_matrix"] = colours.reshape(3, 3, 1, 1)
+    channels = (3, 64, 64, 128, 128)
+    for layer, name, inputs, outputs in zip(LAYERS, names, channels[:-1], channels[1:], strict=True):
+        for part, expected in (("weight", (outputs, inputs, 3, 3)), ("bias", (outputs,))):
+            tensor = stored.get(f"{name}.{part}")
+            if tensor is None or tuple(tensor.shape) != expected:
                 found = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
-                raise WeightsError(f"{path}: {names[layer]}.{part} must have shape {shape}, but is {found}")
+                raise WeightsError(f"{path}: {name}.{part} must have shape {expected}, but is {found}")
             weights[f"{layer}_{part}"] = tensor.float().contiguous()
     return weights
 

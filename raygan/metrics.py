@@ -48,19 +48,15 @@ def _similarities(clean: Tensor, denoised: Tensor) -> Tensor:
     """SSIM of every window inside the images."""
     size = SSIM_WINDOW**2
     sample = size / (size - 1)
-    means = _window_means(torch.stack([clean, denoised, clean.square() + denoised.square(), clean * denoised]))
-    mean_clean, mean_denoised, squares, product = means
+    maps = torch.stack([clean, denoised, clean.square() + denoised.square(), clean * denoised])
+    # The means over every window, one direction after the other.
+    mean_clean, mean_denoised, squares, product = _sliding_sums(_sliding_sums(maps, -2), -1) / size
     mean_product, mean_squares = mean_clean * mean_denoised, mean_clean.square() + mean_denoised.square()
     covariance = sample * (product - mean_product)
     variances = sample * (squares - mean_squares)
     c1, c2 = 0.01**2, 0.03**2
     similarity: Tensor = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
     return similarity
-
-
-def _window_means(maps: Tensor) -> Tensor:
-    """Mean over every 7x7 window inside the maps (…, H, W), one direction after the other."""
-    return _sliding_sums(_sliding_sums(maps, -2), -1) / SSIM_WINDOW**2
 
 
 def _sliding_sums(maps: Tensor, dim: int) -> Tensor:

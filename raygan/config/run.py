@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PhotoSource, SamplingPolicy
-from raygan.config.section import Section, require
+from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, require
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
@@ -25,11 +25,11 @@ class DataConfig(Section):
     """Clean photos to train on: coco (downloaded), samples (generated), or a folder or s3:// gs:// prefix."""
     evaluate_on: PhotoSource
     """Clean photos to evaluate on: bsd300 (downloaded), samples, or a folder or s3:// gs:// prefix."""
-    train_photos: int = 1000
+    train_photos: Count = 1000
     """Maximum number of training photos."""
-    val_photos: int = 100
+    val_photos: Count = 100
     """Maximum number of validation photos; never more than a fifth of the usable photos."""
-    val_crops: int = 100
+    val_crops: Count = 100
     """Number of fixed crops from the validation photos."""
     crop_size: int = 256
     """Side of the square crops in pixels: a multiple of 32 and of the generator's stride."""
@@ -38,12 +38,10 @@ class DataConfig(Section):
     cache: Literal["auto", "memory", "stream"] = "auto"
     """Where decoded training photos are kept: in the cluster's object store, or nowhere (read and decoded again in
     every epoch). auto: in memory if they fit. The crops are the same."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the split and of the validation crops and noise. Runs compare only if it is the same."""
 
     def _check(self) -> None:
-        self._at_least(1, "train_photos", "val_photos", "val_crops")
-        self._at_least(0, "seed")
         size = self.crop_size
         require("crop_size > 0 and a multiple of 32", size > 0 and size % 32 == 0, crop_size=size)
 
@@ -58,41 +56,30 @@ class LossConfig(Section):
 
     content: ContentLoss
     """What the content loss compares."""
-    content_weight: float = 0.1
+    content_weight: NonNegative = 0.1
     """Weight of the content loss (λg in the paper)."""
-    adversarial_weight: float = 0.01
+    adversarial_weight: NonNegative = 0.01
     """Weight of the adversarial loss (λd in the paper)."""
-    pixel_weight: float = 0.0
+    pixel_weight: NonNegative = 0.0
     """Weight of the pixel loss. While the generator trains alone (`training/pixel_epochs`), it is the only loss."""
 
     def _check(self) -> None:
-        self._at_least(0, "content_weight", "adversarial_weight", "pixel_weight")
-        require(
-            "content_weight > 0 or adversarial_weight > 0",
-            self.content_weight > 0 or self.adversarial_weight > 0,
-            content_weight=self.content_weight,
-            adversarial_weight=self.adversarial_weight,
-        )
+        weights = {"content_weight": self.content_weight, "adversarial_weight": self.adversarial_weight}
+        require("content_weight > 0 or adversarial_weight > 0", any(weights.values()), **weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig(Section):
     """Adam (Kingma and Ba, 2015) for one network."""
 
-    learning_rate: float
+    learning_rate: Positive
     """Learning rate."""
-    beta1: float
+    beta1: Fraction
     """Decay of the moving average of the gradient."""
-    beta2: float = 0.999
+    beta2: Fraction = 0.999
     """Decay of the moving average of the squared gradient."""
-    epsilon: float = 1e-7
+    epsilon: Positive = 1e-7
     """Term added to the denominator; the default is that of Keras, the paper's framework."""
-
-    def _check(self) -> None:
-        require("learning_rate > 0", self.learning_rate > 0, learning_rate=self.learning_rate)
-        require("0 <= beta1 < 1", 0 <= self.beta1 < 1, beta1=self.beta1)
-        require("0 <= beta2 < 1", 0 <= self.beta2 < 1, beta2=self.beta2)
-        require("epsilon > 0", self.epsilon > 0, epsilon=self.epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,23 +97,23 @@ class TrainingConfig(Section):
     start_from: str | None = None
     """Denoiser whose weights training starts from: a folder or prefix such as STUDY/best, of the same generator, which
     all machines can read, or "shipped", the one that comes with RayGAN. None: random weights."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Crops per step, over all workers together."""
-    steps_per_epoch: int | None = 125
+    steps_per_epoch: Count | None = 125
     """Steps per epoch; the default is the paper's (1,000 photos in batches of 8). None: one pass over the photos."""
-    epochs: int = 30
+    epochs: Count = 30
     """Epochs of a full training; the best one by validation is kept."""
-    pixel_epochs: int | None = 0
+    pixel_epochs: Natural | None = 0
     """First epochs in which the generator trains alone, with the pixel loss; after them it is fine-tuned with the
     losses of `loss/`, against the discriminator. None: all epochs."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """Learning-rate schedule: constant, or cosine decay to 0 over all epochs (Loshchilov and Hutter, 2017)."""
-    warm_up_steps: int = 0
+    warm_up_steps: Natural = 0
     """Steps of linear learning-rate warm-up."""
-    average_decay: float = 0.0
+    average_decay: Fraction = 0.0
     """Decay of the exponential moving average of the generator's weights, which is then validated and kept. 0: no
     average."""
-    max_gradient_norm: float | None = None
+    max_gradient_norm: Positive | None = None
     """Max norm for gradient clipping, per network. None: no clipping."""
     best_by: Literal["val_psnr", "val_ssim"] | None = None
     """Metric that chooses the best epoch. None: the search's first objective, if it is one of these, or val_psnr."""
@@ -135,15 +122,8 @@ class TrainingConfig(Section):
     which equals training with one worker and costs communication in every layer."""
     precision: Precision = "float32"
     """Precision of the networks' computation; weights, losses and optimizers stay in float32."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
-
-    def _check(self) -> None:
-        self._at_least(1, "batch_size", "steps_per_epoch", "epochs")
-        self._at_least(0, "seed", "pixel_epochs", "warm_up_steps")
-        require("0 <= average_decay < 1", 0 <= self.average_decay < 1, average_decay=self.average_decay)
-        norm = self.max_gradient_norm
-        require("max_gradient_norm > 0 or none", norm is None or norm > 0, max_gradient_norm=norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,17 +132,16 @@ class HardwareConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto: GPUs if the cluster has any."""
-    workers: int = 1
+    workers: Count = 1
     """Training workers per run; 1 trains in the trial's own process."""
-    cpus_per_worker: int = 1
+    cpus_per_worker: Count = 1
     """CPU cores, and on the CPU threads, per worker."""
-    reading_cpus_per_worker: int = 1
+    reading_cpus_per_worker: Count = 1
     """Additional CPU cores per worker that read photos, if these are streamed (`data/cache`)."""
     gpus_per_worker: float = 1.0
     """GPUs per worker; a fraction shares one GPU among trials."""
 
     def _check(self) -> None:
-        self._at_least(1, "workers", "cpus_per_worker", "reading_cpus_per_worker")
         gpus = self.gpus_per_worker
         # NCCL refuses two workers on one GPU, and Ray fractions above one.
         whole = gpus >= 1 and float(gpus).is_integer()

@@ -8,25 +8,34 @@ those of this package.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import itertools
 import json
 import math
+import operator
 import re
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from raygan.errors import InputError
 
-CLASS = "class"
-"""Key of a kind's class in its JSON form."""
+COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+"""How the bounds of a number are written in its type, such as `Annotated[int, (">=", 1), ("<=", 4)]`."""
+Count = Annotated[int, (">=", 1)]
+Natural = Annotated[int, (">=", 0)]
+NonNegative = Annotated[float, (">=", 0)]
+Positive = Annotated[float, (">", 0)]
+Fraction = Annotated[float, (">=", 0), ("<", 1)]
 
 
 class ConfigError(InputError, ValueError):
@@ -42,7 +51,7 @@ def require(rule: str, holds: bool, **values: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Base of every part of a configuration. Validates the types of its fields, then its own rules."""
+    """Base of every part of a configuration. Validates the types and bounds of its fields, then its own rules."""
 
     _field_types: ClassVar[dict[str, Any]]
 
@@ -51,16 +60,12 @@ class Section:
             value = getattr(self, name)
             if not _is_valid(value, kind):
                 raise ConfigError(f"{name} must be {_type_name(kind)}, but got {value!r}")
+            for comparison, bound in _bounds(kind) if value is not None else ():
+                require(f"{name} {comparison} {bound}", COMPARISONS[comparison](value, bound), **{name: value})
         self._check()
 
     def _check(self) -> None:
         """Raise `ConfigError` if the values break a rule."""
-
-    def _at_least(self, least: int, *names: str) -> None:
-        """Raise `ConfigError` if one of these fields is less than `least`. None is allowed for optional fields."""
-        for name in names:
-            value = getattr(self, name)
-            require(f"{name} >= {least}", value is None or value >= least, **{name: value})
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings, ready for `json.dumps`."""
@@ -89,14 +94,25 @@ class Kind(Section):
 
     def to_json(self) -> dict[str, Any]:
         """See `Section.to_json`; names the class as well."""
-        return {CLASS: _class_name(type(self)), **super().to_json()}
+        return {"class": _class_name(type(self)), **super().to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """See `Section.from_json`. Imports the named class; raises `ConfigError` if that is not possible."""
-        rest = dict(values)
-        kind = _import_class(str(rest.pop(CLASS, _class_name(cls))), cls)
-        return super(Kind, kind).from_json(rest)
+        fields = {"class": _class_name(cls), **values}
+        name = str(fields.pop("class"))
+        module, _, attribute = name.rpartition(".")
+        try:
+            owner = sys.modules["__main__"] if module == _main_module() else importlib.import_module(module)
+            kind = getattr(owner, attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"the configuration names the class {name}, which cannot be imported ({error}): run with the folder of "
+                f"{module or 'its module'}.py on PYTHONPATH"
+            ) from error
+        if not (isinstance(kind, type) and issubclass(kind, cls)):
+            raise ConfigError(f"the configuration names {name}, which is not a {cls.__name__}")
+        return super(Kind, kind).from_json(fields)
 
     @classmethod
     def parse(cls, text: str) -> Self | None:  # noqa: ARG003
@@ -105,20 +121,6 @@ class Kind(Section):
 
 
 AnySection = TypeVar("AnySection", bound=Section)
-AnyKind = TypeVar("AnyKind", bound=Kind)
-
-
-class _UnknownPathError(Exception):
-    """A path that a section does not have."""
-
-
-def known_kind(base: type[AnyKind], name: str) -> type[AnyKind]:
-    """The kind of that name: of a class, in any case, with or without underscores. Raises `ConfigError` otherwise."""
-    kinds = {_normalized(kind.__name__): kind for kind in _subclasses(base) if not inspect.isabstract(kind)}
-    if (found := kinds.get(_normalized(name))) is None:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds.values() if not kind.__name__.startswith("_")))
-        raise ConfigError(f"there is no {base.__name__} {name!r}; there are {names}")
-    return found
 
 
 def own_kinds() -> tuple[type[Kind], ...]:
@@ -132,18 +134,17 @@ def flat_values(section: Section, prefix: str = "") -> dict[str, Any]:
     A kind is a leaf too, with its name as the value, and so is a tuple of kinds.
     """
     leaves: dict[str, Any] = {}
-    for name in field_types(type(section)):
-        value, path = getattr(section, name), prefix + name
-        if isinstance(value, Kind):
-            leaves[path] = value.key
-        if isinstance(value, Section):
-            leaves.update(flat_values(value, f"{path}/"))
-        elif _has_kinds(value):
-            leaves[path] = tuple(one.key for one in value)
-            for one in value:
-                leaves.update(flat_values(one, f"{path}/{one.key}/"))
-        else:
+    for name, value in _parts(section).items():
+        path = prefix + name
+        if isinstance(value, tuple) and (kinds := _parts(value)):
+            leaves[path] = tuple(kinds)
+            for key, kind in kinds.items():
+                leaves |= flat_values(kind, f"{path}/{key}/")
+        elif not isinstance(value, Section):
             leaves[path] = value
+        else:
+            leaves |= {path: value.key} if isinstance(value, Kind) else {}
+            leaves |= flat_values(value, f"{path}/")
     return leaves
 
 
@@ -153,12 +154,25 @@ def with_values(config: AnySection, values: Mapping[str, object]) -> AnySection:
     The value of a kind is an instance or a name. By name, fields that the kind shares with the one it replaces keep
     their values. Raises `ConfigError` for an unknown path (listing the valid ones) and for a value that breaks a rule.
     """
-    try:
-        replaced: AnySection = _replaced(config, values)
-    except _UnknownPathError as error:
-        known = "\n  ".join(flat_values(config))
-        raise ConfigError(f"there is no setting {str(error)!r}; the settings are:\n  {known}") from None
-    return replaced
+
+    def replaced(owner: Any, values: Mapping[str, object], prefix: str) -> Any:
+        parts, changes, below = _parts(owner), dict[str, Any](), defaultdict[str, dict[str, object]](dict)
+        for path, value in values.items():
+            name, _, rest = path.partition("/")
+            if name not in parts or not (rest or isinstance(owner, Section)):
+                raise _unknown_path(config, prefix + path)
+            if rest:
+                below[name][rest] = value
+            else:
+                changes[name] = _as_kinds(value, field_types(type(owner))[name], parts[name])
+        for name, inner in below.items():
+            changes[name] = replaced(changes.get(name, parts[name]), inner, f"{prefix}{name}/")
+        if isinstance(owner, Section):
+            return dataclasses.replace(owner, **changes)
+        return tuple({**parts, **changes}.values())
+
+    changed: AnySection = replaced(config, values, "")
+    return changed
 
 
 def parse_value(config: Section, path: str, text: str) -> Any:
@@ -169,21 +183,15 @@ def parse_value(config: Section, path: str, text: str) -> Any:
     """
     owner, leaf = _owner_at(config, path)
     kind = field_types(type(owner))[leaf]
-    choices = typing.get_args(kind)
-    if type(None) in choices and text.lower() == "none":
+    if type(None) in typing.get_args(kind) and text.lower() == "none":
         return None
-    if typing.get_origin(kind) is tuple or _is_kind(kind):
-        given = text if _is_kind(kind) else tuple(text.split(","))
-        _as_kinds(given, kind, getattr(owner, leaf))
-        return given
-    value: Any = text
-    if not _is_valid(text, kind):
-        try:
-            # "true" as in JSON, or "True" as tables have it.
-            value = json.loads(text.lower() if kind is bool else text)
-        except json.JSONDecodeError:
-            value = None
-    if value is None or not _is_valid(value, kind):
+    value: Any = tuple(text.split(",")) if typing.get_origin(kind) is tuple else text
+    if _is_valid(_as_kinds(value, kind, getattr(owner, leaf)), kind):
+        return value
+    with contextlib.suppress(json.JSONDecodeError):
+        # "true" as in JSON, or "True" as tables have it.
+        value = json.loads(text.lower() if kind is bool else text)
+    if not _is_valid(value, kind):
         raise ConfigError(f"{path} must be {_type_name(kind)}, but got {text!r}")
     return value
 
@@ -197,11 +205,10 @@ def type_at(config: Section, path: str) -> Any:
 def field_types(section: type[Section]) -> dict[str, Any]:
     """The fields of a section's class and their types."""
     if "_field_types" not in section.__dict__:
-        hints = typing.get_type_hints(section)
+        hints = typing.get_type_hints(section, include_extras=True)
         # Kept with the class: where it travels to another process, the names in its annotations may not be known.
         section._field_types = {one.name: hints[one.name] for one in dataclasses.fields(section)}
-    found: dict[str, Any] = section._field_types
-    return found
+    return section._field_types
 
 
 def field_docs(section: type) -> dict[str, str]:
@@ -210,13 +217,20 @@ def field_docs(section: type) -> dict[str, str]:
     for owner in reversed(section.__mro__):
         if not dataclasses.is_dataclass(owner):
             continue
-        [definition] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, doc in zip(definition.body, definition.body[1:], strict=False):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
+        for field, doc in itertools.pairwise(body):
             match field, doc:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     docs[name] = " ".join(text.split())
     return docs
+
+
+def _parts(owner: Any) -> dict[str, Any]:
+    """What the next name in a path can be: a field of a section, or the key of a kind in a tuple."""
+    if isinstance(owner, Section):
+        return {name: getattr(owner, name) for name in field_types(type(owner))}
+    return {one.key: one for one in owner if isinstance(one, Kind)} if isinstance(owner, tuple) else {}
 
 
 def _owner_at(config: Section, path: str) -> tuple[Section, str]:
@@ -224,75 +238,44 @@ def _owner_at(config: Section, path: str) -> tuple[Section, str]:
     owner: Any = config
     *parents, leaf = path.split("/")
     for parent in parents:
-        if isinstance(owner, tuple):
-            owner = next((one for one in owner if one.key == parent), None)
-        else:
-            owner = getattr(owner, parent, None) if isinstance(owner, Section) else None
-    if not isinstance(owner, Section) or leaf not in field_types(type(owner)):
-        known = "\n  ".join(flat_values(config))
-        raise ConfigError(f"there is no setting {path!r}; the settings are:\n  {known}")
+        owner = _parts(owner).get(parent)
+    if not isinstance(owner, Section) or leaf not in _parts(owner):
+        raise _unknown_path(config, path)
     return owner, leaf
 
 
-def _replaced(section: Any, values: Mapping[str, object], prefix: str = "") -> Any:
-    kinds = field_types(type(section))
-    changes: dict[str, Any] = {}
-    inner: dict[str, dict[str, object]] = {}
-    for path, value in values.items():
-        name, _, rest = path.partition("/")
-        if name not in kinds:
-            raise _UnknownPathError(prefix + path)
-        if rest:
-            inner.setdefault(name, {})[rest] = value
-        else:
-            changes[name] = _as_kinds(value, kinds[name], getattr(section, name))
-    for name, rest_values in inner.items():
-        current, path = changes.get(name, getattr(section, name)), f"{prefix}{name}/"
-        if isinstance(current, tuple):
-            changes[name] = _replaced_in_tuple(current, rest_values, path)
-        elif isinstance(current, Section):
-            changes[name] = _replaced(current, rest_values, path)
-        else:
-            raise _UnknownPathError(path + next(iter(rest_values)))
-    return dataclasses.replace(section, **changes)
+def _unknown_path(config: Section, path: str) -> ConfigError:
+    known = "\n  ".join(flat_values(config))
+    return ConfigError(f"there is no setting {path!r}; the settings are:\n  {known}")
 
 
-def _replaced_in_tuple(current: tuple[Any, ...], values: Mapping[str, object], prefix: str) -> tuple[Any, ...]:
-    by_key: dict[str, dict[str, object]] = {}
-    keys = [one.key for one in current if isinstance(one, Kind)]
-    for path, value in values.items():
-        key, _, rest = path.partition("/")
-        if key not in keys or not rest:
-            raise _UnknownPathError(prefix + path)
-        by_key.setdefault(key, {})[rest] = value
-    return tuple(_replaced(one, by_key.get(one.key, {}), f"{prefix}{one.key}/") for one in current)
-
-
-def _as_kinds(value: object, kind: Any, current: Any) -> Any:
+def _as_kinds(value: Any, kind: Any, current: Any) -> Any:
     """A value for a field, in which the names of kinds are replaced by kinds."""
-    if _is_kind(kind):
-        return _from_text(kind, value, [current], current) if isinstance(value, str) else value
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        element = typing.get_args(kind)[0]
-        if _is_kind(element):
-            return tuple(_from_text(element, one, current) if isinstance(one, str) else one for one in value)
-        return tuple(value)
-    return value
+        return tuple(_as_kinds(one, typing.get_args(kind)[0], current) for one in value)
+    is_name = isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Kind)
+    return _from_text(kind, value, current) if is_name else value
 
 
-def _from_text(base: type[Kind], text: str, known: Sequence[Any], replaced: Kind | None = None) -> Kind:
-    """The kind that a text means: a known one, or a new one with the fields it shares with the one it replaces."""
-    for one in known:
+def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...]) -> Kind:
+    """The kind that a text means: a current one, or a new one with the fields it shares with the one it replaces.
+
+    A name is that of a class, in any case, with or without underscores.
+    """
+    for one in current if isinstance(current, tuple) else (current,):
         if text == one.key or _normalized(text) == _normalized(type(one).__name__):
-            assert isinstance(one, Kind)
             return one
-    for kind in _subclasses(base):
+    kinds = _subclasses(base)
+    for kind in kinds:
         if (parsed := kind.parse(text)) is not None:
             return parsed
-    found = known_kind(base, text)
-    shared = field_types(found).keys() & field_types(type(replaced)).keys() if replaced is not None else ()
+    by_name = {_normalized(kind.__name__): kind for kind in kinds if not inspect.isabstract(kind)}
+    if (found := by_name.get(_normalized(text))) is None:
+        names = ", ".join(sorted(kind.__name__ for kind in by_name.values() if not kind.__name__.startswith("_")))
+        raise ConfigError(f"there is no {base.__name__} {text!r}; there are {names}")
+    kept = {} if isinstance(current, tuple) else _parts(current)
     try:
-        return found(**{name: getattr(replaced, name) for name in shared})
+        return found(**{name: value for name, value in kept.items() if name in field_types(found)})
     except TypeError as error:
         raise ConfigError(f"{found.__name__} needs more than its name, give an instance: {error}") from error
 
@@ -312,8 +295,7 @@ def _from_plain(value: Any, kind: Any) -> Any:
 
 
 def _class_name(kind: type) -> str:
-    module = kind.__module__
-    return f"{_main_module() if module == '__main__' else module}.{kind.__qualname__}"
+    return f"{_main_module() if kind.__module__ == '__main__' else kind.__module__}.{kind.__qualname__}"
 
 
 def _main_module() -> str:
@@ -321,22 +303,7 @@ def _main_module() -> str:
     return Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
 
 
-def _import_class(name: str, base: type[AnyKind]) -> type[AnyKind]:
-    module, _, attribute = name.rpartition(".")
-    try:
-        owner = sys.modules["__main__"] if module == _main_module() else importlib.import_module(module)
-        found = getattr(owner, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"the configuration names the class {name}, which cannot be imported ({error}): run with the folder of "
-            f"{module or 'its module'}.py on PYTHONPATH"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"the configuration names {name}, which is not a {base.__name__}")
-    return found
-
-
-def _subclasses(base: type[AnyKind]) -> list[type[AnyKind]]:
+def _subclasses(base: type[AnySection]) -> list[type[AnySection]]:
     return [base, *(deeper for one in base.__subclasses__() for deeper in _subclasses(one))]
 
 
@@ -344,37 +311,34 @@ def _normalized(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (types.UnionType, typing.Union)
-
-
-def _is_kind(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Kind)
-
-
-def _has_kinds(value: Any) -> bool:
-    return isinstance(value, tuple) and any(isinstance(one, Kind) for one in value)
+def _bounds(kind: Any) -> Iterator[tuple[str, float]]:
+    """The bounds in an annotated type, or in the types of a union."""
+    for one in (kind, *typing.get_args(kind)):
+        yield from getattr(one, "__metadata__", ())
 
 
 def _type_name(kind: Any) -> str:
+    choices = typing.get_args(kind)
+    if typing.get_origin(kind) is Annotated:
+        return _type_name(choices[0])
     if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(kind))
-    if _is_union(kind):
-        return " or ".join(_type_name(choice) for choice in typing.get_args(kind))
+        return "one of " + ", ".join(repr(choice) for choice in choices)
     if typing.get_origin(kind) is tuple:
-        return "a tuple of " + _type_name(typing.get_args(kind)[0])
-    return "none" if kind is type(None) else str(kind.__name__)
+        return "a tuple of " + _type_name(choices[0])
+    return " or ".join(_type_name(choice) for choice in choices) or kind.__name__.replace("NoneType", "none")
 
 
 def _is_valid(value: Any, kind: Any) -> bool:
     """Whether a value is of a field's type, exactly, except that an int serves as a float."""
-    if _is_union(kind):
-        return any(_is_valid(value, choice) for choice in typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_valid(one, typing.get_args(kind)[0]) for one in value)
-    if typing.get_origin(kind) is Literal:
-        return value in typing.get_args(kind)
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _is_valid(value, choices[0])
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_valid(value, choice) for choice in choices)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_valid(one, choices[0]) for one in value)
+    if origin is Literal:
+        return value in choices
     if kind in (int, float):
-        allowed = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-        return allowed and math.isfinite(value)
+        return isinstance(value, int | kind) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind)

@@ -2,86 +2,116 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raygan.config.run import DataConfig, TrainingConfig
-from raygan.data.photos import Photos, random_crop
+from raygan.config.run import Config, DataConfig, TrainingConfig
+from raygan.data.photos import Photos, StoredPhotos
 from raygan.seeds import derived_seed
 
-
-class CropSource(Protocol):
-    """What a training worker draws its crops from."""
-
-    steps: int
-    """Batches an epoch, the same on every worker."""
-
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """One epoch's batches of this worker: uint8, (batch, 3, crop_size, crop_size), on the CPU."""
-        ...
+BATCHES_A_TASK = 4
+"""Batches that one task reads: enough that starting it costs little, few enough that the first ones come soon."""
 
 
+@dataclass(frozen=True)
 class CachedCrops:
-    """Random crops of photos in memory; each epoch has a different order and different positions.
+    """Random crops of photos, usually in memory; each epoch has a different order and different positions.
 
     The workers share the epoch's order, and each takes its own part of every batch: their number changes no crop.
     """
 
-    def __init__(
-        self, photos: Photos, data: DataConfig, training: TrainingConfig, *, rank: int = 0, workers: int = 1
-    ) -> None:
-        self.photos = photos
-        self.data = data
-        self.seed = training.seed
-        self.rank = rank
-        self.batch_size = training.batch_size
-        self.share = training.batch_size // workers
-        self.steps = steps_per_epoch(len(photos), training)
+    photos: Photos | StoredPhotos
+    data: DataConfig
+    training: TrainingConfig
+    rank: int = 0
+    workers: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch, the same on every worker: as configured, or as many as pass once over the photos."""
+        return self.training.steps_per_epoch or max(1, len(self.photos) // self.training.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """One epoch's batches; see `CropSource`."""
-        indices = epoch_order(self.seed, epoch, len(self.photos), self.steps * self.batch_size)
+        """One epoch's batches of this worker: uint8, (batch, 3, crop_size, crop_size), on the CPU."""
         for step in range(self.steps):
-            start = step * self.batch_size + self.rank * self.share
-            yield as_batch(
-                [
-                    self._crop(self.photos.pixels[indices[position]], crop_stream(self.seed, epoch, position))
-                    for position in range(start, start + self.share)
-                ]
-            )
+            yield _as_tensor(self.batch(epoch, step))
 
-    def _crop(self, pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-        return augmented(random_crop(pixels, self.data.crop_size, random), self.data, random)
+    def batch(self, epoch: int, step: int) -> NDArray[np.uint8]:
+        """The batch of one step, from 0: (batch, crop_size, crop_size, 3)."""
+        seed, batch_size, share = self.training.seed, self.training.batch_size, self.training.batch_size // self.workers
+        order = _epoch_order(seed, epoch, len(self.photos), self.steps * batch_size)
+        first = step * batch_size + self.rank * share
+        crops = []
+        for position in range(first, first + share):
+            random = np.random.default_rng(derived_seed("crops", seed, epoch, position))
+            crop = self.photos.crop(order[position], self.data.crop_size, random)
+            if self.data.augmentation != "none" and random.integers(2):
+                crop = crop[:, ::-1]
+            if self.data.augmentation == "flips_and_rotations":
+                crop = np.rot90(crop, int(random.integers(4)))
+            crops.append(crop)
+        return np.stack(crops)
+
+
+class StreamedCrops:
+    """The crops that `CachedCrops` would give, of photos in a folder or bucket, cut by Ray Data ahead of training.
+
+    Each worker has a Ray Data pipeline of its own part of every batch, so that all take the same number of steps. It
+    runs from the first epoch asked for to the last, ahead of training as far as Ray Data's memory allows. Its tasks ask
+    Ray for no core, since the worker has reserved `hardware/reading_cpus_per_worker` for them: they can never wait for
+    cores that training holds.
+    """
+
+    def __init__(self, photos: StoredPhotos, config: Config, *, rank: int = 0, workers: int = 1) -> None:
+        self.config = config
+        self.cut = CachedCrops(photos, config.data, config.training, rank=rank, workers=workers)
+        self.steps = self.cut.steps
+        self._pipeline: Iterator[Any] = iter(())
+        self._next_epoch = 0
+        """The epoch whose first batch the pipeline gives next; 0 where it gives none."""
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """One epoch's batches; see `CachedCrops.batches`."""
+        if epoch != self._next_epoch:
+            self._pipeline = self._start(epoch)
+        self._next_epoch = 0
+        for _ in range(self.steps):
+            yield _as_tensor(next(self._pipeline)["crop"])
+        self._next_epoch = epoch + 1
+
+    def _start(self, epoch: int) -> Iterator[Any]:
+        import ray.data
+
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        steps = (self.config.training.epochs - epoch + 1) * self.steps
+        read = partial(_read_steps, crops=self.cut, first_epoch=epoch)
+        tasks = self.config.hardware.reading_cpus_per_worker
+        with ray.data.DataContext.current(context):
+            counted = ray.data.from_items(list(range(steps)), override_num_blocks=-(-steps // BATCHES_A_TASK))
+            crops = counted.map_batches(read, batch_size=None, num_cpus=0, concurrency=tasks)
+        share = self.config.training.batch_size // self.cut.workers
+        return iter(crops.iter_batches(batch_size=share, prefetch_batches=2))
+
+
+CropSource = CachedCrops | StreamedCrops
+"""What a training worker draws its crops from."""
 
 
 def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
     """The fixed crops that every run of this data configuration is validated on: uint8, (val_crops, 3, S, S)."""
-    crops = []
-    for index in range(data.val_crops):
-        random = np.random.default_rng(derived_seed("validation crops", data.seed, index))
-        crops.append(random_crop(photos.pixels[index % len(photos)], data.crop_size, random))
-    return as_batch(crops)
-
-
-def steps_per_epoch(photos: int, training: TrainingConfig) -> int:
-    """The configured steps of an epoch, or as many as pass once over the photos."""
-    return training.steps_per_epoch or max(1, photos // training.batch_size)
-
-
-def epoch_order(seed: int, epoch: int, photos: int, crops: int) -> NDArray[np.int64]:
-    """Which photo each crop of an epoch is cut from: all in random order, then all again."""
-    random = np.random.default_rng(derived_seed("photo order", seed, epoch))
-    return np.concatenate([random.permutation(photos) for _ in range(-(-crops // photos))])[:crops]
-
-
-def crop_stream(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """Where the crop at a position (from 0) in an epoch's order is cut."""
-    return np.random.default_rng(derived_seed("crops", seed, epoch, position))
+    streams = [np.random.default_rng(derived_seed("validation crops", data.seed, i)) for i in range(data.val_crops)]
+    crops = [photos.crop(i % len(photos), data.crop_size, random) for i, random in enumerate(streams)]
+    return _as_tensor(np.stack(crops))
 
 
 def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
@@ -89,16 +119,20 @@ def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
     return pixels.to(device, non_blocking=True).float().div_(255)
 
 
-def augmented(crop: NDArray[np.uint8], data: DataConfig, random: np.random.Generator) -> NDArray[np.uint8]:
-    """The crop, (S, S, 3), turned and flipped as `data.augmentation` says."""
-    if data.augmentation != "none" and random.integers(2):
-        crop = crop[:, ::-1]
-    if data.augmentation == "flips_and_rotations":
-        crop = np.rot90(crop, int(random.integers(4)))
-    return crop
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, photos: int, crops: int) -> list[int]:
+    """Which photo each crop of an epoch is cut from: all in random order, then all again."""
+    random = np.random.default_rng(derived_seed("photo order", seed, epoch))
+    order: list[int] = np.concatenate([random.permutation(photos) for _ in range(-(-crops // photos))]).tolist()
+    return order
 
 
-def as_batch(crops: list[NDArray[np.uint8]]) -> Tensor:
-    """Crops (S, S, 3) as one tensor, uint8 (B, 3, S, S)."""
-    # np.stack copies, so that torch never holds the object store's read-only memory.
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+def _read_steps(batch: dict[str, NDArray[Any]], crops: CachedCrops, first_epoch: int) -> dict[str, NDArray[np.uint8]]:
+    """The crops of some steps, which are counted from the first epoch's first."""
+    counted = [divmod(count, crops.steps) for count in batch["item"].tolist()]
+    return {"crop": np.concatenate([crops.batch(first_epoch + epochs, step) for epochs, step in counted])}
+
+
+def _as_tensor(crops: NDArray[np.uint8]) -> Tensor:
+    """Crops (B, S, S, 3) as uint8 (B, 3, S, S), copied: torch must not hold the object store's read-only memory."""
+    return torch.from_numpy(crops.transpose(0, 3, 1, 2).copy())

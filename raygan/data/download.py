@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tarfile
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from tqdm import tqdm
 
 from raygan.errors import InputError
 
-CHUNK = 1 << 20
 TIMEOUT = 60
 
 
@@ -77,12 +75,10 @@ def fetch(asset: Asset, cache: Path) -> Path:
         return file
     with tempfile.TemporaryDirectory(dir=cache, prefix="unpacking-") as scratch:
         content = Path(scratch) / "content"
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                archive.extractall(content)
+        if file.suffix == ".zip":
+            shutil.unpack_archive(file, content)
         else:
-            with tarfile.open(file) as tar:
-                tar.extractall(content, filter="data")
+            shutil.unpack_archive(file, content, filter="data")
         content.rename(unpacked)
     file.unlink()
     return unpacked / asset.contents
@@ -118,22 +114,12 @@ def _append(url: str, partial: Path) -> None:
         if error.code == 416:  # Nothing is left to send: it is complete.
             return
         raise
-    with response:
-        resumed = response.status == 206
-        rest = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
-        have = have if resumed else 0
-        with (
-            partial.open("ab" if resumed else "wb") as file,
-            tqdm(
-                desc=url.rpartition("/")[2],
-                total=None if rest is None else have + rest,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-            ) as progress,
-        ):
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                progress.update(len(chunk))
-        if rest is not None and partial.stat().st_size != have + rest:
-            raise urllib.error.ContentTooShortError("the connection was cut", (str(partial), response.headers))
+    if response.status != 206:
+        have = 0
+    rest = response.headers["Content-Length"]
+    total = have + int(rest) if rest is not None else None
+    bar = tqdm.wrapattr(response, "read", total=total, desc=url.rpartition("/")[2], initial=have)
+    with response, partial.open("ab" if have else "wb") as file, bar as content:
+        shutil.copyfileobj(content, file)
+    if total is not None and partial.stat().st_size != total:
+        raise urllib.error.ContentTooShortError("the connection was cut", (str(partial), response.headers))

@@ -4,11 +4,10 @@ starts with it."""
 from __future__ import annotations
 
 import io
+import itertools
 import logging
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +47,12 @@ class Photos:
     def __getitem__(self, part: slice) -> Photos:
         return Photos(self.names[part], self.pixels[part])
 
+    def crop(self, index: int, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+        """A square of a photo, (size, size, 3), at a random position."""
+        height, width, _ = self.pixels[index].shape
+        top, left = int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
+        return self.pixels[index][top : top + size, left : left + size]
+
 
 @dataclass(frozen=True)
 class StoredPhotos:
@@ -58,6 +63,15 @@ class StoredPhotos:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def crop(self, index: int, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+        """See `Photos.crop`; raises `PhotosError` if the photo can no longer be used."""
+        photo, problem = decode_photo(self.folder, self.names[index], size)
+        if problem:
+            name = f"{self.folder}/{self.names[index]}"
+            raise PhotosError(f"{name} was usable when the study began, but is {problem} now")
+        top, left = int(random.integers(photo.height - size + 1)), int(random.integers(photo.width - size + 1))
+        return np.asarray(photo.crop((left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True)
@@ -141,23 +155,11 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
     datasets = []
     for part, chosen in (("training", train), ("validation", photos.validation)):
         rows = []
-        for index, (name, pixels) in enumerate(zip(chosen.names, chosen.pixels, strict=True)):
+        for index, name in enumerate(chosen.names):
             random = np.random.default_rng(derived_seed(f"fixed {part} crops", config.seed, index))
-            rows.append({"name": name, "pixels": random_crop(pixels, config.crop_size, random), "set": part})
+            rows.append({"name": name, "pixels": chosen.crop(index, config.crop_size, random), "set": part})
         datasets.append(ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))))
     return datasets
-
-
-def random_corner(height: int, width: int, size: int, random: np.random.Generator) -> tuple[int, int]:
-    """Top and left of a square at a random position in a photo."""
-    return int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
-
-
-def random_crop(pixels: NDArray[np.uint8], size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """A square of the pixels, (H, W, 3), at a random position."""
-    height, width, _ = pixels.shape
-    top, left = random_corner(height, width, size, random)
-    return pixels[top : top + size, left : left + size]
 
 
 def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[Image.Image, str]:
@@ -183,38 +185,14 @@ def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[Image.Image,
         return nothing, "unreadable"
 
 
-def _decode_batch(batch: dict[str, NDArray[Any]], folder: Folder, smallest: int, pixels: bool) -> dict[str, Any]:
-    """Rows of `name` with `problem` and `pixels` added; only the first pixel unless `pixels`."""
-    decoded = np.empty(len(batch["name"]), dtype=object)
-    problems = []
-    for row, name in enumerate(batch["name"].tolist()):
-        photo, problem = decode_photo(folder, name, smallest)
-        decoded[row] = np.asarray(photo if pixels else photo.crop((0, 0, 1, 1)))
-        problems.append(problem)
-    return {**batch, "pixels": decoded, "problem": problems}
-
-
 def _samples(config: DataConfig) -> TrainingPhotos:
-    import ray.data
-
-    count = config.train_photos
-    generated = ray.data.range(count, override_num_blocks=_blocks(count)).map_batches(
-        partial(_generate, size=max(256, config.crop_size), seed=config.seed), batch_size=None
-    )
+    size = max(256, config.crop_size)
+    names = [f"dead-leaves-{index:05d}" for index in range(config.train_photos)]
+    train, _ = _split_problems(_rows(names, lambda index, _: (dead_leaves(size, config.seed, index), "")))
     folder = Folder(sample_photos_folder(VALIDATION_PHOTOS))
     validation, problems = _split_problems(_read(folder, list(VALIDATION_PHOTOS), config.crop_size))
     _warn(problems, len(VALIDATION_PHOTOS))
-    return TrainingPhotos(train=_split_problems(generated)[0], validation=validation[: config.val_photos])
-
-
-def _generate(batch: dict[str, NDArray[Any]], size: int, seed: int) -> dict[str, Any]:
-    indices = batch["id"].tolist()
-    return {
-        "index": indices,
-        "name": [f"dead-leaves-{index:05d}" for index in indices],
-        "pixels": np.stack([dead_leaves(size, seed, index) for index in indices]),
-        "problem": [""] * len(indices),
-    }
+    return TrainingPhotos(train=train, validation=validation[: config.val_photos])
 
 
 def _mean_bytes(folder: Folder, names: list[str]) -> float:
@@ -225,24 +203,37 @@ def _mean_bytes(folder: Folder, names: list[str]) -> float:
 
 
 def _read(folder: Folder, names: list[str], smallest: int, *, pixels: bool = True) -> Dataset:
-    """Rows of `index`, `name`, `pixels` (one, unless they are wanted) and `problem`, empty for a usable photo."""
+    """The photos of a folder, as `_rows`; only the first pixel of each unless `pixels`."""
     import ray
-    import ray.data
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    where: dict[str, Any] = {}
-    if folder.is_local and len(ray.nodes()) > 1:
-        # A folder of the machine that the search runs on; others need not have it.
-        here = ray.get_runtime_context().get_node_id()
-        cores = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
-        where = {
-            "num_cpus": min(1, cores),
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
-        }
+    def decode(_: int, name: str) -> tuple[NDArray[np.uint8], str]:
+        photo, problem = decode_photo(folder, name, smallest)
+        return np.asarray(photo if pixels else photo.crop((0, 0, 1, 1))), problem
+
+    if not folder.is_local or len(ray.nodes()) == 1:
+        return _rows(names, decode)
+    # A folder of the machine that the search runs on; others need not have it.
+    here = ray.get_runtime_context().get_node_id()
+    cores = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
+    where = NodeAffinitySchedulingStrategy(here, soft=False)
+    return _rows(names, decode, num_cpus=min(1, cores), scheduling_strategy=where)
+
+
+def _rows(names: list[str], decode: Callable[[int, str], tuple[NDArray[np.uint8], str]], **where: Any) -> Dataset:
+    """Rows of `index`, `name`, and what `decode` makes of these: `pixels`, and `problem`, empty for a usable photo."""
+    import ray.data
+
+    def decoded(batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        pixels, problems = np.empty(len(batch["name"]), dtype=object), []
+        for row, (index, name) in enumerate(zip(batch["index"].tolist(), batch["name"].tolist(), strict=True)):
+            pixels[row], problem = decode(index, name)
+            problems.append(problem)
+        return {**batch, "pixels": pixels, "problem": problems}
+
     rows = [{"index": index, "name": name} for index, name in enumerate(names)]
-    return ray.data.from_items(rows, override_num_blocks=_blocks(len(rows))).map_batches(
-        partial(_decode_batch, folder=folder, smallest=smallest, pixels=pixels), batch_size=None, **where
-    )
+    dataset = ray.data.from_items(rows, override_num_blocks=_blocks(len(rows)))
+    return dataset.map_batches(decoded, batch_size=None, **where)
 
 
 def _blocks(rows: int) -> int:
@@ -253,23 +244,16 @@ def _blocks(rows: int) -> int:
 def _split_problems(dataset: Dataset) -> tuple[Photos, dict[str, str]]:
     """The usable photos in order, and the problems of the others by name."""
     rows = sorted(dataset.iter_rows(), key=lambda row: int(row["index"]))
+    usable = [row for row in rows if not row["problem"]]
     problems = {row["name"]: row["problem"] for row in rows if row["problem"]}
-    return _as_photos(row for row in rows if not row["problem"]), problems
-
-
-def _as_photos(rows: Iterable[dict[str, Any]]) -> Photos:
-    kept = list(rows)
-    return Photos([row["name"] for row in kept], [row["pixels"] for row in kept])
+    return Photos([row["name"] for row in usable], [row["pixels"] for row in usable]), problems
 
 
 def _warn(problems: dict[str, str], seen: int) -> None:
-    if not problems:
-        return
-    by_reason = defaultdict(list)
-    for name, problem in problems.items():
-        by_reason[problem].append(name)
     parts = []
-    for reason, names in sorted(by_reason.items()):
-        shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
-        parts.append(f"{len(names)} {reason} ({shown})")
-    logger.warning("skipped %d of %d photos: %s", len(problems), seen, "; ".join(parts))
+    for reason, group in itertools.groupby(sorted(problems, key=lambda name: (problems[name], name)), problems.get):
+        names = list(group)
+        shown = names if len(names) <= 5 else [*names[:5], "…"]
+        parts.append(f"{len(names)} {reason} ({', '.join(shown)})")
+    if parts:
+        logger.warning("skipped %d of %d photos: %s", len(problems), seen, "; ".join(parts))

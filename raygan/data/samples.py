@@ -59,8 +59,7 @@ def dead_leaves(size: int, seed: int, index: int) -> NDArray[np.uint8]:
     blur = max(0.0, random.uniform(-1, 2))
     pixels = ndimage.gaussian_filter(pixels, (blur, blur, 0))
     pixels = pixels.reshape(size, 2, size, 2, 3).mean(axis=(1, 3))
-    rounded: NDArray[np.uint8] = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
-    return rounded
+    return np.asarray(np.rint(255 * pixels.clip(0, 1)), dtype=np.uint8)
 
 
 def _occluding_shapes(canvas: int, random: np.random.Generator) -> tuple[NDArray[np.int32], int]:
@@ -88,8 +87,7 @@ def _outline(random: np.random.Generator) -> NDArray[np.float64]:
     points = np.stack([np.cos(angles) * stretch, np.sin(angles) / stretch], axis=1)
     turn = random.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    turned: NDArray[np.float64] = points @ rotation
-    return turned
+    return np.asarray(points @ rotation, dtype=np.float64)
 
 
 def _natural_colours(count: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -98,8 +96,7 @@ def _natural_colours(count: int, random: np.random.Generator) -> NDArray[np.floa
     warmth = random.normal(random.normal(0, 0.08), 0.12, count)
     tint = random.normal(random.normal(0, 0.03), 0.05, count)
     colours = brightness[:, None] + warmth[:, None] * _BLUE_ORANGE + tint[:, None] * _GREEN_MAGENTA
-    clipped: NDArray[np.float32] = colours.clip(0, 1).astype(np.float32)
-    return clipped
+    return np.asarray(colours.clip(0, 1), dtype=np.float32)
 
 
 def _power_law_texture(canvas: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -112,5 +109,4 @@ def _power_law_texture(canvas: int, random: np.random.Generator) -> NDArray[np.f
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(random.standard_normal((canvas, canvas))) * frequency**-slope
     texture = np.fft.irfft2(spectrum, s=(canvas, canvas))
-    scaled: NDArray[np.float32] = (texture / texture.std()).astype(np.float32)
-    return scaled
+    return np.asarray(texture / texture.std(), dtype=np.float32)

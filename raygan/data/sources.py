@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from raygan.config.kinds import PhotoSource
 from raygan.config.section import require
-from raygan.data.download import BSD300, COCO, Asset, cache_folder, fetch
+from raygan.data.download import BSD300, COCO, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-
-
 NAMED = ("coco", "bsd300", "samples")
 """Sources that are named on the command line; every other text is a folder or prefix."""
 
@@ -29,7 +28,7 @@ class Coco(PhotoSource):
 
     def find(self) -> tuple[Folder, list[str]]:
         """See `PhotoSource.find`."""
-        return _downloaded(COCO)
+        return _images_in(fetch(COCO, cache_folder()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Bsd300(PhotoSource):
 
     def find(self) -> tuple[Folder, list[str]]:
         """See `PhotoSource.find`."""
-        return _downloaded(BSD300)
+        return _images_in(fetch(BSD300, cache_folder()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +71,11 @@ class PhotoFolder(PhotoSource):
 
     def find(self) -> tuple[Folder, list[str]]:
         """See `PhotoSource.find`."""
-        return _images_in(Folder(self.location))
+        return _images_in(self.location)
 
 
-def _downloaded(asset: Asset) -> tuple[Folder, list[str]]:
-    return _images_in(Folder(fetch(asset, cache_folder())))
-
-
-def _images_in(folder: Folder) -> tuple[Folder, list[str]]:
+def _images_in(location: str | Path) -> tuple[Folder, list[str]]:
+    folder = Folder(location)
     names = [name for name in folder.files() if name.lower().endswith(SUFFIXES)]
     if not names:
         state = "holds no image files" if folder.exists() else "does not exist"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from raygan.config.section import Section, require
+from raygan.config.section import Count, Positive, Section
 
 Upsampling = Literal["transposed", "resize"]
 
@@ -18,20 +18,14 @@ Upsampling = Literal["transposed", "resize"]
 class NormalizedNetwork(Section):
     """Settings that the convolutional networks share."""
 
-    base_width: int = 64
+    base_width: Count = 64
     """Channels of the first layer; all other widths are multiples of it."""
     normalization: Literal["batch", "none"] = "batch"
     """Normalization layers: batch normalization (as in the paper) or none."""
-    batch_norm_momentum: float = 0.01
+    batch_norm_momentum: Annotated[float, (">", 0), ("<=", 1)] = 0.01
     """Weight of the newest batch in the moving statistics (Keras writes the same as momentum 0.99)."""
-    batch_norm_epsilon: float = 1e-3
+    batch_norm_epsilon: Positive = 1e-3
     """Term added to the variance in batch normalization (Keras's default)."""
-
-    def _check(self) -> None:
-        self._at_least(1, "base_width")
-        momentum, epsilon = self.batch_norm_momentum, self.batch_norm_epsilon
-        require("0 < batch_norm_momentum <= 1", 0 < momentum <= 1, batch_norm_momentum=momentum)
-        require("batch_norm_epsilon > 0", epsilon > 0, batch_norm_epsilon=epsilon)
 
     def norm(self, channels: int, *, by_image: bool = False) -> nn.Module:
         """The normalization layer for `channels` channels; see `BatchNorm`."""
@@ -79,14 +73,13 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:  # noqa: ARG004
-        total = values.clone()
+        total = values.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        total = gradient.contiguous().clone()
-        distributed.all_reduce(total)
+        total: Tensor = _Sum.apply(gradient)
         return total
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from raygan.config.kinds import Generator
-from raygan.config.section import require
+from raygan.config.section import Count, Fraction, Positive
 from raygan.models.blocks import (
     Down,
     NormalizedNetwork,
@@ -25,7 +25,7 @@ from raygan.models.blocks import (
 
 @dataclass(frozen=True, kw_only=True)
 class _UNetSettings(NormalizedNetwork, Generator):
-    depth: int = 6
+    depth: Annotated[int, (">=", 2), ("<=", 6)] = 6
     """Number of times that height and width are halved, 2 to 6."""
     upsampling: Upsampling = "transposed"
     """How they are doubled again: 4x4 transposed convolutions (as in the paper), or resizing and 3x3 convolutions,
@@ -33,32 +33,23 @@ class _UNetSettings(NormalizedNetwork, Generator):
     residual: bool = False
     """Add the output to the input, so that the network predicts the noise (Zhang et al., 2017)."""
 
-    def _check(self) -> None:
-        super()._check()
-        require("2 <= depth <= 6", 2 <= self.depth <= 6, depth=self.depth)
+    @property
+    def stride(self) -> int:
+        """See `Generator.stride`."""
+        return 1 << self.depth
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(_UNetSettings):
     """The paper's U-Net: 29,247,491 trainable parameters with the default settings."""
 
-    initial_deviation: float = 0.02
+    initial_deviation: Positive = 0.02
     """Standard deviation of the normal distribution of the initial weights."""
     inference_statistics: Literal["moving", "image"] = "moving"
     """Statistics of batch normalization at inference: moving statistics, or those of each image (as in the pix2pix code
     that the paper built on)."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Dropout rate of the first three decoder blocks in training (0.5 in the pix2pix code)."""
-
-    def _check(self) -> None:
-        super()._check()
-        require("initial_deviation > 0", self.initial_deviation > 0, initial_deviation=self.initial_deviation)
-        require("0 <= dropout < 1", 0 <= self.dropout < 1, dropout=self.dropout)
-
-    @property
-    def stride(self) -> int:
-        """See `Generator.stride`."""
-        return 1 << self.depth
 
     def build(self) -> GeneratorNetwork:
         """See `Generator.build`."""
@@ -72,21 +63,16 @@ class ResidualUNet(_UNetSettings):
     Weights start from torch's defaults, which depend on each layer's width (He et al., 2015).
     """
 
-    blocks: int = 2
+    blocks: Count = 2
     """Residual blocks per resolution, in the encoder and again in the decoder."""
-    unshuffle: int = 1
+    unshuffle: Literal[1, 2, 4] = 1
     """Factor by which height and width are divided before the first layer, by moving pixels into channels (Shi et al.,
     2016): 1 (full resolution), 2 or 4, which take fewer operations."""
-
-    def _check(self) -> None:
-        super()._check()
-        self._at_least(1, "blocks")
-        require("unshuffle one of 1, 2, 4", self.unshuffle in (1, 2, 4), unshuffle=self.unshuffle)
 
     @property
     def stride(self) -> int:
         """See `Generator.stride`."""
-        return (1 << self.depth) * self.unshuffle
+        return super().stride * self.unshuffle
 
     def build(self) -> GeneratorNetwork:
         """See `Generator.build`."""

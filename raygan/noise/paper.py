@@ -23,7 +23,7 @@ class Gaussian(Noise):
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         """See `Noise.add`."""
-        return clean + math.sqrt(intensity) * standard_normal(clean, generator)
+        return clean + math.sqrt(intensity) * torch.randn(clean.shape, generator=generator, device=clean.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,5 @@ class Speckle(Noise):
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         """See `Noise.add`."""
-        return clean + math.sqrt(intensity) * clean * standard_normal(clean, generator)
-
-
-def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers from N(0, 1), of the shape and on the device of `like`."""
-    return torch.randn(like.shape, generator=generator, device=like.device)
+        normal = torch.randn(clean.shape, generator=generator, device=clean.device)
+        return clean + math.sqrt(intensity) * clean * normal

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raygan.config.kinds import Noise, SamplingPolicy
-from raygan.config.section import require
+from raygan.config.section import Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,8 @@ class UniformPolicy(SamplingPolicy):
 class NormalPolicy(SamplingPolicy):
     """Intensities from a normal distribution around the middle of the range, truncated to it (the paper's first)."""
 
-    deviation: float = 1 / 6
+    deviation: Positive = 1 / 6
     """Standard deviation as a fraction of the range's width (the paper names none)."""
-
-    def _check(self) -> None:
-        require("deviation > 0", self.deviation > 0, deviation=self.deviation)
 
     def positions(self, uniform: Tensor) -> Tensor:
         """See `SamplingPolicy.positions`."""

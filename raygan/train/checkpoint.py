@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from raygan.config.kinds import Generator
 from raygan.config.run import Config
+from raygan.config.section import flat_values
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.weights import denoiser_folder
@@ -55,10 +56,9 @@ class Best:
     @classmethod
     def of(cls, generator: nn.Module, metrics: Mapping[str, Any]) -> Best:
         """An epoch as it is now; later training does not change it."""
-        weights = {
-            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in generator.state_dict().items()
-        }
-        return cls(weights, dict(metrics))
+        weights = generator.state_dict()
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+        return cls(copies, dict(metrics))
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def save_checkpoint(
     for name, content in files.items():
         folder.write(name, content)
     folder.write("checksums.json", _json({name: _sha256(content) for name, content in files.items()}))
-    for epoch in _epochs(run)[:-KEPT]:
-        run.child(f"epoch-{epoch:04d}").clear()
+    for older in _checkpoints(run)[:-KEPT]:
+        older.clear()
 
 
 def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved | None:
@@ -108,36 +108,32 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
 
     Raises `CheckpointError` if it belongs to another configuration.
     """
-    for epoch in reversed(_epochs(run)):
-        folder = run.child(f"epoch-{epoch:04d}")
-        try:
-            files = _verified(folder)
-        except (OSError, ValueError) as error:
-            logger.warning("cannot resume from %s, trying the one before: %s", folder, error)
-            continue
-        _require_same(json.loads(files["config.json"]), config, folder)
-        best = Best(
-            safetensors.torch.load(files["denoiser/generator.safetensors"]), json.loads(files["denoiser/metrics.json"])
+    found = next(_undamaged(run), None)
+    if found is None:
+        return None
+    folder, files = found
+    theirs, ours = flat_values(Config.from_json(json.loads(files["config.json"]))), flat_values(config)
+    # The machines may differ between a run's starts, and what they hold in memory.
+    fixed = [path for path in ours | theirs if not path.startswith(("hardware/", "data/cache"))]
+    if differing := [path for path in fixed if theirs.get(path) != ours.get(path)]:
+        raise CheckpointError(
+            f"checkpoint {folder} belongs to another configuration, which differs in {', '.join(differing)}; start "
+            "under another name"
         )
-        training = torch.load(io.BytesIO(files["training.pt"]), map_location=device, weights_only=True)
-        return Saved(json.loads(files["metrics.json"]), best, training)
-    return None
+    weights = safetensors.torch.load(files["denoiser/generator.safetensors"])
+    best = Best(weights, json.loads(files["denoiser/metrics.json"]))
+    training = torch.load(io.BytesIO(files["training.pt"]), map_location=device, weights_only=True)
+    return Saved(json.loads(files["metrics.json"]), best, training)
 
 
 def keep_denoiser(run: Folder) -> None:
     """Reduce an ended run's folder to `denoiser/`, that of its newest undamaged checkpoint, if there is one."""
-    folders = [run.child(f"epoch-{epoch:04d}") for epoch in _epochs(run)]
-    for folder in reversed(folders):
-        if run.exists("denoiser/metrics.json"):
-            break
-        try:
-            files = _verified(folder)
-        except (OSError, ValueError):
-            continue
-        for name in DENOISER_FILES:
+    if not run.exists("denoiser/metrics.json"):
+        _, files = next(_undamaged(run), (run, {}))
+        for name in DENOISER_FILES if files else ():
             run.write(f"denoiser/{name}", files[f"denoiser/{name}"])
     if run.exists("denoiser/metrics.json"):
-        for folder in folders:
+        for folder in _checkpoints(run):
             folder.clear()
 
 
@@ -146,9 +142,7 @@ def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
 
     Raises `DenoiserError` if there is none, and `ConfigError` if its configuration cannot be read.
     """
-    if not folder.exists("config.json"):
-        raise DenoiserError(f"there is no denoiser in {folder} (no config.json): give a folder such as STUDY/best")
-    config = Config.from_json(json.loads(folder.read("config.json")))
+    config = Config.from_json(json.loads(_read(folder, "config.json")))
     return load_weights(folder, config.generator), config
 
 
@@ -157,13 +151,9 @@ def load_weights(folder: Folder, generator: Generator) -> nn.Module:
 
     Raises `DenoiserError` if they are missing or belong to another generator.
     """
-    if not folder.exists("generator.safetensors"):
-        raise DenoiserError(
-            f"there is no denoiser in {folder} (no generator.safetensors): give a folder such as STUDY/best"
-        )
-    network = generator.build()
+    weights, network = _read(folder, "generator.safetensors"), generator.build()
     try:
-        network.load_state_dict(safetensors.torch.load(folder.read("generator.safetensors")))
+        network.load_state_dict(safetensors.torch.load(weights))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise DenoiserError(f"the weights in {folder} are not those of {generator}: {error}") from error
     return network.eval()
@@ -177,8 +167,7 @@ def starting_weights(config: Config) -> dict[str, Tensor] | None:
     start_from = config.training.start_from
     if start_from is None:
         return None
-    folder = Folder(denoiser_folder(start_from))
-    network, trained = load_generator(folder)
+    network, trained = load_generator(Folder(denoiser_folder(start_from)))
     if trained.generator != config.generator:
         raise DenoiserError(
             f"training cannot start from {start_from} (training/start_from), whose generator differs: "
@@ -187,48 +176,32 @@ def starting_weights(config: Config) -> dict[str, Tensor] | None:
     return network.state_dict()
 
 
-def _epochs(run: Folder) -> list[int]:
-    """The epochs of which a folder exists, in order."""
-    found = (re.match(r"epoch-(\d+)/", name) for name in run.files())
-    return sorted({int(match[1]) for match in found if match})
+def _read(folder: Folder, name: str) -> bytes:
+    try:
+        return folder.read(name)
+    except FileNotFoundError as error:
+        message = f"there is no denoiser in {folder} (no {name}): give a folder such as STUDY/best"
+        raise DenoiserError(message) from error
 
 
-def _verified(folder: Folder) -> dict[str, bytes]:
-    """The files of a checkpoint; raises `OSError` or `ValueError` if it is incomplete or damaged."""
-    checksums = json.loads(folder.read("checksums.json"))
-    files = {name: folder.read(name) for name in checksums}
-    damaged = [name for name, content in files.items() if _sha256(content) != checksums[name]]
-    if damaged:
-        raise ValueError(f"{', '.join(damaged)} does not match its checksum")
-    return files
+def _checkpoints(run: Folder) -> list[Folder]:
+    """The folders of a run's checkpoints, complete or not, the oldest first."""
+    names = {name.partition("/")[0] for name in run.files() if re.match(r"epoch-\d+/", name)}
+    return [run.child(name) for name in sorted(names, key=lambda name: int(name.removeprefix("epoch-")))]
 
 
-def _require_same(saved: Mapping[str, Any], config: Config, folder: Folder) -> None:
-    theirs, ours = _flat(saved), _flat(config.to_json())
-    differing = [
-        path
-        for path in dict.fromkeys([*ours, *theirs])
-        # The machines may differ between a run's starts, and what they hold in memory.
-        if theirs.get(path) != ours.get(path) and not path.startswith(("hardware/", "data/cache"))
-    ]
-    if differing:
-        raise CheckpointError(
-            f"checkpoint {folder} belongs to another configuration, which differs in {', '.join(differing)}; start "
-            "under another name"
-        )
-
-
-def _flat(values: Any, path: str = "") -> dict[str, Any]:
-    """Leaves of nested JSON values by path."""
-    if isinstance(values, Mapping):
-        inner = ((str(name), value) for name, value in values.items())
-    elif isinstance(values, list):
-        inner = ((str(index), value) for index, value in enumerate(values))
-    else:
-        return {path: values}
-    return {
-        leaf: one for name, value in inner for leaf, one in _flat(value, f"{path}/{name}" if path else name).items()
-    }
+def _undamaged(run: Folder) -> Iterator[tuple[Folder, dict[str, bytes]]]:
+    """The complete and undamaged checkpoints of a run and their files, the newest first."""
+    for folder in reversed(_checkpoints(run)):
+        try:
+            checksums = json.loads(folder.read("checksums.json"))
+            files = {name: folder.read(name) for name in checksums}
+            if damaged := [name for name, content in files.items() if _sha256(content) != checksums[name]]:
+                raise ValueError(f"{', '.join(damaged)} does not match its checksum")
+        except (OSError, ValueError) as error:
+            logger.warning("cannot use checkpoint %s, trying the one before: %s", folder, error)
+        else:
+            yield folder, files
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -91,7 +91,7 @@ def resources(config: Config) -> dict[str, float]:
 def trials_at_once(config: Config) -> int:
     """How many runs fit the cluster side by side; raises `HardwareError` if not even one does."""
     asked, workers = resources(config), config.hardware.workers
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     # A worker lies on one node, a run's workers perhaps on several.
     places = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
     if places < workers:
@@ -121,15 +121,20 @@ def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
     return ray.put(photos)
 
 
-def _object_store() -> float:
-    return float(min(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]))
-
-
 def with_idle_cores(config: Config) -> Config:
     """For a run that has the cluster to itself: on CPUs, each worker gets its share of the largest node's cores."""
     if config.hardware.device == "cuda":
         return config
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    largest = max(int(node.get("CPU", 0)) for node in _nodes())
     reading = resources(config)["CPU"] - config.hardware.cpus_per_worker
     share = max(config.hardware.cpus_per_worker, int(largest // config.hardware.workers - reading))
     return with_values(config, {"hardware/cpus_per_worker": share})
+
+
+def _object_store() -> float:
+    return min(node.get("object_store_memory", 0) for node in _nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -14,16 +14,15 @@ import ray
 import torch
 from ray import train as ray_train
 from ray import tune
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from raygan.config.run import Config
-from raygan.data.crops import CachedCrops, CropSource, validation_crops
+from raygan.data.crops import CachedCrops, CropSource, StreamedCrops, validation_crops
 from raygan.data.photos import StoredPhotos, TrainingPhotos
-from raygan.data.stream import StreamedCrops
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.train.cluster import resources
@@ -75,16 +74,12 @@ class Run:
         if isinstance(photos.train, StoredPhotos):
             crops = StreamedCrops(photos.train, config, rank=worker.rank, workers=worker.workers)
         else:
-            crops = CachedCrops(photos.train, config.data, config.training, rank=worker.rank, workers=worker.workers)
+            crops = CachedCrops(photos.train, config.data, config.training, worker.rank, worker.workers)
+        val_crops = validation_crops(photos.validation, config.data)
         source = config.loss.content.weights_source
-        return train(
-            config,
-            crops,
-            validation_crops(photos.validation, config.data),
-            self.job.content_weights[source] if source is not None else {},
-            worker=worker,
-            record=RunRecord(self.job.folder, self.name, self.values),
-        )
+        weights = self.job.content_weights[source] if source is not None else {}
+        record = RunRecord(self.job.folder, self.name, self.values)
+        return train(config, crops, val_crops, weights, worker=worker, record=record)
 
 
 def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str, Any]], Config]) -> None:
@@ -95,12 +90,9 @@ def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str,
     """
     run = Run(job, point["trial"], config_at(point["params"]), point["params"])
     hardware = run.config.hardware
+    alone = Worker(device=torch.device(hardware.device))
     try:
-        if hardware.workers == 1:
-            epochs = run.epochs(Worker(device=torch.device(hardware.device)))
-        else:
-            epochs = epochs_with_workers(run)
-        for epoch in epochs:
+        for epoch in run.epochs(alone) if hardware.workers == 1 else epochs_with_workers(run):
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}
             tune.report(deciding | {"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
@@ -121,7 +113,18 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
     # need all; and on this machine, so that no other takes it along when it goes.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(maxsize=1, actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    trainer = _trainer(run, storage.location, _QueueCallback(reports))
+    hardware, asked = run.config.hardware, resources(run.config)
+    gpu = hardware.device == "cuda"
+    trainer = TorchTrainer(
+        partial(_train_worker, run, reports),
+        scaling_config=ScalingConfig(num_workers=hardware.workers, use_gpu=gpu, resources_per_worker=asked),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=storage.location,
+            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
     errors: list[BaseException] = []
 
     def fit() -> None:
@@ -138,57 +141,26 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
             report = reports.get(timeout=0.5)
         except Empty:
             continue
-        if ERROR in report:
-            errors.append(DivergedError(report[ERROR]))
+        if isinstance(report, DivergedError):
+            errors.append(report)
         else:
-            yield Epoch(json.loads(report["metrics"]), report["restored"])
+            yield report
     reports.shutdown()
     storage.child(run.name).clear()
     if errors:
         raise errors[0]
 
 
-class _QueueCallback(UserCallback):  # type: ignore[misc]
-    """Sends rank 0's reports, which all workers share, to the process that waits for the run."""
-
-    def __init__(self, reports: Queue) -> None:
-        self.reports = reports
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
-        self.reports.put(metrics[0])
-
-
-def _trainer(run: Run, storage: str, callback: UserCallback) -> TorchTrainer:
-    hardware = run.config.hardware
-    return TorchTrainer(
-        partial(_train_worker, run),
-        scaling_config=ScalingConfig(
-            num_workers=hardware.workers,
-            use_gpu=hardware.device == "cuda",
-            resources_per_worker=resources(run.config),
-        ),
-        run_config=RunConfig(
-            name=run.name,
-            storage_path=storage,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-            callbacks=[callback],
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-
-
-def _train_worker(run: Run) -> None:
-    """What each worker of a TorchTrainer runs."""
+def _train_worker(run: Run, reports: Queue) -> None:
+    """What each worker of a TorchTrainer runs; the one of rank 0 reports the epochs, which all share."""
     context = ray_train.get_context()
-    worker = Worker(
-        rank=context.get_world_rank(),
-        workers=context.get_world_size(),
-        device=ray_train.torch.get_device() if run.config.hardware.device == "cuda" else torch.device("cpu"),
-    )
+    device = ray_train.torch.get_device() if run.config.hardware.device == "cuda" else torch.device("cpu")
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     try:
         for epoch in run.epochs(worker):
-            ray_train.report({"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
+            if worker.rank == 0:
+                reports.put(epoch)
     except DivergedError as error:
         # All workers diverge together. Raised, it would be retried as if a process had been lost.
-        ray_train.report({ERROR: str(error)})
+        if worker.rank == 0:
+            reports.put(error)

@@ -25,22 +25,17 @@ class RunLog:
 
     def __init__(self, folder: Folder, run: str, values: Mapping[str, object], epochs_done: int) -> None:
         """`values` are what TensorBoard shows as hyperparameters; `epochs_done` epochs of an earlier start are kept."""
-        self.folder = folder
-        self.run = run
-        self.steps_file = f"steps/{run}.csv"
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self.folder, self.run, self.steps_file = folder, run, f"steps/{run}.csv"
         self.lines: list[str] = []
         if epochs_done and folder.exists(self.steps_file):
             _, *lines = folder.read(self.steps_file).decode().splitlines()
             self.lines = [line for line in lines if int(line.partition(",")[0]) <= epochs_done]
-        self._open_tensorboard(values, epochs_done)
-
-    def _open_tensorboard(self, values: Mapping[str, object], epochs_done: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
-
-        self.events = self.folder.child(f"tensorboard/{self.run}")
+        self.events = folder.child(f"tensorboard/{run}")
         # TensorBoard's writer knows local files only: for a bucket, the file is copied there after each epoch.
-        self.scratch = None if self.folder.is_local else tempfile.TemporaryDirectory()
+        self.scratch = None if folder.is_local else tempfile.TemporaryDirectory()
         where = self.events.location if self.scratch is None else self.scratch.name
         self.writer = SummaryWriter(where, purge_step=epochs_done + 1)
         # The hyperparameters go first and name the scalars that follow, so that a run stopped early has them too.
@@ -52,11 +47,9 @@ class RunLog:
     def add_steps(self, epoch: int, names: list[str], values: Tensor) -> None:
         """Append an epoch's steps, `values` of shape (steps, len(names)), to the table."""
         first = len(self.lines) + 1
-        self.lines += [
-            ",".join([str(epoch), str(step), *(f"{value:.6g}" for value in row)])
-            for step, row in enumerate(values.tolist(), start=first)
-        ]
-        self.folder.write(self.steps_file, "\n".join([",".join(["epoch", "step", *names]), *self.lines]) + "\n")
+        for step, row in enumerate(values.tolist(), start=first):
+            self.lines.append(",".join([str(epoch), str(step), *(f"{value:.6g}" for value in row)]))
+        self.folder.write(self.steps_file, "\n".join([",".join(["epoch", "step", *names]), *self.lines, ""]))
 
     def add_epoch(self, metrics: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> None:
         """Write an epoch's metrics and pictures; of the best epoch, a picture file too."""
@@ -71,7 +64,10 @@ class RunLog:
                 self.events.write(path.name, path.read_bytes())
         if metrics["best_epoch"] == epoch:
             rows = [picture[:, : picture.shape[2] // 3] for picture in pictures.values()]
-            self.folder.write(f"pictures/{self.run}.png", _png(torch.cat(rows, dim=1)))
+            pixels = (torch.cat(rows, dim=1).permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels.numpy()).save(file, "PNG")
+            self.folder.write(f"pictures/{self.run}.png", file.getvalue())
 
     def close(self) -> None:
         """End the writer's thread, which would otherwise live as long as the process, which may run many trials."""
@@ -91,10 +87,3 @@ def before_and_after(generator: nn.Module, crops: Tensor, config: Config, device
             denoised = generator(noisy.to(device)).cpu().clamp(0, 1)
         pictures[noise.key] = torch.cat(list(torch.cat([noisy, denoised, clean], dim=3)), dim=1)
     return pictures
-
-
-def _png(picture: Tensor) -> bytes:
-    file = io.BytesIO()
-    pixels = (picture.permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8)
-    Image.fromarray(pixels.numpy()).save(file, "PNG")
-    return file.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from raygan.config.kinds import LEVELS
-from raygan.config.run import AdamConfig, Config
+from raygan.config.run import AdamConfig, Config, TrainingConfig
 from raygan.data.crops import CropSource, to_unit_range
 from raygan.errors import InputError
 from raygan.models.blocks import normalize_over_workers
@@ -25,7 +24,6 @@ from raygan.seeds import derived_seed, torch_generator
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import Best, CheckpointError, Saved, load_checkpoint, save_checkpoint, starting_weights
 from raygan.train.logging import RunLog, before_and_after
-from raygan.train.lr_schedule import lr_factor
 from raygan.train.step import METRICS, PIXEL_METRICS, Gan, pixel_step, train_step
 from raygan.train.validation import validate
 
@@ -46,6 +44,19 @@ class Worker:
     rank: int = 0
     workers: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The values, added up in place over all workers."""
+        if self.workers > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def distribute(self, network: nn.Module) -> nn.Module:
+        """The network, averaging gradients over the workers."""
+        if self.workers == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
 
 
 @dataclass(frozen=True)
@@ -99,11 +110,10 @@ def train(
     trainer = _Trainer(config, crops, val_crops, content_weights, worker, saved)
     for metrics in trainer.history:
         yield Epoch(metrics, restored=True)
-    with contextlib.ExitStack() as stack:
-        log = None
-        if record is not None and worker.rank == 0:
-            log = RunLog(record.folder, record.run, record.values, trainer.done)
-            stack.callback(log.close)
+    log = None
+    if record is not None and worker.rank == 0:
+        log = RunLog(record.folder, record.run, record.values, trainer.done)
+    with contextlib.closing(log) if log is not None else contextlib.nullcontext():
         for epoch in range(trainer.done + 1, config.training.epochs + 1):
             metrics = trainer.run_epoch(epoch, log)
             if log is not None and record is not None:
@@ -127,16 +137,31 @@ class _Trainer:
         self.config, self.crops, self.val_crops, self.worker = config, crops, val_crops, worker
         self.operations = operations_per_pixel(config.generator)
         torch.manual_seed(derived_seed("initial weights", config.training.seed))
-        generator = config.generator.build().to(worker.device).to(memory_format=torch.channels_last)
+        generator = config.generator.build()
         if saved is None and (weights := starting_weights(config)) is not None:
             generator.load_state_dict(weights)
-        self.gan = _build_gan(config, generator, content_weights, worker)
-        self.average = _moving_average(generator, config.training.average_decay)
+        discriminator = config.discriminator.build(config.data.crop_size)
+        for network in (generator, discriminator):
+            network.to(worker.device).to(memory_format=torch.channels_last)
+            if config.training.batch_statistics == "all":
+                normalize_over_workers(network, worker.workers)
+        self.gan = Gan(
+            generator=worker.distribute(generator),
+            discriminator=worker.distribute(discriminator),
+            frozen_discriminator=discriminator,
+            generator_optimizer=_adam(generator, config.optimizers.generator),
+            discriminator_optimizer=_adam(discriminator, config.optimizers.discriminator),
+            content_loss=config.loss.content.build(content_weights).to(worker.device),
+            config=config,
+        )
+        decay = config.training.average_decay
+        mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(generator, multi_avg_fn=mean, use_buffers=True) if decay else None
         self.denoiser = self.average.module if self.average else generator
         """The network that is validated and kept."""
         self.states: dict[str, Any] = {
             "generator": generator,
-            "discriminator": self.gan.frozen_discriminator,
+            "discriminator": discriminator,
             "generator_optimizer": self.gan.generator_optimizer,
             "discriminator_optimizer": self.gan.discriminator_optimizer,
         }
@@ -154,20 +179,20 @@ class _Trainer:
         """Train and validate one epoch; returns its metrics."""
         started = time.perf_counter()
         step_metrics: list[dict[str, Tensor]] = []
-        diverged = None
-        try:
-            self._train(epoch, step_metrics)
-        except DivergedError as error:
-            # Of all workers, or of none: the steps that led to it are worth seeing.
-            diverged = error
-        names, values = _over_workers(step_metrics, self.worker)
+        broken = self._train(epoch, step_metrics)
+        names, values = self._over_workers(step_metrics)
         if log is not None:
+            # Of a run that diverged too: the steps that led to it are worth seeing.
             log.add_steps(epoch, names, values)
-        if diverged is not None:
-            raise diverged
+        if broken:
+            raise DivergedError(f"training diverged in epoch {epoch}, by step {len(step_metrics)}: {', '.join(broken)}")
         trained = time.perf_counter()
         means = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
-        validation = self._validation_metrics()
+        count, rank = len(self.val_crops), self.worker.rank
+        rows = range(rank, count, self.worker.workers)
+        sums = validate(self.denoiser, self.val_crops, self.config, self.worker.device, rows)
+        totals = self.worker.sum(torch.stack(list(sums.values()))).tolist()
+        validation = {f"val_{name}": total / count for name, total in zip(sums, totals, strict=True)}
         now = time.perf_counter()
         if math.isnan(validation["val_psnr"]):
             raise DivergedError(f"training diverged in epoch {epoch}: val_psnr is nan")
@@ -195,103 +220,73 @@ class _Trainer:
         training = {name: owner.state_dict() for name, owner in self.states.items()} | {"history": self.history}
         save_checkpoint(checkpoints, self.config, metrics, self.best, training)
 
-    def _train(self, epoch: int, step_metrics: list[dict[str, Tensor]]) -> None:
-        """Train one epoch; appends this worker's losses and accuracies, step by step, to `step_metrics`."""
-        training, steps = self.config.training, self.crops.steps
-        self.gan.generator.train()
-        self.gan.discriminator.train()
+    def _train(self, epoch: int, step_metrics: list[dict[str, Tensor]]) -> list[str]:
+        """Train one epoch; appends this worker's losses and accuracies, step by step, to `step_metrics`.
+
+        Ends early if one of them, summed over steps and workers, is not finite; returns which, in words.
+        """
+        training, gan, steps = self.config.training, self.gan, self.crops.steps
+        gan.generator.train()
+        gan.discriminator.train()
         # Layers that draw random numbers use torch's global generator: tie it to the epoch, as everything else is.
         torch.manual_seed(derived_seed("layers", training.seed, epoch, self.worker.rank))
         alone = training.pixel_epochs is None or epoch <= training.pixel_epochs
         run_step, watched = (pixel_step, PIXEL_METRICS) if alone else (train_step, METRICS)
         for step, pixels in enumerate(self.crops.batches(epoch)):
-            clean, noisy = self._noisy_batch(epoch, step, pixels)
             factor = lr_factor(training, (epoch - 1) * steps + step, training.epochs * steps)
-            _set_adam(self.gan.generator_optimizer, self.config.optimizers.generator, factor)
-            _set_adam(self.gan.discriminator_optimizer, self.config.optimizers.discriminator, factor)
-            step_metrics.append(run_step(self.gan, _channels_last(clean), _channels_last(noisy)))
+            gan.generator_optimizer.param_groups[0]["lr"] = factor * self.config.optimizers.generator.learning_rate
+            gan.discriminator_optimizer.param_groups[0]["lr"] = (
+                factor * self.config.optimizers.discriminator.learning_rate
+            )
+            step_metrics.append(run_step(gan, *self._noisy_batch(epoch, step, pixels)))
             if self.average is not None:
-                self.average.update_parameters(self.gan.generator)
+                self.average.update_parameters(gan.generator)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
-                names, values = _over_workers(step_metrics[-CHECK_EVERY:], self.worker)
-                _require_finite(names, values, watched, f"in epoch {epoch}, by step {step + 1}")
-        averaged = [] if self.average is None else [self.average.module]
-        _average_moving_statistics((self.gan.generator, self.gan.discriminator, *averaged), self.worker)
+                names, values = self._over_workers(step_metrics[-CHECK_EVERY:])
+                sums = dict(zip(names, values.sum(dim=0).tolist(), strict=True))
+                if broken := [f"{name} is {sums[name]}" for name in watched if not math.isfinite(sums[name])]:
+                    return broken
+        # Each worker has gathered moving statistics on its own crops.
+        for network in dict.fromkeys((self.states["generator"], gan.frozen_discriminator, self.denoiser)):
+            for statistic in filter(torch.is_floating_point, network.buffers()):
+                statistic.copy_(self.worker.sum(statistic) / self.worker.workers)
+        return []
+
+    def _over_workers(self, step_metrics: list[dict[str, Tensor]]) -> tuple[list[str], Tensor]:
+        """The metrics' names, and their means over the workers: float64, (steps, metrics), on the CPU."""
+        values = torch.stack([torch.stack(list(metrics.values())) for metrics in step_metrics]).double()
+        return list(step_metrics[0]), self.worker.sum(values / self.worker.workers).cpu()
 
     def _noisy_batch(self, epoch: int, step: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of crops, uint8, as clean and noisy images on the device."""
-        training, rank = self.config.training, self.worker.rank
-        clean = to_unit_range(pixels, self.worker.device)
+        """A batch of crops, uint8, as clean and noisy images on the device, in the layout that convolutions prefer."""
+        training, device, share = self.config.training, self.worker.device, len(pixels)
+        clean = to_unit_range(pixels, device)
         # Drawn for the whole batch, of which this worker has some rows: the number of workers changes no noise.
-        rows = slice(rank * len(clean), (rank + 1) * len(clean))
+        rows = slice(self.worker.rank * share, (self.worker.rank + 1) * share)
         key = (training.seed, epoch, step)
-        noises, intensities = sample_noise(
-            self.config.noises, self.config.sampling, training.batch_size, torch_generator("noise kinds", *key)
-        )
-        streams = [
-            torch_generator("noise", *key, row, device=self.worker.device) for row in range(rows.start, rows.stop)
-        ]
-        return clean, add_noise(clean, noises[rows], intensities[rows], streams)
-
-    def _validation_metrics(self) -> dict[str, float]:
-        """Means over all crops of what `validate` adds up, and `val_psnr`, `val_ssim` over all noises and levels."""
-        count = len(self.val_crops)
-        rows = range(self.worker.rank, count, self.worker.workers)
-        sums = validate(self.denoiser, self.val_crops, self.config, self.worker.device, rows)
-        totals = torch.stack(list(sums.values()))
-        if self.worker.workers > 1:
-            distributed.all_reduce(totals)
-        means = {f"val_{name}": total / count for name, total in zip(sums, totals.tolist(), strict=True)}
-        tasks = [f"{noise.key}_{level}" for noise in self.config.noises for level in LEVELS]
-        overall = {
-            f"val_{measure}": sum(means[f"val_{measure}_{task}"] for task in tasks) / len(tasks)
-            for measure in ("psnr", "ssim")
-        }
-        return overall | means
+        kinds = torch_generator("noise kinds", *key)
+        noises, intensities = sample_noise(self.config.noises, self.config.sampling, training.batch_size, kinds)
+        streams = [torch_generator("noise", *key, row, device=device) for row in range(rows.start, rows.stop)]
+        noisy = add_noise(clean, noises[rows], intensities[rows], streams)
+        layout = torch.channels_last
+        return clean.contiguous(memory_format=layout), noisy.contiguous(memory_format=layout)
 
 
-def _build_gan(config: Config, generator: nn.Module, content_weights: dict[str, Tensor], worker: Worker) -> Gan:
-    discriminator = config.discriminator.build(config.data.crop_size)
-    discriminator.to(worker.device).to(memory_format=torch.channels_last)
-    if config.training.batch_statistics == "all":
-        for network in (generator, discriminator):
-            normalize_over_workers(network, worker.workers)
-    return Gan(
-        generator=_distributed(generator, worker),
-        discriminator=_distributed(discriminator, worker),
-        frozen_discriminator=discriminator,
-        generator_optimizer=_adam(generator, config.optimizers.generator),
-        discriminator_optimizer=_adam(discriminator, config.optimizers.discriminator),
-        content_loss=config.loss.content.build(content_weights).to(worker.device),
-        config=config,
-    )
+def lr_factor(training: TrainingConfig, step: int, steps: int) -> float:
+    """Factor of the configured learning rates at a step, from 0, of `steps` in all.
+
+    It depends on nothing else, so that a resumed run equals an uninterrupted one.
+    """
+    warmed_up = min(1.0, (step + 1) / (training.warm_up_steps + 1))
+    if training.lr_schedule == "constant":
+        return warmed_up
+    return warmed_up * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
     betas = (config.beta1, config.beta2)
     # Fused, since torch's default loop over the weights takes three times as long on the CPU.
     return torch.optim.Adam(network.parameters(), config.learning_rate, betas, config.epsilon, fused=True)
-
-
-def _set_adam(optimizer: torch.optim.Optimizer, config: AdamConfig, factor: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = factor * config.learning_rate
-
-
-def _moving_average(generator: nn.Module, decay: float) -> AveragedModel | None:
-    """The exponential moving average of the generator's weights and moving statistics."""
-    if not decay:
-        return None
-    mean = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(generator, multi_avg_fn=mean, use_buffers=True)
-
-
-def _distributed(network: nn.Module, worker: Worker) -> nn.Module:
-    """The network, averaging gradients over the workers."""
-    if worker.workers == 1:
-        return network
-    devices = [worker.device] if worker.device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
 
 
 def _require_same_epoch(saved: Saved | None, worker: Worker) -> None:
@@ -303,35 +298,3 @@ def _require_same_epoch(saved: Saved | None, worker: Worker) -> None:
     distributed.all_reduce(epochs, distributed.ReduceOp.MAX)
     if epochs[0] != -epochs[1]:
         raise CheckpointError(f"workers read checkpoints of different epochs, {-epochs[1]} to {epochs[0]}")
-
-
-def _over_workers(step_metrics: list[dict[str, Tensor]], worker: Worker) -> tuple[list[str], Tensor]:
-    """The metrics' names, and their means over the workers: float64, (steps, metrics), on the CPU."""
-    means = torch.stack([torch.stack(list(metrics.values())) for metrics in step_metrics]).double() / worker.workers
-    if worker.workers > 1:
-        distributed.all_reduce(means)
-    return list(step_metrics[0]), means.cpu()
-
-
-def _channels_last(images: Tensor) -> Tensor:
-    """The same images in the memory layout that convolutions are fastest in."""
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def _average_moving_statistics(networks: Iterable[nn.Module], worker: Worker) -> None:
-    """Give all workers the mean of the moving statistics, which each has gathered on its own crops."""
-    if worker.workers == 1:
-        return
-    for network in networks:
-        for buffer in network.buffers():
-            if buffer.is_floating_point():
-                distributed.all_reduce(buffer)
-                buffer /= worker.workers
-
-
-def _require_finite(names: list[str], values: Tensor, watched: Iterable[str], when: str) -> None:
-    """Raise `DivergedError` unless the watched metrics of some steps are finite; all workers pass the same values."""
-    sums = dict(zip(names, values.sum(dim=0).tolist(), strict=True))
-    broken = [f"{name} is {sums[name]}" for name in watched if not math.isfinite(sums[name])]
-    if broken:
-        raise DivergedError(f"training diverged {when}: {', '.join(broken)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -21,27 +23,29 @@ def validate(
 ) -> dict[str, Tensor]:
     """Sums over the crops `rows` of PSNR and SSIM, per noise and level: `psnr_<noise>_<level>`, `ssim_<noise>_<level>`.
 
-    And `psnr_noisy`, the mean over noises and levels of the noisy input's PSNR. `crops` are all the validation crops,
-    uint8 (N, 3, S, S); a worker of several passes its own rows and adds up the sums. The noise of a crop depends on
-    `data/seed`, noise, level and the crop's row alone. Leaves the generator in evaluation mode.
+    And `psnr`, `ssim` and `psnr_noisy`, that of the noisy input, all three the means over noises and levels. `crops`
+    are all the validation crops, uint8 (N, 3, S, S); a worker of several passes its own rows and adds up the sums. The
+    noise of a crop depends on `data/seed`, noise, level and the crop's row alone. Leaves the generator in evaluation
+    mode.
     """
     generator.eval()
-    sums: dict[str, Tensor] = {}
-    psnr_noisy = torch.zeros((), dtype=torch.float64, device=device)
+    totals: dict[str, Tensor] = {}
     with torch.inference_mode():
-        for noise in config.noises:
-            for level in LEVELS:
-                total = torch.zeros(2, dtype=torch.float64, device=device)
-                for start in range(0, len(rows), BATCH):
-                    clean, noisy = noisy_validation_crops(crops, config, noise, level, rows[start : start + BATCH])
-                    clean, noisy = clean.to(device), noisy.to(device, memory_format=torch.channels_last)
-                    with autocast(device, config.training.precision):
-                        denoised = generator(noisy)
-                    clean, denoised = clean.double(), denoised.double()
-                    psnr_noisy += psnr(clean, noisy.double()).sum()
-                    total += torch.stack([psnr(clean, denoised).sum(), ssim(clean, denoised).sum()])
-                sums[f"psnr_{noise.key}_{level}"], sums[f"ssim_{noise.key}_{level}"] = total
-    return sums | {"psnr_noisy": psnr_noisy / (len(config.noises) * len(LEVELS))}
+        for noise, level in itertools.product(config.noises, LEVELS):
+            total = totals[f"{noise.key}_{level}"] = torch.zeros(3, dtype=torch.float64, device=device)
+            for start in range(0, len(rows), BATCH):
+                clean, noisy = noisy_validation_crops(crops, config, noise, level, rows[start : start + BATCH])
+                clean, noisy = clean.to(device), noisy.to(device, memory_format=torch.channels_last)
+                with autocast(device, config.training.precision):
+                    denoised = generator(noisy)
+                clean, noisy, denoised = clean.double(), noisy.double(), denoised.double()
+                scores = (psnr(clean, denoised), ssim(clean, denoised), psnr(clean, noisy))
+                total += torch.stack([score.sum() for score in scores])
+    mean_psnr, mean_ssim, psnr_noisy = torch.stack(list(totals.values())).mean(dim=0)
+    sums = {"psnr": mean_psnr, "ssim": mean_ssim}
+    for task, total in totals.items():
+        sums[f"psnr_{task}"], sums[f"ssim_{task}"], _ = total
+    return sums | {"psnr_noisy": psnr_noisy}
 
 
 def noisy_validation_crops(

@@ -9,9 +9,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
-from raygan.data.crops import CachedCrops
+from raygan.data.crops import CachedCrops, StreamedCrops
 from raygan.data.photos import Photos, StoredPhotos, training_photos
-from raygan.data.stream import StreamedCrops
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 Write = Callable[..., Path]

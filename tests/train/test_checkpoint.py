@@ -140,8 +140,8 @@ def test_interrupted_save_leaves_the_checkpoint_before(
     ("values", "path"),
     [
         ({"optimizers/generator/learning_rate": 0.5}, "optimizers/generator/learning_rate"),
-        ({"generator": "ResidualUNet"}, "generator/class"),
-        ({"noises": ["gaussian"]}, "noises/1/class"),
+        ({"generator": "ResidualUNet"}, "generator"),
+        ({"noises": ["gaussian"]}, "noises"),
     ],
 )
 def test_checkpoint_of_another_configuration_is_refused(

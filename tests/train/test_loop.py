@@ -267,7 +267,7 @@ def test_denoiser_of_a_checkpoint_scores_as_reported(finished: Run) -> None:
     crops = validation_crops(finished.photos, config.data)
     sums = validate(generator, crops, config, CPU, range(len(crops)))
     best = max(finished.metrics, key=lambda metrics: float(metrics["val_psnr"]))
-    assert len(sums) == 19
+    assert len(sums) == 21
     for name, total in sums.items():
         assert total.item() / len(crops) == pytest.approx(best[f"val_{name}"], abs=1e-9)
 
