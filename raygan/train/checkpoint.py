@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from raygan.config.kinds import Generator
 from raygan.config.run import Config
-from raygan.config.section import flat_values
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.weights import denoiser_folder
@@ -112,7 +111,8 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
     if found is None:
         return None
     folder, files = found
-    theirs, ours = flat_values(Config.from_json(json.loads(files["config.json"]))), flat_values(config)
+    # As JSON: a worker may be unable to import the classes that a search file defines.
+    theirs, ours = _leaves(json.loads(files["config.json"])), _leaves(json.loads(_json(config.to_json())))
     # The machines may differ between a run's starts, and what they hold in memory.
     fixed = [path for path in ours | theirs if not path.startswith(("hardware/", "data/cache"))]
     if differing := [path for path in fixed if theirs.get(path) != ours.get(path)]:
@@ -124,6 +124,16 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
     best = Best(weights, json.loads(files["denoiser/metrics.json"]))
     training = torch.load(io.BytesIO(files["training.pt"]), map_location=device, weights_only=True)
     return Saved(json.loads(files["metrics.json"]), best, training)
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of nested JSON values by path."""
+    if not isinstance(value, dict | list):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {
+        leaf: found for name, one in items for leaf, found in _leaves(one, f"{path}/{name}" if path else name).items()
+    }
 
 
 def keep_denoiser(run: Folder) -> None:
