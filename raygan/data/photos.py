@@ -91,6 +91,8 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
     missing or has fewer than two usable photos. Ray must be running.
     """
     if isinstance(config.photos, Samples):
+        if config.cache == "stream":
+            raise PhotosError("generated photos (data/photos=samples) cannot be streamed: give another data/cache")
         return _samples(config)
     folder, names = config.photos.find()
     order = np.random.default_rng(derived_seed("photo split", config.seed)).permutation(len(names))
