@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tarfile
 import tempfile
 import urllib.error
 import urllib.request
@@ -78,7 +79,8 @@ def fetch(asset: Asset, cache: Path) -> Path:
         if file.suffix == ".zip":
             shutil.unpack_archive(file, content)
         else:
-            shutil.unpack_archive(file, content, filter="data")
+            with tarfile.open(file) as archive:
+                archive.extractall(content, filter="data")
         content.rename(unpacked)
     file.unlink()
     return unpacked / asset.contents

@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Trials:
         self.objectives = tuple(objectives)
         # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
         self._scratch = None if folder.is_local or url else tempfile.TemporaryDirectory()
+        if self._scratch is not None:
+            weakref.finalize(self, self._scratch.cleanup)
         storage = _open_storage(folder, url, self._scratch.name if self._scratch else "", repair=True)
         self.study = optuna.create_study(
             study_name=name, storage=storage, directions=directions(objectives), load_if_exists=True
