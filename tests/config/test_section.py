@@ -44,7 +44,7 @@ def test_with_values_validates_all_values_together() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["loss/lambda", "noises/poisson/low", "noises/gaussian", "generator/blocks", "data/seed/low"]
+    "path", ["loss/lambda", "noises/pink/low", "noises/gaussian", "generator/blocks", "data/seed/low"]
 )
 def test_with_values_unknown_path_lists_the_valid_ones(path: str) -> None:
     with pytest.raises(ConfigError, match=f"no setting '{path}'") as caught:
@@ -88,7 +88,7 @@ def test_photo_source_is_a_name_or_a_location() -> None:
     ("path", "name", "message"),
     [
         ("generator", "resnet", r"there is no Generator 'resnet'; there are .*ResidualUNet, UNet"),
-        ("noises", ["poisson"], r"there is no Noise 'poisson'; there are .*Gaussian, .*SaltAndPepper, Speckle"),
+        ("noises", ["pink"], r"there is no Noise 'pink'; there are .*Gaussian, .*SaltAndPepper, Speckle"),
         ("loss/content", "l1", r"there is no ContentLoss 'l1'; there are MeanSquaredError, Vgg19Features"),
         ("noises", ["grain"], r"Grain needs more than its name, give an instance: .*'low' and 'high'"),
     ],
@@ -244,12 +244,12 @@ def test_parse_value_gives_what_with_values_takes(path: str, text: str, value: o
         ("generator/upsampling", "bilinear"),
         ("loss/content", "l1"),
         ("generator", "none"),
-        ("noises", "gaussian,poisson"),
-        ("noises/poisson/low", "0.1"),
+        ("noises", "gaussian,pink"),
+        ("noises/pink/low", "0.1"),
     ],
 )
 def test_parse_value_refuses_text_of_another_type(path: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"poisson|" + text):
+    with pytest.raises(ConfigError, match=r"pink|" + text):
         parse_value(PAPER_V1, path, text)
 
 
