@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,9 +130,11 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     """The leaves of nested JSON values by path."""
     if not isinstance(value, dict | list):
         return {path: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
+    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
     return {
-        leaf: found for name, one in items for leaf, found in _leaves(one, f"{path}/{name}" if path else name).items()
+        leaf: found
+        for name, one in items
+        for leaf, found in _leaves(one, f"{path}/{name}" if path else str(name)).items()
     }
 
 
