@@ -119,6 +119,8 @@ def _train(experiment: Positional[str], *options: Positional[str]) -> None:
     loaded = load_experiment(experiment)
     if not loaded.has_winner:
         raise InputError(f"{experiment} is a comparison: run it with raygan search {experiment}")
+    if any(option.partition("=")[0] == "--trials" for option in options):
+        raise InputError(f"raygan train runs no trials: leave --trials out, or run raygan search {experiment}")
     run_search(loaded, (*options, "--trials", "0"), prog=f"raygan train {experiment}")
 
 

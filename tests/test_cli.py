@@ -237,3 +237,10 @@ def test_a_signal_during_imports_ends_the_search_cleanly(tmp_path: Path) -> None
     assert process.returncode == 130
     assert "Stopped. Resume with the same command: python " in output
     assert "Traceback" not in errors
+
+
+def test_train_refuses_a_number_of_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--trials", "5"], ["--trials=5"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", "v1", *option])
+        assert "raygan train runs no trials: leave --trials out, or run raygan search v1" in capsys.readouterr().err

@@ -152,9 +152,15 @@ def keep_denoiser(run: Folder) -> None:
 def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
     """The generator in a folder of `DENOISER_FILES`, on the CPU in evaluation mode, and its configuration.
 
-    Raises `DenoiserError` if there is none, and `ConfigError` if its configuration cannot be read.
+    Raises `DenoiserError` if there is none, or version 0.1 wrote it, and `ConfigError` if its configuration cannot be
+    read.
     """
-    config = Config.from_json(json.loads(_read(folder, "config.json")))
+    plain = json.loads(_read(folder, "config.json"))
+    if "noise" in plain:
+        raise DenoiserError(
+            f"RayGAN 0.1 wrote the denoiser in {folder}, with other settings: use it with RayGAN 0.1, or train it again"
+        )
+    config = Config.from_json(plain)
     return load_weights(folder, config.generator), config
 
 

@@ -211,3 +211,9 @@ def test_starting_weights_are_those_of_the_denoiser(tiny_config: Config) -> None
     assert weights.keys() == DENOISER.generator.build().state_dict().keys()
     with pytest.raises(DenoiserError, match=r"cannot start from shipped .* but this configuration has UNet"):
         starting_weights(with_values(tiny_config, shipped))
+
+
+def test_denoiser_of_an_earlier_version_says_which_version_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"noise": {"kinds": ["gaussian"]}, "generator": {}}))
+    with pytest.raises(DenoiserError, match=r"RayGAN 0\.1 wrote the denoiser in .*: use it with RayGAN 0\.1"):
+        load_generator(Folder(tmp_path))
