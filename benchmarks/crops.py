@@ -19,6 +19,7 @@ from PIL import Image
 from timing import machine, show
 from torch.utils.data import DataLoader, Dataset
 
+from raygan.config.run import MAX_MEGAPIXELS
 from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, CropSource, StreamedCrops
 from raygan.data.photos import StoredPhotos, decode_photo, training_photos
@@ -79,7 +80,7 @@ def main() -> None:
         folder, names = Folder(scratch), [file.name for file in files]
         started = time.perf_counter()
         for name in names:
-            decode_photo(folder, name, 1)
+            decode_photo(folder, name, 1, MAX_MEGAPIXELS)
         limit = len(names) / ((time.perf_counter() - started) / CORES)
         loader = DataLoader(
             PlainCrops(files, 256), batch_size=8, shuffle=True, num_workers=CORES, persistent_workers=True

@@ -25,7 +25,7 @@ set -euo pipefail
 export PATH="$PWD/.venv/bin:$PATH"
 # Without the mode, and without a token, Ray would start open to all. The home folder, with the token, is shared.
 export RAY_AUTH_MODE=token
-ray get-auth-token --generate > /dev/null
+(umask 077; ray get-auth-token --generate > /dev/null)
 # Nodes start within minutes of each other; Ray's own limit is 30 seconds.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 

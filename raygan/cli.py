@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import pkgutil
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from raygan.config.kinds import LEVELS, Level
-from raygan.config.run import Precision
-from raygan.errors import InputError
+from raygan.config.run import MAX_MEGAPIXELS, Precision
+from raygan.errors import InputError, redacted
 from raygan.weights import SHIPPED
 
+DATABASE = "RAYGAN_OPTUNA_STORAGE"
+"""Environment variable for `--optuna-storage`, whose password a command line would show to all on the machine."""
 FILTERS = Literal["median", "bilateral", "nonlocal_means", "total_variation", "wavelet", "bm3d", "all"]
 
 
@@ -40,12 +44,12 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
         experiment.check()
         from raygan.search.study import run_study
 
-        run_study(experiment, options.storage, options.wait, options.optuna_storage)
+        run_study(experiment, options.storage, options.wait, options.optuna_storage or os.environ.get(DATABASE))
     except InputError as error:
         _refuse(error)
     except KeyboardInterrupt:
         command = ["python", *sys.argv] if prog is None else ["raygan", *sys.argv[1:]]
-        print(f"\nStopped. Resume with the same command: {shlex.join(command)}")
+        print(f"\nStopped. Resume with the same command: {redacted(shlex.join(command))}")
         sys.exit(130)
 
 
@@ -129,9 +133,9 @@ def _denoise(
     denoised: Positional[str],
     checkpoint: str = SHIPPED,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    tile: int = 512,
     precision: Precision = "float32",
     ray: bool = False,
+    max_megapixels: int = MAX_MEGAPIXELS,
 ) -> None:
     """Denoise an image file or a folder of them.
 
@@ -140,20 +144,32 @@ def _denoise(
         denoised: The file or folder to write; never the input.
         checkpoint: A denoiser's folder, such as STUDY/best, or shipped: the one that comes with RayGAN.
         device: Device to compute on.
-        tile: Side of the tiles in pixels, which bounds memory.
         precision: bfloat16 is faster on processors that compute in it, and slightly less exact.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
+        max_megapixels: Refuse larger images, before they take memory.
     """
+    from raygan.inference.denoiser import Denoiser
     from raygan.inference.files import denoise_path
 
-    if problems := denoise_path(noisy, denoised, checkpoint, device, tile, precision, on_ray=ray):
+    # Loaded here also for a cluster, whose machines may be unable to read the checkpoint or import its network.
+    denoiser = Denoiser(checkpoint, "cpu" if ray else device, precision=precision)
+    ray_device = device if ray else None
+    if problems := denoise_path(denoiser, noisy, denoised, max_megapixels=max_megapixels, ray_device=ray_device):
         print("\n".join(["Skipped:", *problems]), file=sys.stderr)
         sys.exit(1)
 
 
+@dataclass(frozen=True)
+class _EvaluationPhotos:
+    evaluate_on: str = "bsd300"
+    """bsd300, samples, or a folder or prefix of clean photos."""
+    max_megapixels: int = MAX_MEGAPIXELS
+    """Skip larger photos, before they take memory."""
+
+
 def _evaluate(
     checkpoints: Positional[tuple[str, ...]] = (SHIPPED,),
-    evaluate_on: str = "bsd300",
+    photos: OmitArgPrefixes[_EvaluationPhotos] = _EvaluationPhotos(),
     output: str = "evaluation",
     filters: tuple[FILTERS, ...] = ("median",),
     levels: tuple[Level, ...] = LEVELS,
@@ -164,18 +180,23 @@ def _evaluate(
 
     Args:
         checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or shipped: the one that comes with RayGAN.
-        evaluate_on: bsd300, samples, or a folder or prefix of clean photos.
+        photos: What to evaluate on.
         output: Folder for the tables and pictures.
         filters: Classical filters; bm3d needs the package bm3d.
         levels: Noise levels.
         lpips: Compute LPIPS too; needs pip install 'raygan[lpips]' and its pretrained weights.
         out_of_distribution: Add noise that the denoisers were not trained on: stronger, Poisson, JPEG and others.
     """
+    from raygan.evaluation.classical import filters_named
     from raygan.evaluation.evaluate import evaluate_checkpoints
+    from raygan.evaluation.job import EvaluationSettings
+    from raygan.evaluation.perceptual import Lpips
     from raygan.report.tables import evaluation_table
 
+    settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None)
+    limit = photos.max_megapixels
     summary = evaluate_checkpoints(
-        checkpoints, evaluate_on, output, filters, levels, lpips=lpips, out_of_distribution=out_of_distribution
+        checkpoints, photos.evaluate_on, output, settings, max_megapixels=limit, out_of_distribution=out_of_distribution
     )
     print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
 
@@ -229,7 +250,7 @@ def _dashboard(
     from raygan.dashboard import watch
     from raygan.study.storage import Folder
 
-    watch(Folder(study), port, tensorboard_port, optuna_storage)
+    watch(Folder(study), port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
 
 
 def _export(checkpoint: Positional[str], file: Positional[str]) -> None:

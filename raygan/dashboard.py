@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
-import sys
+import socketserver
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from raygan.study.ledger import StudyError
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 from raygan.study.trials import ARTIFACTS, JOURNAL, dashboard_storage
 
+HOST = "127.0.0.1"
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""A WSGI application."""
+
 
 def watch(folder: Folder, port: int, tensorboard_port: int, optuna_url: str | None) -> None:
-    """Serve both on this machine only, until Ctrl-C.
+    """Serve both on this machine only, for reading only, until Ctrl-C.
 
     Of a study in a bucket, the trials as they are now are shown. Raises `StudyError` if there is no study, a port is in
     use, or the storage cannot be opened.
     """
     from optuna.artifacts import FileSystemArtifactStore
-    from optuna_dashboard import run_server
+    from optuna_dashboard import wsgi
 
     # Raises if there is no study.
     StudyFiles(folder)
@@ -29,21 +35,57 @@ def watch(folder: Folder, port: int, tensorboard_port: int, optuna_url: str | No
         raise StudyError(f"{folder} has no {JOURNAL}: give the --optuna-storage that the search was given")
     for used in (port, tensorboard_port):
         try:
-            socket.create_server(("127.0.0.1", used)).close()
+            socket.create_server((HOST, used)).close()
         except OSError as error:
             raise StudyError(f"port {used} is in use: {error}; give another --port or --tensorboard-port") from error
     artifacts = Path(folder.path) / ARTIFACTS
-    with contextlib.ExitStack() as stack:
-        storage = stack.enter_context(dashboard_storage(folder, optuna_url))
-        print(f"http://127.0.0.1:{port}  optuna-dashboard: trials, importance, and each trial's picture")
-        if folder.is_local:
-            command = ["-m", "tensorboard.main", "--logdir", f"{folder.path}/tensorboard", "--host", "127.0.0.1"]
-            tensorboard = subprocess.Popen(
-                [sys.executable, *command, "--port", str(tensorboard_port)], stderr=subprocess.DEVNULL
-            )
-            stack.callback(tensorboard.terminate)
-            print(f"http://127.0.0.1:{tensorboard_port}  TensorBoard: scalars and images of every epoch")
-        print("Ctrl-C ends both.")
+    with dashboard_storage(folder, optuna_url) as storage:
         store = FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None
-        with contextlib.suppress(KeyboardInterrupt):
-            run_server(storage, host="127.0.0.1", port=port, artifact_store=store)
+        app = guarded(wsgi(storage, artifact_store=store), port)
+        print(f"http://{HOST}:{port}  optuna-dashboard: trials, importance, and each trial's picture")
+        if folder.is_local:
+            _start_tensorboard(f"{folder.path}/tensorboard", tensorboard_port)
+            print(f"http://{HOST}:{tensorboard_port}  TensorBoard: scalars and images of every epoch")
+        print("Ctrl-C ends both.")
+        with make_server(HOST, port, app, _Server, _QuietHandler) as server, contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def guarded(app: App, port: int) -> App:
+    """The application for reading only, and for this machine's own pages only.
+
+    A page of another site reaches servers on this machine by a name that leads here (DNS rebinding): its requests name
+    that site as their host or origin.
+    """
+    names = [f"{host}:{port}" for host in (HOST, "localhost")]
+    origins = ["", *(f"http://{name}" for name in names)]
+
+    def guard(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        known = environ.get("HTTP_HOST") in names and environ.get("HTTP_ORIGIN", "") in origins
+        if known and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"This server is for reading, from this machine's own pages."]
+
+    return guard
+
+
+def _start_tensorboard(folder: str, port: int) -> None:
+    """Serve TensorBoard from a thread of this process, with which it ends."""
+    from tensorboard import default, program
+
+    def server(app: App, flags: Any) -> Any:
+        return program.WerkzeugServer(guarded(app, port), flags)
+
+    board = program.TensorBoard(default.get_plugins(), server_class=server)
+    board.configure(logdir=folder, host=HOST, port=port, load_fast="false")
+    board.launch()
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the terminal is for people."""

@@ -72,7 +72,7 @@ class Vgg19Features(ContentLoss):
         digest = hashlib.sha256(self.file().read_bytes()).hexdigest()[:16]
         return (
             f"mean squared error of VGG19's conv2_2 features, loss/content/scale={self.scale}, "
-            f"weights {self.file()} (SHA-256 {digest}…)"
+            f"weights {self.file().name} (SHA-256 {digest}…)"
         )
 
 

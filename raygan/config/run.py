@@ -15,6 +15,8 @@ from raygan.config.section import Count, Fraction, Natural, NonNegative, Positiv
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
+MAX_MEGAPIXELS = 200
+"""Size above which an image is refused, before it takes memory, unless another limit is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class DataConfig(Section):
     cache: Literal["auto", "memory", "stream"] = "auto"
     """Where decoded training photos are kept: in the cluster's object store, or nowhere (read and decoded again in
     every epoch). auto: in memory if they fit. The crops are the same."""
+    max_megapixels: Count = MAX_MEGAPIXELS
+    """Photos with more pixels are skipped, before they take memory."""
     seed: Natural = 0
     """Seed of the split and of the validation crops and noise. Runs compare only if it is the same."""
 

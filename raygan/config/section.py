@@ -29,6 +29,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from raygan.errors import InputError
 
+PLACES = re.compile(r"(photos|evaluate_on)/(class|location)$|start_from$|loss/content/weights$")
+"""Paths that say where something lies: it may have moved, and is told by its content."""
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 """How the bounds of a number are written in its type, such as `Annotated[int, (">=", 1), ("<=", 4)]`."""
 Count = Annotated[int, (">=", 1)]
@@ -75,6 +77,8 @@ class Section:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The value that `to_json` described; raises `ConfigError` for unknown, missing or invalid entries."""
         kinds = field_types(cls)
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} must be a JSON object, but got {values!r}")
         if unknown := set(values) - set(kinds):
             raise ConfigError(f"{cls.__name__} has no {sorted(unknown)}; it has {sorted(kinds)}")
         try:
@@ -146,6 +150,13 @@ def flat_values(section: Section, prefix: str = "") -> dict[str, Any]:
             leaves |= {path: value.key} if isinstance(value, Kind) else {}
             leaves |= flat_values(value, f"{path}/")
     return leaves
+
+
+def differing_values(one: object, other: object) -> list[str]:
+    """The paths of the leaves in which two values in their JSON form differ, without `PLACES`."""
+    leaves = [_json_leaves(value) for value in (one, other)]
+    paths = dict.fromkeys(path for found in leaves for path in found)
+    return [path for path in paths if leaves[0].get(path) != leaves[1].get(path) and not PLACES.search(path)]
 
 
 def with_values(config: AnySection, values: Mapping[str, object]) -> AnySection:
@@ -292,6 +303,14 @@ def _from_plain(value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_from_plain(one, typing.get_args(kind)[0]) for one in value)
     return value
+
+
+def _json_leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict | list):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    below = (_json_leaves(one, f"{path}/{name}" if path else str(name)).items() for name, one in items)
+    return dict(itertools.chain.from_iterable(below))
 
 
 def _class_name(kind: type) -> str:

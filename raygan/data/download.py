@@ -80,7 +80,10 @@ def fetch(asset: Asset, cache: Path) -> Path:
             shutil.unpack_archive(file, content)
         else:
             with tarfile.open(file) as archive:
-                archive.extractall(content, filter="data")
+                # Python 3.11.2, for example Debian 12's, has no filters.
+                if hasattr(tarfile, "data_filter"):
+                    archive.extraction_filter = tarfile.data_filter
+                archive.extractall(content)
         content.rename(unpacked)
     file.unlink()
     return unpacked / asset.contents

@@ -3,11 +3,16 @@ starts with it."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import itertools
+import json
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raygan.config.kinds import PhotoSource
-from raygan.config.run import DataConfig
+from raygan.config.run import MAX_MEGAPIXELS, DataConfig
 from raygan.data.samples import VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
 from raygan.data.sources import PhotosError, Samples
 from raygan.seeds import derived_seed
@@ -30,6 +35,12 @@ EVALUATED_TRAINING_PHOTOS = 1000
 """Of photos that are streamed, how many are scored as training photos: the paper's number."""
 SMALLEST_EVALUATED = 16
 """Minimum side in pixels of a photo to evaluate on."""
+SAMPLED = 300
+"""Files that are read to tell a folder of photos from others."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+"""Pillow's names of the formats that are read. Others may start programs, as EPS does."""
+# Checked in `decode_photo` instead, where the user can raise it.
+Image.MAX_IMAGE_PIXELS = None
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +71,14 @@ class StoredPhotos:
 
     folder: Folder
     names: list[str]
+    max_megapixels: int
 
     def __len__(self) -> int:
         return len(self.names)
 
     def crop(self, index: int, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
         """See `Photos.crop`; raises `PhotosError` if the photo can no longer be used."""
-        photo, problem = decode_photo(self.folder, self.names[index], size)
+        photo, problem, _ = decode_photo(self.folder, self.names[index], size, self.max_megapixels)
         if problem:
             name = f"{self.folder}/{self.names[index]}"
             raise PhotosError(f"{name} was usable when the study began, but is {problem} now")
@@ -80,6 +92,8 @@ class TrainingPhotos:
 
     train: Photos | StoredPhotos
     validation: Photos
+    sha256: str = ""
+    """Of the names and contents of both."""
 
 
 def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
@@ -87,8 +101,8 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
 
     Training photos are read, or stay where they are, as `config.cache` says; "auto" reads them if all, decoded, take at
     most `memory` bytes, as estimated from the first few. The split depends on the file names and `config.seed` alone.
-    Unusable photos are skipped with one warning that counts and names them. Raises `PhotosError` if the source is
-    missing or has fewer than two usable photos. Ray must be running.
+    Unusable photos, and copies of others, are skipped with one warning that counts and names them. Raises `PhotosError`
+    if the source is missing or has fewer than two usable photos. Ray must be running.
     """
     if isinstance(config.photos, Samples):
         if config.cache == "stream":
@@ -99,15 +113,17 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
     candidates = [names[index] for index in order]
     wanted = config.train_photos + config.val_photos
     stream = config.cache == "stream" or (
-        config.cache == "auto" and _mean_bytes(folder, candidates[:PROBED]) * min(wanted, len(candidates)) > memory
+        config.cache == "auto"
+        and _mean_bytes(folder, candidates[:PROBED], config) * min(wanted, len(candidates)) > memory
     )
-    usable, problems = Photos([], []), dict[str, str]()
+    usable, problems, digests = Photos([], []), dict[str, str](), dict[str, str]()
+    read = partial(_read, folder, smallest=config.crop_size, max_megapixels=config.max_megapixels)
     seen = 0
     while seen < len(candidates) and len(usable) < wanted:
         # A tenth more than what is missing, so that a few unusable ones do not cost another round.
         batch = candidates[seen : seen + (wanted - len(usable)) * 11 // 10 + 1]
         seen += len(batch)
-        more, bad = _split_problems(_read(folder, batch, config.crop_size, pixels=not stream))
+        more, bad = _split_problems(read(batch, pixels=not stream), digests)
         usable = Photos(usable.names + more.names, usable.pixels + more.pixels)
         problems |= bad
     _warn(problems, seen)
@@ -117,14 +133,17 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
             f"{config.crop_size} pixels (data/crop_size)"
         )
     held_out = min(config.val_photos, max(1, len(usable) // 5))
+    used = usable[: held_out + config.train_photos]
+    contents = {name: digest for digest, name in digests.items()}
+    sha256 = hashlib.sha256(json.dumps([(name, contents[name]) for name in used.names]).encode()).hexdigest()
     if stream:
-        stored = StoredPhotos(folder, usable.names[held_out : held_out + config.train_photos])
-        validation, _ = _split_problems(_read(folder, usable.names[:held_out], config.crop_size))
-        return TrainingPhotos(train=stored, validation=validation)
-    return TrainingPhotos(train=usable[held_out : held_out + config.train_photos], validation=usable[:held_out])
+        stored = StoredPhotos(folder, used.names[held_out:], config.max_megapixels)
+        validation, _ = _split_problems(read(used.names[:held_out]))
+        return TrainingPhotos(stored, validation, sha256)
+    return TrainingPhotos(used[held_out:], used[:held_out], sha256)
 
 
-def evaluation_photos(source: PhotoSource) -> Dataset:
+def evaluation_photos(source: PhotoSource, max_megapixels: int = MAX_MEGAPIXELS) -> Dataset:
     """The usable photos of a source, decoded: rows of `name`, `pixels`, uint8 (H, W, 3), and `set`, "evaluation".
 
     Usable ones have 3 channels and both sides >= 16; others are skipped with one warning that counts and names them.
@@ -132,15 +151,27 @@ def evaluation_photos(source: PhotoSource) -> Dataset:
     """
     from ray.data.expressions import col, lit
 
-    photos = _read(*source.find(), SMALLEST_EVALUATED).materialize()
+    photos = _read(*source.find(), SMALLEST_EVALUATED, max_megapixels).materialize()
     labels = photos.select_columns(["name", "problem"]).take_all()
     problems = {row["name"]: row["problem"] for row in labels if row["problem"]}
     _warn(problems, len(labels))
     if len(problems) == len(labels):
         raise PhotosError(f"{source.key} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
     # Materialized, so that no reading task waits for a core that the evaluation's actors hold.
-    usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index"])
+    usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index", "digest"])
     return usable.with_column("set", lit("evaluation")).materialize()
+
+
+def fingerprint(folder: Folder, names: list[str]) -> dict[str, Any]:
+    """What tells these files from others of the same names: their number, and the SHA-256 of names and contents.
+
+    Of many files, the contents of `SAMPLED` are taken.
+    """
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for name in names[:: -(-len(names) // SAMPLED)]:
+        with contextlib.suppress(OSError):
+            digest.update(folder.read(name))
+    return {"files": len(names), "sha256": digest.hexdigest()}
 
 
 def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
@@ -153,7 +184,8 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
 
     train = photos.train
     if isinstance(train, StoredPhotos):
-        train, _ = _split_problems(_read(train.folder, train.names[:EVALUATED_TRAINING_PHOTOS], config.crop_size))
+        names = train.names[:EVALUATED_TRAINING_PHOTOS]
+        train, _ = _split_problems(_read(train.folder, names, config.crop_size, config.max_megapixels))
     datasets = []
     for part, chosen in (("training", train), ("validation", photos.validation)):
         rows = []
@@ -164,54 +196,66 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
     return datasets
 
 
-def decode_photo(folder: Folder, name: str, smallest: int) -> tuple[Image.Image, str]:
-    """The photo, and why it cannot be used, or an empty string.
+def decode_photo(folder: Folder, name: str, smallest: int, max_megapixels: int) -> tuple[Image.Image, str, str]:
+    """The photo, why it cannot be used, or an empty string, and the SHA-256 of its file.
 
     Not yet an array: copying all pixels out of Pillow takes a tenth of the decoding time, and a crop needs few.
     """
-    nothing = Image.new("RGB", (1, 1))
+    nothing, digest = Image.new("RGB", (1, 1)), ""
     try:
         content = folder.read(name)
-    except PermissionError:
-        return nothing, "unreadable"
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode != "RGB":
-                return nothing, f"not 3-channel RGB (mode {image.mode})"
-            if min(image.size) < smallest:
-                return nothing, f"smaller than {smallest}x{smallest}"
+        digest = hashlib.sha256(content).hexdigest()
+        with warnings.catch_warnings():
+            # Pillow only warns of some missing bytes; those of metadata do not matter here.
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*EXIF")
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            if problem := _problem(image, smallest, max_megapixels):
+                return nothing, problem, digest
             image.load()
-            return image, ""
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        # What Pillow raises for the many ways in which a file can be damaged.
-        return nothing, "unreadable"
+    except Exception:  # noqa: BLE001  (decoders raise anything on a damaged file, and one photo must not end a run)
+        return nothing, "unreadable", digest
+    return image, "", digest
+
+
+def _problem(image: Image.Image, smallest: int, max_megapixels: int) -> str:
+    """Why an image whose header was read cannot be used, or an empty string."""
+    if image.mode != "RGB":
+        return f"not 3-channel RGB (mode {image.mode})"
+    if min(image.size) < smallest:
+        return f"smaller than {smallest}x{smallest}"
+    if image.width * image.height > max_megapixels * 1e6:
+        return f"larger than {max_megapixels} megapixels"
+    return "animated" if getattr(image, "is_animated", False) else ""
 
 
 def _samples(config: DataConfig) -> TrainingPhotos:
     size = max(256, config.crop_size)
     names = [f"dead-leaves-{index:05d}" for index in range(config.train_photos)]
-    train, _ = _split_problems(_rows(names, lambda index, _: (dead_leaves(size, config.seed, index), "")))
-    folder = Folder(sample_photos_folder(VALIDATION_PHOTOS))
-    validation, problems = _split_problems(_read(folder, list(VALIDATION_PHOTOS), config.crop_size))
+    train, _ = _split_problems(_rows(names, lambda index, name: (dead_leaves(size, config.seed, index), "", name)))
+    folder, crop_size = Folder(sample_photos_folder(VALIDATION_PHOTOS)), config.crop_size
+    validation, problems = _split_problems(_read(folder, list(VALIDATION_PHOTOS), crop_size, config.max_megapixels))
     _warn(problems, len(VALIDATION_PHOTOS))
-    return TrainingPhotos(train=train, validation=validation[: config.val_photos])
+    validation = validation[: config.val_photos]
+    sha256 = hashlib.sha256(json.dumps([size, config.seed, names, validation.names]).encode()).hexdigest()
+    return TrainingPhotos(train, validation, sha256)
 
 
-def _mean_bytes(folder: Folder, names: list[str]) -> float:
+def _mean_bytes(folder: Folder, names: list[str], config: DataConfig) -> float:
     """Bytes that a decoded photo takes."""
-    decoded = [decode_photo(folder, name, 1) for name in names]
-    sizes = [3 * photo.width * photo.height for photo, problem in decoded if not problem]
+    decoded = [decode_photo(folder, name, 1, config.max_megapixels) for name in names]
+    sizes = [3 * photo.width * photo.height for photo, problem, _ in decoded if not problem]
     return sum(sizes) / max(1, len(sizes))
 
 
-def _read(folder: Folder, names: list[str], smallest: int, *, pixels: bool = True) -> Dataset:
+def _read(folder: Folder, names: list[str], smallest: int, max_megapixels: int, *, pixels: bool = True) -> Dataset:
     """The photos of a folder, as `_rows`; only the first pixel of each unless `pixels`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def decode(_: int, name: str) -> tuple[NDArray[np.uint8], str]:
-        photo, problem = decode_photo(folder, name, smallest)
-        return np.asarray(photo if pixels else photo.crop((0, 0, 1, 1))), problem
+    def decode(_: int, name: str) -> tuple[NDArray[np.uint8], str, str]:
+        photo, problem, digest = decode_photo(folder, name, smallest, max_megapixels)
+        return np.asarray(photo if pixels else photo.crop((0, 0, 1, 1))), problem, digest
 
     if not folder.is_local or len(ray.nodes()) == 1:
         return _rows(names, decode)
@@ -222,16 +266,18 @@ def _read(folder: Folder, names: list[str], smallest: int, *, pixels: bool = Tru
     return _rows(names, decode, num_cpus=min(1, cores), scheduling_strategy=where)
 
 
-def _rows(names: list[str], decode: Callable[[int, str], tuple[NDArray[np.uint8], str]], **where: Any) -> Dataset:
-    """Rows of `index`, `name`, and what `decode` makes of these: `pixels`, and `problem`, empty for a usable photo."""
+def _rows(names: list[str], decode: Callable[[int, str], tuple[NDArray[np.uint8], str, str]], **where: Any) -> Dataset:
+    """Rows of `index`, `name`, and what `decode` makes of these: `pixels`, `problem`, empty for a usable photo, and
+    `digest`, the same for copies of a photo."""
     import ray.data
 
     def decoded(batch: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        pixels, problems = np.empty(len(batch["name"]), dtype=object), []
+        pixels, problems, digests = np.empty(len(batch["name"]), dtype=object), [], []
         for row, (index, name) in enumerate(zip(batch["index"].tolist(), batch["name"].tolist(), strict=True)):
-            pixels[row], problem = decode(index, name)
+            pixels[row], problem, digest = decode(index, name)
             problems.append(problem)
-        return {**batch, "pixels": pixels, "problem": problems}
+            digests.append(digest)
+        return {**batch, "pixels": pixels, "problem": problems, "digest": digests}
 
     rows = [{"index": index, "name": name} for index, name in enumerate(names)]
     dataset = ray.data.from_items(rows, override_num_blocks=_blocks(len(rows)))
@@ -243,12 +289,23 @@ def _blocks(rows: int) -> int:
     return max(min(8, rows), -(-rows // 16))
 
 
-def _split_problems(dataset: Dataset) -> tuple[Photos, dict[str, str]]:
-    """The usable photos in order, and the problems of the others by name."""
-    rows = sorted(dataset.iter_rows(), key=lambda row: int(row["index"]))
-    usable = [row for row in rows if not row["problem"]]
-    problems = {row["name"]: row["problem"] for row in rows if row["problem"]}
-    return Photos([row["name"] for row in usable], [row["pixels"] for row in usable]), problems
+def _split_problems(dataset: Dataset, digests: dict[str, str] | None = None) -> tuple[Photos, dict[str, str]]:
+    """The usable photos in order, and the problems of the others by name.
+
+    Photos whose digest is in `digests` already, which gets those of the usable ones with their names, are copies.
+    """
+    digests = {} if digests is None else digests
+    usable, problems = Photos([], []), dict[str, str]()
+    for row in sorted(dataset.iter_rows(), key=lambda row: int(row["index"])):
+        problem = row["problem"]
+        if not problem and digests.setdefault(row["digest"], row["name"]) != row["name"]:
+            problem = "a copy of another photo"
+        if problem:
+            problems[row["name"]] = problem
+        else:
+            usable.names.append(row["name"])
+            usable.pixels.append(row["pixels"])
+    return usable, problems
 
 
 def _warn(problems: dict[str, str], seen: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,9 +15,14 @@ from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+"""Suffixes of the image files that are read, everywhere."""
+RESULTS = ("study.json", "per_image.csv")
+"""Files that mark a folder as a result of RayGAN."""
 NAMED = ("coco", "bsd300", "samples")
 """Sources that are named on the command line; every other text is a folder or prefix."""
+
+logger = logging.getLogger(__name__)
 
 
 class PhotosError(InputError):
@@ -74,9 +81,25 @@ class PhotoFolder(PhotoSource):
         return _images_in(self.location)
 
 
+def image_names(folder: Folder) -> list[str]:
+    """The names of the image files in a folder, sorted. Other formats are left out with a warning."""
+    files = folder.files()
+    results = tuple(name.removesuffix(mark) for name in files for mark in RESULTS if name.endswith(f"/{mark}"))
+    files = [name for name in files if not name.startswith(results)]
+    others = [name for name in files if not name.lower().endswith(SUFFIXES) and _is_image(name)]
+    if others:
+        some = ", ".join([*others[:5], *(["…"] if len(others) > 5 else [])])
+        logger.warning("left out %d images that are not of %s: %s", len(others), ", ".join(SUFFIXES), some)
+    return [name for name in files if name.lower().endswith(SUFFIXES)]
+
+
+def _is_image(name: str) -> bool:
+    return (mimetypes.guess_type(name)[0] or "").startswith("image/")
+
+
 def _images_in(location: str | Path) -> tuple[Folder, list[str]]:
     folder = Folder(location)
-    names = [name for name in folder.files() if name.lower().endswith(SUFFIXES)]
+    names = image_names(folder)
     if not names:
         state = "holds no image files" if folder.exists() else "does not exist"
         raise PhotosError(f"{folder} {state}; give a folder or an s3:// or gs:// prefix of {', '.join(SUFFIXES)} files")

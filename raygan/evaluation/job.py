@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from raygan.config.kinds import LEVELS, Generator, Level, Noise
 from raygan.data.crops import to_unit_range
 from raygan.evaluation.classical import filtered
 from raygan.evaluation.perceptual import Lpips
-from raygan.inference.denoiser import denoise
+from raygan.inference.denoiser import denoise_in_tiles
 from raygan.metrics import colour_drift, psnr, ssim
 from raygan.noise import add_noise
 from raygan.seeds import torch_generator
@@ -75,7 +76,9 @@ def evaluate(
     ray.data.DataContext.get_current().enable_progress_bars = False
     labels = photos.select_columns(["name", "set"]).take_all()
     names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
-    arguments = (task, settings, set(names[:PICTURES]), "cuda" if resources.get("GPU") else "cpu")
+    # Names of files may be too long or become the same: a number comes first.
+    pictures = {name: f"{number}-{PurePath(name).stem[:60]}" for number, name in enumerate(names[:PICTURES], start=1)}
+    arguments = (task, settings, pictures, "cuda" if resources.get("GPU") else "cpu")
     needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     pool = ray.data.ActorPoolStrategy(size=actors)
     results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
@@ -86,10 +89,13 @@ def evaluate(
 class _Evaluator:
     """Evaluates one photo at a time."""
 
-    def __init__(self, task: EvaluationTask, settings: EvaluationSettings, pictured: set[str], device: str) -> None:
+    def __init__(
+        self, task: EvaluationTask, settings: EvaluationSettings, pictures: dict[str, str], device: str
+    ) -> None:
         self.task = task
         self.settings = settings
-        self.pictured = pictured
+        self.pictures = pictures
+        """Beginnings of the names of picture files, by photo."""
         self.device = torch.device(device)
         self.lpips = settings.lpips.to(self.device) if settings.lpips else None
         self.generators = {
@@ -113,8 +119,8 @@ class _Evaluator:
         images = [clean, *results.values()]
         distances = self.lpips(clean, images[1:]) if self.lpips else []
         picture = ""
-        if photo["set"] == "evaluation" and level == "mean" and name in self.pictured:
-            picture = f"{name.replace('/', '-').rpartition('.')[0]}-{noise.key}-{intensity:g}.png"
+        if photo["set"] == "evaluation" and level == "mean" and name in self.pictures:
+            picture = f"{self.pictures[name]}-{noise.key}-{intensity:g}.png"
         for index, (method, denoised) in enumerate(results.items()):
             row = photo | {"kind": noise.key, "level": level, "intensity": intensity, "method": method}
             for metric in (psnr, ssim, colour_drift):
@@ -131,7 +137,7 @@ class _Evaluator:
             started = time.perf_counter()
             if method in self.generators:
                 generator, stride = self.generators[method]
-                results[method] = denoise(generator, noisy.to(self.device), stride).cpu()
+                results[method] = denoise_in_tiles(generator, noisy, stride, self.device)
             else:
                 results[method] = filtered(method, noisy)
             seconds[method] = time.perf_counter() - started

@@ -59,6 +59,60 @@ def denoise(generator: nn.Module, noisy: Tensor, stride: int) -> Tensor:
         return denoised
 
 
+def denoise_in_tiles(
+    generator: nn.Module, noisy: Tensor, stride: int, device: torch.device, tile: int = 1024
+) -> Tensor:
+    """`denoise` of one image on the CPU, (1, 3, H, W), by a generator on `device`, with the memory of one tile."""
+
+    def denoised(rows: slice, columns: slice) -> Tensor:
+        part = noisy[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
+        return denoise(generator, part.to(device), stride)[0].cpu()
+
+    sides = _Tiles(stride, tile)
+    return torch.cat(list(sides.bands(denoised, *noisy.shape[-2:])), dim=1)[None]
+
+
+class _Tiles:
+    """Overlapping tiles of an image, which are blended linearly."""
+
+    def __init__(self, stride: int, tile: int) -> None:
+        # Multiples of the stride, so that every tile is on the same grid as the whole image.
+        self.overlap = -(-OVERLAP // stride) * stride
+        self.side = tile // stride * stride
+        if self.side < 2 * self.overlap:
+            raise ImageError(f"tiles must be at least {2 * self.overlap} pixels wide for this denoiser, not {tile}")
+
+    def bands(self, denoised: Callable[[slice, slice], Tensor], height: int, width: int) -> Iterator[Tensor]:
+        """The denoised image in bands of rows from top to bottom, (3, rows, W), on the CPU.
+
+        `denoised` returns a tile, (3, rows, columns). The memory use is that of one tile and one band.
+        """
+        step = self.side - self.overlap
+        carried: Tensor | None = None
+        for top in range(0, max(1, height - self.overlap), step):
+            rows = slice(top, min(top + self.side, height))
+            band = torch.zeros(3, rows.stop - top, width)
+            for left in range(0, max(1, width - self.overlap), step):
+                columns = slice(left, min(left + self.side, width))
+                band[:, :, columns] += self._weights(columns, width) * denoised(rows, columns)
+            band *= self._weights(rows, height)[:, None]
+            if carried is not None:
+                band[:, : self.overlap] += carried
+            done = step if rows.stop < height else rows.stop - top
+            carried = band[:, done:]
+            yield band[:, :done]
+
+    def _weights(self, part: slice, size: int) -> Tensor:
+        """Blending weights of a tile's rows or columns: those of neighboring tiles add up to 1."""
+        weights = torch.ones(part.stop - part.start)
+        rising = (torch.arange(self.overlap) + 0.5) / self.overlap
+        if part.start > 0:
+            weights[: self.overlap] = rising
+        if part.stop < size:
+            weights[-self.overlap :] = rising.flip(0)
+        return weights
+
+
 class Denoiser:
     """A trained generator for images of any size: 8 or 16 bits or floats, grey or colour, with or without alpha."""
 
@@ -81,11 +135,7 @@ class Denoiser:
             raise ImageError("this machine has no GPU that torch can use: choose another device than cuda")
         self.precision = precision
         self.stride = self.config.generator.stride
-        # Multiples of the stride, so that every tile is on the same grid as the whole image.
-        self.overlap = -(-OVERLAP // self.stride) * self.stride
-        self.tile = tile // self.stride * self.stride
-        if self.tile < 2 * self.overlap:
-            raise ImageError(f"tiles must be at least {2 * self.overlap} pixels wide for this denoiser, not {tile}")
+        self.tiles = _Tiles(self.stride, tile)
         self.generator = generator.to(memory_format=torch.channels_last)
         self.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
@@ -111,38 +161,18 @@ class Denoiser:
     def bands(self, region: Region, height: int, width: int) -> Iterator[NDArray[Any]]:
         """The denoised image in bands of rows from top to bottom, (rows, W, channels).
 
-        Overlapping tiles are blended linearly. The memory use is that of one tile and one band.
+        The memory use is that of one tile and one band.
         """
-        step = self.tile - self.overlap
-        carried: Tensor | None = None
-        for top in range(0, max(1, height - self.overlap), step):
-            rows = slice(top, min(top + self.tile, height))
-            parts = []
-            band = torch.zeros(3, rows.stop - top, width)
-            for left in range(0, max(1, width - self.overlap), step):
-                columns = slice(left, min(left + self.tile, width))
-                pixels = region(rows, columns)
-                parts.append(pixels[:, : step if columns.stop < width else None])
-                weights = self._weights(columns, width)
-                with autocast(self.device, self.precision):
-                    denoised = denoise(self.generator, _as_noisy(pixels, self.device), self.stride)
-                band[:, :, columns] += weights * denoised[0].cpu()
-            band *= self._weights(rows, height)[:, None]
-            if carried is not None:
-                band[:, : self.overlap] += carried
-            done = step if rows.stop < height else rows.stop - top
-            carried = band[:, done:]
-            yield _as_pixels(band[:, :done], np.concatenate(parts, axis=1)[:done])
 
-    def _weights(self, part: slice, size: int) -> Tensor:
-        """Blending weights of a tile's rows or columns: those of neighboring tiles add up to 1."""
-        weights = torch.ones(part.stop - part.start)
-        rising = (torch.arange(self.overlap) + 0.5) / self.overlap
-        if part.start > 0:
-            weights[: self.overlap] = rising
-        if part.stop < size:
-            weights[-self.overlap :] = rising.flip(0)
-        return weights
+        def denoised(rows: slice, columns: slice) -> Tensor:
+            with autocast(self.device, self.precision):
+                return denoise(self.generator, _as_noisy(region(rows, columns), self.device), self.stride)[0].cpu()
+
+        top = 0
+        for band in self.tiles.bands(denoised, height, width):
+            rows = slice(top, top + band.shape[1])
+            yield _as_pixels(band, region(rows, slice(0, width)))
+            top = rows.stop
 
 
 def _reflected(size: int, stride: int, device: torch.device) -> Tensor:

@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pyvips
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from raygan.config.run import Precision
-from raygan.inference.denoiser import TILE, Denoiser, ImageError
+from raygan.config.run import MAX_MEGAPIXELS
+from raygan.data.sources import SUFFIXES, image_names
+from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.study.storage import Folder
-from raygan.weights import SHIPPED
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
-"""Suffixes of image files."""
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
+logger = logging.getLogger(__name__)
 QUALITY = 95
 """Quality of lossy formats."""
 COLOURS = ("b-w", "grey16", "srgb", "rgb16")
 """libvips's names of the supported colour spaces."""
+LOADERS = {
+    rb"\xff\xd8\xff": ("jpegload_buffer", "truncated"),
+    rb"\x89PNG\r\n\x1a\n": ("pngload_buffer", "truncated"),
+    rb"RIFF....WEBP": ("webpload_buffer", "truncated"),
+    # Of missing bytes in a tile, libtiff only warns.
+    rb"II[*+]\0|MM\0[*+]": ("tiffload_buffer", "warning"),
+}
+"""libvips's loader, and what it must fail on, by how a file begins. It has others, some of which start programs."""
+LOSSY = (".jpg", ".jpeg", ".webp")
+EXIF, GPS = 0x8769, 0x8825
+"""Tags of the directories below the first one."""
+STRUCTURE = frozenset({*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, 34675})
+"""TIFF's tags about pixels, and those that libvips carries over itself: everything else describes the picture."""
+NOISY, LEFT = 10 / 255, 0.7
+"""Noise from which on a user would see it, and the share of it that a denoiser leaves if it does not know its kind."""
 
 
-def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
+class ImageWarning(UserWarning):
+    """Something about an image was not kept, or its noise was left."""
+
+
+def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels: int = MAX_MEGAPIXELS) -> bytes:
     """Denoise an image file's content; returns a file of the format of `suffix`.
 
     Supports 8 and 16 bits, grey and colour, palettes, and alpha, which is kept. CMYK is converted to sRGB. The image is
-    rotated by its EXIF orientation, and keeps its other EXIF entries and its ICC profile. Raises `ImageError` for
-    other files.
+    rotated by its EXIF orientation, and keeps its other EXIF entries, but no thumbnail, and its ICC profile. Raises
+    `ImageError` for other and for damaged files, images of more than `max_megapixels`, and transparency that the format
+    cannot hold. Warns with `ImageWarning` of what else it cannot hold, and of strong noise that was not removed.
     """
     try:
-        image = pyvips.Image.new_from_buffer(content, "", fail_on="truncated").autorot()
-        if image.interpretation == "cmyk":
-            image = image.icc_transform("srgb", embedded=True)
-        pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-        kind = {"uchar": np.uint8, "ushort": np.uint16}.get(image.format)
-        if image.interpretation not in COLOURS or kind is None or pages > 1:
-            raise ImageError(
-                f"an image must be of one page in grey or colour, of 8 or 16 bits, but this one is of {pages} pages, "
-                f"{image.interpretation}, {image.format}"
-            )
+        image = _load(content, max_megapixels)
+        _check_kept(image, suffix)
+        exif = _exif_of(image, content)
         height, width, channels = image.height, image.width, image.bands
+        kind = np.dtype(np.uint16 if image.format == "ushort" else np.uint8)
 
-        def region(rows: slice, columns: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.uint16]]:
+        def region(rows: slice, columns: slice) -> NDArray[Any]:
             part = image.crop(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             return np.asarray(part.numpy()).reshape(part.height, part.width, channels)
 
@@ -57,34 +77,32 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str) -> bytes:
             with raw.open("wb") as file:
                 for band in denoiser.bands(region, height, width):
                     file.write(band.tobytes())
-            denoised = pyvips.Image.rawload(
-                str(raw), width, height, channels * np.dtype(kind).itemsize, interpretation=image.interpretation
-            )
-            if kind is np.uint16:
+            size = channels * kind.itemsize
+            denoised = pyvips.Image.rawload(str(raw), width, height, size, interpretation=image.interpretation)
+            if kind == np.uint16:
                 denoised = denoised.copy(bands=channels, format="ushort")
-            lossy = {"Q": QUALITY} if suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+            _warn_of_noise_left(image, denoised)
             # Inserted into the noisy image, which has the metadata.
-            written: bytes = image.insert(denoised, 0, 0).write_to_buffer(suffix, **lossy)
+            result = image.insert(denoised, 0, 0)
+            return _as_file(result, suffix, exif)
     except pyvips.Error as error:
         raise ImageError(f"it cannot be read or written as an image: {error}") from error
-    return written
 
 
 def denoise_path(
+    denoiser: Denoiser,
     noisy: str,
     denoised: str,
-    checkpoint: str = SHIPPED,
-    device: str = "auto",
-    tile: int = TILE,
-    precision: Precision = "float32",
     *,
-    on_ray: bool = False,
+    max_megapixels: int = MAX_MEGAPIXELS,
+    ray_device: str | None = None,
 ) -> list[str]:
     """Denoise the image file `noisy` into the file `denoised`, or all images of a folder into another, by their names.
 
     Both may be paths or s3:// or gs:// addresses. Files of a folder that cannot be denoised are skipped; returns one
-    line about each. `on_ray` distributes a folder over the GPUs, or else the cores, of a Ray cluster. Raises
-    `ImageError` if a single file cannot be denoised, there is nothing to denoise, or the input would be overwritten.
+    line about each. `ray_device`, if given, distributes a folder over a Ray cluster: over its GPUs, or else its cores
+    ("auto"), or over its cores ("cpu"). Raises `ImageError` if a single file cannot be denoised, there is nothing to
+    denoise, or the input would be overwritten.
     """
     single = noisy.lower().endswith(SUFFIXES)
     if single and not denoised.lower().endswith(SUFFIXES):
@@ -94,16 +112,144 @@ def denoise_path(
     )
     if source.location == target.location and (not single or Path(noisy).name == Path(denoised).name):
         raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
+    target.require_writable()
+    task = _Task(denoiser, source, target, max_megapixels)
     if single:
-        _Task(Denoiser(checkpoint, device, tile, precision), source, target).run(Path(noisy).name, Path(denoised).name)
+        _log_notes(noisy, task.run(Path(noisy).name, Path(denoised).name))
         return []
-    names = [name for name in source.files() if name.lower().endswith(SUFFIXES)]
+    # An earlier result inside the input is not input.
+    result = target.location.removeprefix(f"{source.location}/") + "/"
+    names = [name for name in image_names(source) if not name.startswith(result)]
     if not names:
         raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
-    # Loaded here also for a cluster, whose machines may be unable to read the checkpoint or import its network.
-    task = _Task(Denoiser(checkpoint, "cpu" if on_ray else device, tile, precision), source, target)
-    problems = _run_on_ray(task, names, device) if on_ray else map(task.try_run, names)
-    return [problem for problem in tqdm(problems, total=len(names), unit="image") if problem]
+    outcomes = map(task.try_run, names) if ray_device is None else _run_on_ray(task, names, ray_device)
+    problems = []
+    for name, problem, notes in tqdm(outcomes, total=len(names), unit="image"):
+        _log_notes(name, notes)
+        problems += [f"{name}: {problem}"] if problem else []
+    return problems
+
+
+def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
+    """The image in a file, upright, and in grey or sRGB; raises `ImageError` if it is of another kind."""
+    found = (loader for beginning, loader in LOADERS.items() if re.match(beginning, content, re.DOTALL))
+    loader, fail_on = next(found, (None, ""))
+    if loader is None:
+        raise ImageError(f"it cannot be read as an image of {', '.join(SUFFIXES)}")
+    image = getattr(pyvips.Image, loader)(content, fail_on=fail_on)
+    if image.width * image.height > max_megapixels * 1e6:
+        size = f"{image.width}x{image.height} pixels"
+        raise ImageError(f"it has {size}, but at most {max_megapixels} megapixels are read (see --max-megapixels)")
+    if loader == "pngload_buffer" and b"acTL" in content[: content.find(b"IDAT")]:
+        raise ImageError("it is animated, but an image must be of one frame")
+    image = image.autorot()
+    if image.interpretation == "cmyk":
+        image = image.icc_transform("srgb", embedded=True, depth=16 if image.format == "ushort" else 8)
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if image.interpretation not in COLOURS or image.format not in ("uchar", "ushort") or pages > 1:
+        raise ImageError(
+            f"an image must be of one page in grey or colour, of 8 or 16 bits, but this one is of {pages} pages, "
+            f"{image.interpretation}, {image.format}"
+        )
+    if image.bands > 4:
+        raise ImageError(f"an image must have at most 4 channels, alpha included, but this one has {image.bands}")
+    return image
+
+
+def _check_kept(image: pyvips.Image, suffix: str) -> None:
+    """Raise `ImageError` if a format cannot hold what the image shows; warn of depth that it cannot hold."""
+    suffix = suffix.lower()
+    if suffix in (".jpg", ".jpeg") and image.hasalpha() and image[image.bands - 1].min() < _white(image):
+        raise ImageError("it has transparent areas, which JPEG cannot hold: write a .png, .tif or .webp file")
+    if suffix in LOSSY and image.format == "ushort":
+        warnings.warn(f"its 16 bits become 8, since {suffix} files hold no more", ImageWarning, stacklevel=2)
+
+
+def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> bytes:
+    """The content of a file of the format of `suffix`, with the EXIF entries."""
+    lossy = suffix.lower() in LOSSY
+    if lossy and image.format == "ushort":
+        image = image.colourspace("b-w" if image.interpretation == "grey16" else "srgb")
+    if suffix.lower() in (".jpg", ".jpeg") and image.hasalpha():
+        image = image.extract_band(0, n=image.bands - 1)
+    image = image.copy()
+    for name in image.get_fields():
+        # A thumbnail, for example, shows the noisy picture.
+        if name.startswith(("exif-", "jpeg-thumbnail")):
+            image.remove(name)
+    if exif is not None and not suffix.lower().startswith(".tif"):
+        image.set_type(pyvips.GValue.blob_type, "exif-data", exif.tobytes())
+    content: bytes = image.write_to_buffer(suffix, **({"Q": QUALITY} if lossy else {}))
+    return content if exif is None or not suffix.lower().startswith(".tif") else _tiff_with(exif, content)
+
+
+def _exif_of(image: pyvips.Image, content: bytes) -> PIL.Image.Exif | None:
+    """The EXIF entries that still hold of the denoised image; libvips does not read those of TIFF files."""
+    exif = PIL.Image.Exif()
+    try:
+        if image.get_typeof("exif-data"):
+            exif.load(bytes(image.get("exif-data")))
+        elif image.get("vips-loader").startswith("tiff"):
+            exif = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).getexif()
+        # Read now: these are read from the file only when asked for.
+        below = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in exif}
+        described = {tag: value for tag, value in exif.items() if tag not in STRUCTURE}
+    except Exception as error:  # noqa: BLE001  (Pillow raises anything on damaged entries, which are no reason to stop)
+        warnings.warn(f"its EXIF entries cannot be read and are left out: {error}", ImageWarning, stacklevel=2)
+        return None
+    kept = PIL.Image.Exif()
+    kept.update({**described, **below})
+    return kept if len(kept) else None
+
+
+def _tiff_with(exif: PIL.Image.Exif, content: bytes) -> bytes:
+    """A TIFF file that libvips has written, with the EXIF entries, which it does not write."""
+    directory = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).tag_v2  # type: ignore[attr-defined]
+    header, first, offsets = content[:4], 8, 273
+    # Its own entries too: those that were not read yet would not be written.
+    for tag, value in {**directory, **exif}.items():
+        directory[tag] = value
+    # Pillow moves the pixels' offsets behind the directory, which goes first.
+    directory[offsets] = tuple(offset - first for offset in directory[offsets])
+    return b"".join([header, first.to_bytes(4, sys.byteorder), directory.tobytes(first), memoryview(content)[first:]])
+
+
+def _warn_of_noise_left(noisy: pyvips.Image, denoised: pyvips.Image) -> None:
+    """Warn if there was strong noise in the middle of an image, and most of it still is."""
+    before, after = (_noise_in(image) for image in (noisy, denoised))
+    if before > NOISY and after > LEFT * before:
+        warnings.warn(
+            f"strong noise is left (standard deviation about {255 * after:.0f} of 255, {255 * before:.0f} before): "
+            "this denoiser does not know its kind",
+            ImageWarning,
+            stacklevel=2,
+        )
+
+
+def _noise_in(image: pyvips.Image, side: int = 1024) -> float:
+    """Standard deviation of the noise in the middle of an image, as a share of white.
+
+    From the median of the finest diagonal wavelet coefficients (Donoho and Johnstone, 1994), of Haar's wavelet.
+    """
+    width, height = min(side, image.width), min(side, image.height)
+    middle = image.crop((image.width - width) // 2, (image.height - height) // 2, width, height)
+    pixels = np.asarray(middle.numpy(), dtype=np.float32).reshape(height, width, -1)[
+        : height // 2 * 2, : width // 2 * 2
+    ]
+    grey = pixels[..., : 3 if pixels.shape[2] > 2 else 1].mean(axis=2) / _white(image)
+    diagonal = np.abs(grey[::2, ::2] - grey[1::2, ::2] - grey[::2, 1::2] + grey[1::2, 1::2]) / 2
+    # In a saturated sky, noise is clipped away.
+    inside = diagonal[(grey[::2, ::2] > 0) & (grey[::2, ::2] < 1)]
+    return float(np.median(inside)) / 0.6745 if len(inside) else 0.0
+
+
+def _white(image: pyvips.Image) -> int:
+    return 65535 if image.format == "ushort" else 255
+
+
+def _log_notes(name: str, notes: list[str]) -> None:
+    for note in notes:
+        logger.warning("%s: %s", name, note)
 
 
 @dataclass
@@ -113,6 +259,7 @@ class _Task:
     denoiser: Denoiser
     source: Folder
     target: Folder
+    max_megapixels: int
     device: str | None = None
     """Device to move the denoiser to; None: it stays where it is."""
 
@@ -120,24 +267,27 @@ class _Task:
         if self.device is not None:
             self.denoiser.to(self.device)
 
-    def run(self, name: str, new_name: str) -> None:
-        """Denoise one file."""
+    def run(self, name: str, new_name: str) -> list[str]:
+        """Denoise one file; returns what is to be said about the result."""
         try:
             content = self.source.read(name)
-            self.target.write(new_name, denoise_file(self.denoiser, content, Path(new_name).suffix))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", ImageWarning)
+                result = denoise_file(self.denoiser, content, Path(new_name).suffix, self.max_megapixels)
+            self.target.write(new_name, result)
         except OSError as error:
             raise ImageError(f"it cannot be read, or its result not written: {error}") from error
+        return [str(one.message) for one in caught if issubclass(one.category, ImageWarning)]
 
-    def try_run(self, name: str) -> str:
-        """Denoise one file into one of the same name; returns the problem, if there is one, or an empty string."""
+    def try_run(self, name: str) -> tuple[str, str, list[str]]:
+        """Denoise one file into one of the same name: the name, the problem or an empty string, and `run`'s notes."""
         try:
-            self.run(name, name)
+            return name, "", self.run(name, name)
         except ImageError as error:
-            return f"{name}: {error}"
-        return ""
+            return name, str(error), []
 
 
-def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[str]:
+def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[str, str, list[str]]]:
     """`_Task.try_run` in Ray actors, one per GPU, or else per core; yields as files are done."""
     import ray
     from ray.util import ActorPool
@@ -148,6 +298,6 @@ def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[str]:
     available = ray.cluster_resources()
     gpus = int(available.get("GPU", 0)) if device != "cpu" else 0
     actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1)(_Task)
-    arguments = (ray.put(task.denoiser), task.source, task.target, "cuda" if gpus else "cpu")
+    arguments = (ray.put(task.denoiser), task.source, task.target, task.max_megapixels, "cuda" if gpus else "cpu")
     actors = [actor.remote(*arguments) for _ in range(min(gpus or int(available["CPU"]), len(names)))]
     yield from ActorPool(actors).map_unordered(lambda one, name: one.try_run.remote(name), names)

@@ -6,6 +6,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 
 import numpy as np
 import optuna
@@ -152,7 +153,9 @@ def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, di
     """The middle of each picture of these rows of `per_image`: photo, noise, and crops by method or "clean"."""
     rows = rows.replace({"kind": KIND_NAMES}).dropna(subset="picture")
     for (picture, image, kind, intensity), group in rows.groupby(["picture", "image", "kind", "intensity"], sort=False):
-        strip = np.asarray(Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{picture}"))))
+        strip = np.asarray(
+            Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{PurePath(str(picture)).name}")))
+        )
         names = ["clean", *group["method"]]
         height, width = strip.shape[0], strip.shape[1] // len(names)
         side = min(height, width, PICTURE_SIDE)

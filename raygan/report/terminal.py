@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 
 from raygan.config.section import flat_values
@@ -32,10 +34,12 @@ def final_report(folder: Folder) -> str:
         "steps/": "losses and accuracies, step by step",
         **denoisers,
         "evaluation/": "scores per image, summary, pictures",
-        "tensorboard/": f"tensorboard --logdir {folder}/tensorboard",
+        "tensorboard/": f"tensorboard --logdir {shlex.quote(f'{folder}/tensorboard')}",
     }
     lines += ["", "Written:", *(f"  {folder}/{name:<27} {what}" for name, what in written.items())]
-    return "\n".join([*lines, "", f"For a page of tables and figures, with the paper's: raygan report {folder}"])
+    return "\n".join(
+        [*lines, "", f"For a page of tables and figures, with the paper's: raygan report {shlex.quote(str(folder))}"]
+    )
 
 
 def _search_summary(study: StudyFiles) -> list[str]:

@@ -37,7 +37,8 @@ class RunOptions:
     storage: str = "studies"
     """Folder or s3:// gs:// prefix that holds studies; a study of the same name there is resumed."""
     optuna_storage: str | None = None
-    """Database URL that holds the trials, such as postgresql://… or sqlite:///…. None: a file in the study's folder."""
+    """Database URL that holds the trials, such as postgresql://… or sqlite:///…; one with a password belongs into the
+    environment variable RAYGAN_OPTUNA_STORAGE. None: a file in the study's folder."""
     wait: int = 120
     """Seconds that an autoscaler has to make room for one trial."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from typing import Any
 
+import safetensors.torch
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from raygan.config.kinds import ContentLoss, PhotoSource
 from raygan.config.run import Config
 from raygan.config.section import flat_values, with_values
-from raygan.data.photos import StoredPhotos, training_photos
+from raygan.data.photos import StoredPhotos, fingerprint, training_photos
 from raygan.data.sources import PhotoFolder, Samples
 from raygan.search.algorithms import check_first_points
 from raygan.search.experiment import Experiment, TrialSettings
@@ -56,6 +56,8 @@ class Inputs:
     """Pretrained weights by `ContentLoss.weights_source`."""
     content_loss: str
     """The content losses in words."""
+    starting_weights: dict[str, str]
+    """SHA-256 of the weights that training starts from, by the name of the configuration; empty: random ones."""
     known: WarmStart
 
 
@@ -68,6 +70,8 @@ class Prepared:
     job: Job
     photos: dict[str, Any]
     """What distinguishes one choice of photos from another."""
+    evaluation_photos: dict[str, Any]
+    """The same of those to evaluate on."""
     concurrent: int
     """Trials at once."""
 
@@ -85,8 +89,10 @@ def read_inputs(experiment: Experiment) -> Inputs:
     """
     check_first_points(experiment)
     configs = list(experiment.configs().values())
-    for config in configs:
-        starting_weights(config)
+    digests = {}
+    for name, config in experiment.configs().items():
+        if (start := starting_weights(config)) is not None:
+            digests[name] = hashlib.sha256(safetensors.torch.save(start)).hexdigest()
         for source in (config.data.photos, config.data.evaluate_on):
             if isinstance(source, PhotoFolder):
                 source.find()
@@ -94,7 +100,8 @@ def read_inputs(experiment: Experiment) -> Inputs:
     sources = {content.weights_source: content for content in contents}
     weights = {source: content.read_weights() for source, content in sources.items() if source is not None}
     words = "; or ".join(dict.fromkeys(content.describe() for content in contents))
-    return Inputs(weights, words, warm_start(experiment.settings, experiment.sampled_space, experiment.config))
+    known = warm_start(experiment.settings, experiment.sampled_space, experiment.config)
+    return Inputs(weights, words, digests, known)
 
 
 def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float) -> Prepared:
@@ -118,10 +125,9 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
     )
-    names = json.dumps([photos.train.names, photos.validation.names])
-    checksum = hashlib.sha256(names.encode()).hexdigest()
-    identity = {"train": len(photos.train), "validation": len(photos.validation), "names_sha256": checksum}
-    return Prepared(config, Job(folder, share_photos(photos), inputs.content_weights), identity, concurrent)
+    identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
+    job = Job(folder, share_photos(photos), inputs.content_weights)
+    return Prepared(config, job, identity, fingerprint(*config.data.evaluate_on.find()), concurrent)
 
 
 def resolved(config: Config, objective: str) -> Config:
@@ -181,7 +187,7 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
             "--warm-start out"
         )
     summary = f"Warm start from {location}: its {len(points)} best points first"
-    ours, theirs = flat_values(config), flat_values(earlier.config)
+    ours, theirs = (_with_whole_places(flat_values(one)) for one in (config, earlier.config))
     differing = {
         "the search space": earlier.record["space"] != space_to_json(space),
         "the objectives": earlier.objectives != list(objectives),
@@ -197,6 +203,14 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     if len(objectives) == 1:
         same = [_up_to(trial, settings.trial_epochs) for trial in same]
     return WarmStart(points, same, f"{summary}, and its {len(same)} trials known to the search algorithm")
+
+
+def _with_whole_places(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with each folder of photos as an absolute place."""
+    for path in ("data/photos", "data/evaluate_on"):
+        if (location := values.pop(f"{path}/location", None)) is not None:
+            values[path] = Folder(location).location
+    return values
 
 
 def _up_to(trial: FrozenTrial, epochs: int) -> FrozenTrial:

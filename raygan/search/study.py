@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from pyarrow import ArrowException
 
-from raygan.config.section import with_values
+from raygan.config.section import differing_values, with_values
 from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask
@@ -66,13 +66,15 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
         open_database(optuna_storage)
     inputs = read_inputs(experiment)
     _note(record, "content_loss", inputs.content_loss)
+    _note(record, "starting_weights", inputs.starting_weights)
     print(f"Study {experiment.name} in {folder}\nContent loss: {inputs.content_loss}")
     if inputs.known.summary:
         print(inputs.known.summary)
-    start_ray()
+    start_ray(dashboard=True)
     with locked(folder):
         prepared = prepare(experiment, inputs, folder, wait)
         _note(record, "photos", prepared.photos)
+        _note(record, "evaluation_photos", prepared.evaluation_photos)
         record["resolved"] = prepared.resolved
         write_study(folder, record)
         study = _Study(experiment, folder, record, inputs, prepared, optuna_storage)
@@ -85,7 +87,8 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
 
 def _run_trials(study: _Study) -> dict[str, Any]:
     experiment, prepared = study.experiment, study.prepared
-    trials = Trials(study.folder, experiment.name, experiment.settings.objectives, study.optuna_storage)
+    # Its own name: the folder may have been renamed since.
+    trials = Trials(study.folder, study.record["name"], experiment.settings.objectives, study.optuna_storage)
     run_trials(experiment, prepared.config, prepared.job, trials, study.inputs.known, prepared.concurrent)
     if not experiment.has_winner:
         return {"status": EVALUATION}
@@ -127,7 +130,7 @@ def _train_winner(study: _Study) -> dict[str, Any]:
 def _evaluate(study: _Study) -> dict[str, Any]:
     """Evaluate the denoisers on the evaluation photos and on crops of the others, and write `evaluation/`."""
     config, folder = study.prepared.config, study.folder
-    photos = evaluation_photos(config.data.evaluate_on)
+    photos = evaluation_photos(config.data.evaluate_on, config.data.max_megapixels)
     crops = fixed_crops(ray.get(study.prepared.job.photos), config.data)
     if study.experiment.has_winner:
         best = with_values(config, study.record["best_trial"]["values"])
@@ -179,7 +182,7 @@ def _open(experiment: Experiment, folder: Folder) -> dict[str, Any]:
         started = {"status": TRIALS} if experiment.settings.trials else {"status": WINNER, "best_trial": {"values": {}}}
         made = {"started": _now(), "versions": package_versions()}
         return {"schema": SCHEMA, "name": experiment.name} | started | made | identity
-    if differing := [name for name, value in identity.items() if record.get(name) != value]:
+    if differing := differing_values({name: record.get(name) for name in identity}, identity):
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing)} (see its study.json): give the same "
             "options to resume it, or another --name"

@@ -15,12 +15,16 @@ from typing import Any
 import pandas as pd
 
 from raygan.errors import InputError
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 
 SCHEMA = 2
 """Of a study's folder; 1 was written by RayGAN 0.1."""
 ENDED = ("complete", "pruned", "failed")
 PACKAGES = ("raygan", "ray", "torch", "optuna", "numpy", "scikit-image")
+
+
+REMEDY = "restore it from a copy, or start under another --name"
+"""What to do about a damaged file that does not derive from others."""
 
 
 class StudyError(InputError):
@@ -63,8 +67,8 @@ class Ledger:
         whole = content[: content.rfind(b"\n") + 1]
         self.torn = whole != content
         """Whether the last line of `metrics.csv` is incomplete, as after a kill."""
-        if whole:
-            table = pd.read_csv(io.BytesIO(whole), float_precision="round_trip", dtype={"trial": str})
+        with reading(folder, "metrics.csv", REMEDY):
+            table = pd.read_csv(io.BytesIO(whole or b"trial"), float_precision="round_trip", dtype={"trial": str})
             for row in table.to_dict("records"):
                 self._keep({str(name): value for name, value in row.items()})
 
@@ -109,7 +113,9 @@ def read_study(folder: Folder) -> dict[str, Any] | None:
     """`study.json`; None if there is no study. Raises `StudyError` for one of another schema."""
     if not folder.exists("study.json"):
         return None
-    study: dict[str, Any] = json.loads(folder.read("study.json"))
+    with reading(folder, "study.json", REMEDY):
+        study: dict[str, Any] = json.loads(folder.read("study.json"))
+        study.keys()
     if study.get("schema") != SCHEMA:
         raise StudyError(
             f"{folder} holds a study of schema {study.get('schema', 1)}, but this version of RayGAN reads schema "

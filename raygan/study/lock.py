@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import getpass
 import json
@@ -112,8 +111,8 @@ def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
         try:
             if (holder := _holder(folder)) and holder["token"] != mine["token"]:
                 logger.error("%s was taken over by %s: stopping here", folder, holder["holder"])
-                # Not Ctrl-C: what a shell starts in the background ignores it.
-                _thread.interrupt_main(signal.SIGTERM)
+                # Not Ctrl-C: what a shell starts in the background ignores it. A signal, since it ends waiting too.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 return
             beat += 1
             folder.write(FILE, json.dumps(mine | {"beat": beat}))
@@ -125,9 +124,10 @@ def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
 def _holder(folder: Folder) -> dict[str, Any] | None:
     try:
         holder: dict[str, Any] = json.loads(folder.read(FILE))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return holder if {"holder", "since", "token"} <= holder.keys() else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
+        # A damaged lock is nobody's: the system's own lock, or the next heartbeat, tells.
         return None
-    return holder
 
 
 def _refusal(folder: Folder, holder: dict[str, Any] | None) -> StudyError:

@@ -16,9 +16,14 @@ from optuna.trial import TrialState, create_trial
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
-from raygan.study.ledger import StudyError, read_study
+from raygan.study.ledger import REMEDY, StudyError, read_study
 from raygan.study.objectives import LESS_IS_BETTER, compromise, directions
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
+
+TEXTS = {"trial", "state", "checkpoint", "error", "arm", "set", "kind", "level", "method", "image", "picture"}
+"""Columns that hold text."""
+NUMBERS = {"epochs", "val_psnr", "val_ssim", "operations_per_pixel", "seconds"}
+"""Columns of `trials.csv` that hold numbers, besides those of the search space."""
 
 
 class StudyFiles:
@@ -31,16 +36,18 @@ class StudyFiles:
             raise StudyError(f"{folder} holds no study (no study.json): give the folder STORAGE/NAME of one")
         self.folder = folder
         self.record: dict[str, Any] = record
-        self.name: str = record["name"]
-        self.config = Config.from_json(record["config"])
-        best_by = self.config.training.best_by
-        self.objectives: list[str] = record.get("objectives", [best_by or "val_psnr"])
-        """The metrics that the study optimizes."""
+        with reading(folder, "study.json", REMEDY):
+            self.name = str(record["name"])
+            self.config = Config.from_json(record["config"])
+            best_by = self.config.training.best_by
+            self.objectives: list[str] = record.get("objectives", [best_by or "val_psnr"])
+            """The metrics that the study optimizes."""
+            directions(self.objectives)
         self.best_by = best_by or ("val_ssim" if self.objectives[0] == "val_ssim" else "val_psnr")
         """The metric that chooses the best epochs."""
         self.trials = self.table("trials.csv", "trial", "state", "val_psnr", "error", "arm", "seed")
         self.metrics = self.table("metrics.csv", "trial")
-        self.summary = self.table("evaluation/summary.csv")
+        self.summary = self.table("evaluation/summary.csv", "set", "kind", "level", "method")
 
     @classmethod
     def finished(cls, folder: Folder) -> Self:
@@ -55,7 +62,7 @@ class StudyFiles:
     @cached_property
     def per_image(self) -> pd.DataFrame:
         """The evaluation's scores, one row per image, noise and method."""
-        return self.table("evaluation/per_image.csv")
+        return self.table("evaluation/per_image.csv", "task", "image", "set", "kind", "level", "intensity", "method")
 
     @property
     def is_comparison(self) -> bool:
@@ -128,12 +135,21 @@ class StudyFiles:
         return dict(zip(epochs["epoch"].tolist(), scores.tolist(), strict=True))
 
     def table(self, name: str, *columns: str) -> pd.DataFrame:
-        """A CSV file of the study; if it does not exist, an empty table with these columns."""
+        """A CSV file of the study; if it does not exist, an empty table with these columns.
+
+        Raises `DamagedError` if it lacks one of them, or has text in place of numbers.
+        """
         if not self.folder.exists(name):
             return pd.DataFrame(columns=list(columns))
         content = io.BytesIO(self.folder.read(name))
-        # An arm's name is text, even if it looks like a number; values must be read exactly to lie in their range.
-        return pd.read_csv(content, converters={"arm": str}, float_precision="round_trip")
+        with reading(self.folder, name, "resume the study, which rebuilds trials.csv, or restore it from a copy"):
+            # An arm's name is text, even if it looks like a number; values must be read exactly to lie in their range.
+            table = pd.read_csv(content, converters={"arm": str}, float_precision="round_trip")
+            # Of a comparison alone, of trials that failed, or of those that did not.
+            if lacking := set(columns) - set(table) - {"arm", "seed", "error", "val_psnr"}:
+                raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+            numbers = NUMBERS if name == "trials.csv" else set(table) - TEXTS
+            return table.assign(**{str(column): pd.to_numeric(table[column]) for column in numbers & set(table)})
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyarrow import fs
 
-from raygan.errors import InputError
+from raygan.errors import InputError, redacted
+
+logger = logging.getLogger(__name__)
 
 
 class StorageError(InputError):
     """A folder that cannot be written to."""
+
+
+class DamagedError(InputError):
+    """A kept file is empty, torn or garbled."""
+
+
+@contextlib.contextmanager
+def reading(folder: Folder, name: str, remedy: str) -> Iterator[None]:
+    """Tell what goes wrong while a kept file is parsed as a `DamagedError`, with what to do about it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        cause = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise DamagedError(f"{folder}/{name} is damaged ({cause}): {remedy}") from error
 
 
 class Folder:
@@ -21,6 +43,11 @@ class Folder:
     def __init__(self, location: str | Path) -> None:
         text = os.fspath(location)
         if "://" in text:
+            if redacted(text) != text:
+                raise StorageError(
+                    f"{redacted(text)} has keys in it, which would be written into files: set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY (or GOOGLE_APPLICATION_CREDENTIALS) instead"
+                )
             self.filesystem, path = fs.FileSystem.from_uri(text)
             self.location = text.rstrip("/")
         else:
@@ -48,11 +75,38 @@ class Folder:
         return bool(info.type != fs.FileType.NotFound)
 
     def files(self) -> list[str]:
-        """The names of all files inside, at any depth, sorted; none where the folder does not exist."""
+        """The names of all files inside, at any depth, sorted; none where the folder does not exist.
+
+        Links are followed, but what several names lead to is listed once. A local name that is not UTF-8, and a folder
+        that cannot be read, is left out with a warning.
+        """
+        if self.is_local:
+            return sorted(self._local_files())
         selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         prefix = len(self.path.rstrip("/")) + 1
         return sorted(info.path[prefix:] for info in infos if info.type == fs.FileType.File)
+
+    def _local_files(self) -> Iterator[str]:
+        seen: set[tuple[int, int] | None] = {None}
+        foreign: list[str] = []
+        for parent, folders, names in os.walk(self.path, followlinks=True, onerror=_warn_unless_missing):
+            folders.sort()
+            if (here := _identity(parent)) in seen:
+                # A link led back to it.
+                folders.clear()
+                names.clear()
+            seen.add(here)
+            for path in sorted(os.path.join(parent, name) for name in names):
+                if (file := _identity(path)) in seen:
+                    continue
+                seen.add(file)
+                if path.encode(errors="replace").decode() == path:
+                    yield os.path.relpath(path, self.path)
+                else:
+                    foreign.append(ascii(path))
+        if foreign:
+            logger.warning("left out %d files whose names are not UTF-8: %s", len(foreign), ", ".join(foreign[:5]))
 
     def read(self, name: str) -> bytes:
         """A file's content; raises `FileNotFoundError` where there is none."""
@@ -61,7 +115,10 @@ class Folder:
         return content
 
     def write(self, name: str, content: bytes | str) -> None:
-        """Write a file, and the folders it needs; readers see the old content or the new, never a part."""
+        """Write a file, and the folders it needs; readers see the old content or the new, never a part.
+
+        So do those after a crash of the machine. Where the disk is full, nothing is left.
+        """
         target = self._full(name)
         data = content.encode() if isinstance(content, str) else content
         self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -70,9 +127,17 @@ class Folder:
             with self.filesystem.open_output_stream(target) as file:
                 file.write(data)
             return
-        partial = Path(f"{target}.{uuid.uuid4().hex}.partial")
-        partial.write_bytes(data)
-        partial.replace(target)
+        # A short name, since the file's own may have the greatest length there is.
+        partial = Path(target).with_name(f"{uuid.uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
     def require_writable(self) -> None:
         """Make the folder if need be; raises `StorageError` where nothing can be written there."""
@@ -102,3 +167,21 @@ class Folder:
 
     def _full(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What a name leads to, or the link itself where that leads nowhere; None: neither a file nor a folder."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            found = os.lstat(path)
+            return found.st_dev, found.st_ino
+        return None
+    kept = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return (found.st_dev, found.st_ino) if kept else None
+
+
+def _warn_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        logger.warning("cannot list %s: %s", error.filename, error)

@@ -24,9 +24,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from raygan.study.ledger import Ledger, StudyError, TrialRow
+from raygan.study.ledger import REMEDY, Ledger, StudyError, TrialRow
 from raygan.study.objectives import directions
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 
 JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"
@@ -51,9 +51,10 @@ class Trials:
         if self._scratch is not None:
             weakref.finalize(self, self._scratch.cleanup)
         storage = _open_storage(folder, url, self._scratch.name if self._scratch else "", repair=True)
-        self.study = optuna.create_study(
-            study_name=name, storage=storage, directions=directions(objectives), load_if_exists=True
-        )
+        with reading(folder, JOURNAL, REMEDY):
+            self.study = optuna.create_study(
+                study_name=name, storage=storage, directions=directions(objectives), load_if_exists=True
+            )
         if url is not None:
             if (recorded := self.study.user_attrs.get("folder", folder.location)) != folder.location:
                 raise StudyError(
@@ -214,6 +215,6 @@ def _open_storage(folder: Folder, url: str | None, scratch: str, *, repair: bool
         # A kill has cut off the last line, behind which Optuna could not append (its reader refuses such a file).
         journal.write_bytes(content[: content.rfind(b"\n") + 1])
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), reading(folder, JOURNAL, REMEDY):
         warnings.simplefilter("ignore", ExperimentalWarning)
         return JournalStorage(JournalFileBackend(str(journal)))

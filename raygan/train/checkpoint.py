@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 from raygan.config.kinds import Generator
 from raygan.config.run import Config
+from raygan.config.section import differing_values
 from raygan.errors import InputError
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 from raygan.weights import denoiser_folder
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
 """The files of a denoiser."""
+CHECKPOINT_FILES = {*(f"denoiser/{name}" for name in DENOISER_FILES), "training.pt", "config.json", "metrics.json"}
+"""The files of a checkpoint, without their checksums."""
 KEPT = 2
 """How many of a run's newest checkpoints are kept, so that one is left if the newest is damaged."""
 
@@ -112,10 +115,9 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
         return None
     folder, files = found
     # As JSON: a worker may be unable to import the classes that a search file defines.
-    theirs, ours = _leaves(json.loads(files["config.json"])), _leaves(json.loads(_json(config.to_json())))
+    differing = differing_values(json.loads(files["config.json"]), json.loads(_json(config.to_json())))
     # The machines may differ between a run's starts, and what they hold in memory.
-    fixed = [path for path in ours | theirs if not path.startswith(("hardware/", "data/cache"))]
-    if differing := [path for path in fixed if theirs.get(path) != ours.get(path)]:
+    if differing := [path for path in differing if not path.startswith(("hardware/", "data/cache"))]:
         raise CheckpointError(
             f"checkpoint {folder} belongs to another configuration, which differs in {', '.join(differing)}; start "
             "under another name"
@@ -124,18 +126,6 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
     best = Best(weights, json.loads(files["denoiser/metrics.json"]))
     training = torch.load(io.BytesIO(files["training.pt"]), map_location=device, weights_only=True)
     return Saved(json.loads(files["metrics.json"]), best, training)
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """The leaves of nested JSON values by path."""
-    if not isinstance(value, dict | list):
-        return {path: value}
-    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
-    return {
-        leaf: found
-        for name, one in items
-        for leaf, found in _leaves(one, f"{path}/{name}" if path else str(name)).items()
-    }
 
 
 def keep_denoiser(run: Folder) -> None:
@@ -155,25 +145,38 @@ def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
     Raises `DenoiserError` if there is none, or version 0.1 wrote it, and `ConfigError` if its configuration cannot be
     read.
     """
-    plain = json.loads(_read(folder, "config.json"))
-    if "noise" in plain:
-        raise DenoiserError(
-            f"RayGAN 0.1 wrote the denoiser in {folder}, with other settings: use it with RayGAN 0.1, or train it again"
-        )
-    config = Config.from_json(plain)
+    content = _read(folder, "config.json")
+    with reading(folder, "config.json", "restore the denoiser's folder from a copy"):
+        plain = json.loads(content)
+        if "noise" in plain:
+            raise DenoiserError(
+                f"RayGAN 0.1 wrote the denoiser in {folder}, with other settings: use it with RayGAN 0.1, or train it "
+                "again"
+            )
+        config = Config.from_json(plain)
     return load_weights(folder, config.generator), config
 
 
 def load_weights(folder: Folder, generator: Generator) -> nn.Module:
     """The given generator with the weights in a folder of `DENOISER_FILES`, on the CPU in evaluation mode.
 
-    Raises `DenoiserError` if they are missing or belong to another generator.
+    Raises `DenoiserError` if they are missing, damaged, or belong to another generator.
     """
-    weights, network = _read(folder, "generator.safetensors"), generator.build()
+    content = _read(folder, "generator.safetensors")
     try:
-        network.load_state_dict(safetensors.torch.load(weights))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise DenoiserError(f"the weights in {folder} are not those of {generator}: {error}") from error
+        weights = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise DenoiserError(f"the weights in {folder} are damaged: {error}") from error
+    # Compared before the network takes memory: a folder from somebody else may ask for any size.
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in generator.build().state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if differing := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
+        raise DenoiserError(f"the weights in {folder} are not those of {generator}: {', '.join(differing[:5])} differ")
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise DenoiserError(f"the weights in {folder} are NaN or infinite: {', '.join(broken[:5])}")
+    network = generator.build()
+    network.load_state_dict(weights)
     return network.eval()
 
 
@@ -213,10 +216,12 @@ def _undamaged(run: Folder) -> Iterator[tuple[Folder, dict[str, bytes]]]:
     for folder in reversed(_checkpoints(run)):
         try:
             checksums = json.loads(folder.read("checksums.json"))
+            if set(checksums) != CHECKPOINT_FILES:
+                raise ValueError("checksums.json is of other files")
             files = {name: folder.read(name) for name in checksums}
             if damaged := [name for name, content in files.items() if _sha256(content) != checksums[name]]:
                 raise ValueError(f"{', '.join(damaged)} does not match its checksum")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             logger.warning("cannot use checkpoint %s, trying the one before: %s", folder, error)
         else:
             yield folder, files

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
+from pathlib import Path
 from types import FrameType
 
 import ray
 import ray.data
+from ray._common.utils import get_ray_address_file
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
@@ -21,10 +24,11 @@ class HardwareError(InputError):
     """The cluster cannot hold what was asked for."""
 
 
-def start_ray() -> None:
-    """Connect to the cluster that `RAY_ADDRESS` names or that runs here, or start Ray on this machine.
+def start_ray(*, dashboard: bool = False) -> None:
+    """Connect to the cluster that `RAY_ADDRESS` names or that this user runs here, or start Ray on this machine.
 
-    Raises `HardwareError` where that cluster does not let us in.
+    Ray's `dashboard` takes seconds to start: it is for what runs long enough to be watched. Raises `HardwareError`
+    where that cluster does not let us in.
     """
     # Tune writes no log files of its own: the study's folder has everything.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -34,15 +38,28 @@ def start_ray() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
         _require_reachable(os.environ.get("RAY_ADDRESS", ""))
-        # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
-        variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+        _keep_token_private()
+        variables = {
+            # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+            # Its default of 60 s is not enough for a busy machine either.
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+        }
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+            ray.init(
+                "local" if _runs_somebody_elses_cluster() else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+                include_dashboard=dashboard,
+                runtime_env={"env_vars": variables},
+            )
         except ConnectionError as error:
             raise HardwareError(
                 f"{error}: if it was started with a token, set RAY_AUTH_MODE=token, and have the token in "
                 "~/.ray/auth_token"
             ) from error
+    _keep_token_private()
     signal.signal(signal.SIGTERM, _stop)
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -61,6 +78,25 @@ def _require_reachable(address: str) -> None:
             f"RAY_ADDRESS={address} is not a Ray cluster that can be reached: {error}; give the address that `ray "
             "start` printed, HOST:PORT, or unset it to start Ray on this machine"
         ) from error
+
+
+def _runs_somebody_elses_cluster() -> bool:
+    """Whether `ray.init` would join a cluster that another user of this machine names in a file for all."""
+    if "RAY_ADDRESS" in os.environ:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(get_ray_address_file(None)).st_uid != os.getuid()
+    return False
+
+
+def _keep_token_private() -> None:
+    """Let nobody else read the token of the clusters that this user starts: Ray makes it readable for all."""
+    folder = Path.home() / ".ray"
+    # A home that cannot be written to holds no token.
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        (folder / "auth_token").chmod(0o600)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +16,7 @@ import ray
 import torch
 from ray import train as ray_train
 from ray import tune
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,10 +28,12 @@ from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.train.cluster import resources
-from raygan.train.loop import DivergedError, Epoch, RunRecord, Worker, train
+from raygan.train.loop import Epoch, RunRecord, Worker, train
 
 RETRIES = 8
 """How often a run may resume after it lost a process: spot machines are taken away more than once."""
+LOST_PEER = ("closed by peer", "reset by peer", "gloo", "NCCL")
+"""Words in torch's messages about another worker that is gone."""
 ERROR = "error"
 """Key of the message of a run that cannot go on, in what it reports."""
 DECIDING = (
@@ -42,6 +46,8 @@ DECIDING = (
     "discriminator_accuracy_denoised",
 )
 """The metrics that search algorithms, schedulers and stoppers look at."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,30 +88,54 @@ class Run:
         return train(config, crops, val_crops, weights, worker=worker, record=record)
 
 
+class RunError(InputError):
+    """What a run cannot go on after, unlike the loss of a process."""
+
+
 def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str, Any]], Config]) -> None:
     """One Tune trial: train the configuration at its point of the search space, and report every epoch to Tune.
 
     `point` has the trial's name, `trial`, and its parameters, `params`. A run that cannot go on reports why, as
     `error`: an exception would make Tune start it again, as if it had lost its process.
     """
-    run = Run(job, point["trial"], config_at(point["params"]), point["params"])
-    hardware = run.config.hardware
-    alone = Worker(device=torch.device(hardware.device))
     try:
+        run = Run(job, point["trial"], config_at(point["params"]), point["params"])
+        hardware = run.config.hardware
+        alone = Worker(device=torch.device(hardware.device))
         for epoch in run.epochs(alone) if hardware.workers == 1 else epochs_with_workers(run):
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}
             tune.report(deciding | {"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
-    except InputError as error:
+    except Exception as error:  # noqa: BLE001  (see above)
         # Tune insists on the metrics that its schedulers look at.
-        tune.report(dict.fromkeys(DECIDING, math.nan) | {"epoch": 0, ERROR: str(error)})
+        tune.report(dict.fromkeys(DECIDING, math.nan) | {"epoch": 0, ERROR: str(_explained(error))})
+
+
+def _explained(error: Exception) -> InputError:
+    """An error of a run for the user; its traceback goes to the worker's log."""
+    if isinstance(error, InputError):
+        return error
+    logger.error("a run cannot go on", exc_info=error)
+    # The processor's allocator raises a RuntimeError.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return RunError("out of memory: lower training/batch_size, data/crop_size or the networks' base_width")
+    return RunError(f"{type(error).__name__}: {error}")
 
 
 def epochs_with_workers(run: Run) -> Iterator[Epoch]:
-    """Train a run under a TorchTrainer; yields its epochs as they come.
+    """Train a run under a TorchTrainer; yields its epochs as they come, those before a lost process again.
 
-    Raises `DivergedError`, and what else made training fail.
+    Raises what a worker raised, such as `DivergedError`, and Ray's own error if processes are lost too often.
     """
+    for _ in range(RETRIES):
+        with contextlib.suppress(WorkerGroupError):
+            yield from _epochs_until_lost(run)
+            return
+    yield from _epochs_until_lost(run)
+
+
+def _epochs_until_lost(run: Run) -> Iterator[Epoch]:
+    """`epochs_with_workers` up to the first loss of a process."""
     storage = run.job.folder.child("ray")
     # What Ray Train keeps of an earlier start is of no use: the run's own checkpoints are what it resumes from.
     storage.child(run.name).clear()
@@ -121,11 +151,12 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
         run_config=RunConfig(
             name=run.name,
             storage_path=storage.location,
-            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
+            # Not of workers' failures: Ray Train would also retry those that are the run's own fault.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=RETRIES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    errors: list[BaseException] = []
+    own, errors = list[InputError](), list[BaseException]()
 
     def fit() -> None:
         try:
@@ -141,14 +172,15 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
             report = reports.get(timeout=0.5)
         except Empty:
             continue
-        if isinstance(report, DivergedError):
-            errors.append(report)
+        if isinstance(report, InputError):
+            own.append(report)
         else:
             yield report
     reports.shutdown()
     storage.child(run.name).clear()
-    if errors:
-        raise errors[0]
+    # A worker's own error made Ray's, and those of the workers that waited for it.
+    for error in (*own, *errors):
+        raise error
 
 
 def _train_worker(run: Run, reports: Queue) -> None:
@@ -160,7 +192,8 @@ def _train_worker(run: Run, reports: Queue) -> None:
         for epoch in run.epochs(worker):
             if worker.rank == 0:
                 reports.put(epoch)
-    except DivergedError as error:
-        # All workers diverge together. Raised, it would be retried as if a process had been lost.
-        if worker.rank == 0:
-            reports.put(error)
+    except Exception as error:
+        # What a worker says of one that was lost is not its own error.
+        if not any(words in str(error) for words in LOST_PEER):
+            reports.put(_explained(error))
+        raise

@@ -68,6 +68,7 @@ DIFFERING = {
 # Where photos come from, how a run is seeded, what it runs on, and what the paper leaves open.
 OURS = {
     *("data/photos", "data/evaluate_on", "data/val_crops", "data/seed", "data/cache", "training/seed"),
+    "data/max_megapixels",
     *("generator/inference_statistics", "discriminator/frozen_statistics", "loss/content/weights"),
     *("hardware/device", "hardware/workers", "hardware/cpus_per_worker", "hardware/gpus_per_worker"),
     *("hardware/reading_cpus_per_worker", "training/batch_statistics", "training/best_by"),

@@ -1,3 +1,5 @@
+import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from conftest import shared
 from PIL import Image
 
 from raygan.config.run import DataConfig
-from raygan.data.photos import Photos, TrainingPhotos, evaluation_photos, fixed_crops, training_photos
+from raygan.data.photos import Photos, TrainingPhotos, evaluation_photos, fingerprint, fixed_crops, training_photos
 from raygan.data.sources import PhotoFolder, PhotosError, Samples
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -71,6 +73,61 @@ def test_unusable_photos_are_skipped_counted_and_named(write_photos: Write, capl
         "1 not 3-channel RGB (mode RGBA) (RGBA-000.png); 1 smaller than 64x64 (narrow.png); "
         "3 unreadable (cut.png, empty.jpg, text.png)"
     ]
+
+
+def test_copies_are_used_once(write_photos: Write, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_photos(4)
+    for name in ("RGB-000.png", "RGB-001.png"):
+        (folder / f"copy-of-{name}").write_bytes((folder / name).read_bytes())
+    (folder / "linked").symlink_to(folder)
+    photos = read(folder)
+    assert (len(photos.train), len(photos.validation)) == (3, 1)
+    assert "skipped 2 of 6 photos: 2 a copy of another photo" in caplog.text
+
+
+@pytest.mark.parametrize("cache", ["memory", "stream"])
+def test_odd_files_do_not_end_a_run(write_photos: Write, caplog: pytest.LogCaptureFixture, cache: str) -> None:
+    folder = write_photos(4)
+    (folder / "program.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (folder / "nowhere.png").symlink_to("absent.png")
+    Image.new("RGB", (1100, 1000)).save(folder / "large.png")
+    frames = [Image.new("RGB", (80, 80), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "animated.png", save_all=True, append_images=frames[1:])
+    # Width and height as fractions, for which Pillow raises a TypeError.
+    tiff = io.BytesIO()
+    Image.new("RGB", (80, 80)).save(tiff, "TIFF")
+    content = bytearray(tiff.getvalue())
+    entry = content.index(struct.pack("<HH", 256, 4)) if struct.pack("<HH", 256, 4) in content else None
+    entry = content.index(struct.pack("<HH", 256, 3)) if entry is None else entry
+    content[entry + 2 : entry + 4] = struct.pack("<H", 12)
+    (folder / "fraction.tif").write_bytes(content)
+    photos = training_photos(data_of(folder, cache=cache, max_megapixels=1), memory=1e9)
+    assert (len(photos.train), len(photos.validation)) == (3, 1)
+    assert (
+        "skipped 5 of 9 photos: 1 animated (animated.png); 1 larger than 1 megapixels (large.png); "
+        "3 unreadable (fraction.tif, nowhere.png, program.jpg)"
+    ) in caplog.text
+
+
+def test_other_formats_and_results_are_no_input(write_photos: Write, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_photos(4)
+    Image.new("RGB", (80, 80)).save(folder / "other.bmp")
+    for place, mark in (("studies/one", "study.json"), ("evaluation", "per_image.csv")):
+        (folder / place / "pictures").mkdir(parents=True)
+        (folder / place / mark).touch()
+        Image.new("RGB", (80, 80)).save(folder / place / "pictures" / "result.png")
+    assert len(read(folder).train) == 3
+    assert "left out 1 images that are not of .jpg, .jpeg, .png, .webp, .tif, .tiff: other.bmp" in caplog.text
+
+
+def test_photos_are_told_by_their_contents(write_photos: Write) -> None:
+    first, copy = write_photos(4, "first"), write_photos(4, "copy")
+    assert read(first).sha256 == read(copy).sha256 == read(first, cache="stream").sha256
+    files = [fingerprint(*PhotoFolder(location=f"{folder}/").find()) for folder in (first, copy)]
+    assert files[0] == files[1]
+    Image.new("RGB", (80, 96)).save(copy / "RGB-000.png")
+    assert read(first).sha256 != read(copy).sha256
+    assert fingerprint(*PhotoFolder(location=str(copy)).find()) != files[0]
 
 
 @pytest.mark.parametrize("cache", ["memory", "stream"])

@@ -1,6 +1,7 @@
 """A search that is stopped or killed resumes under the same command: nothing finished is lost or repeated."""
 
 import csv
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,9 @@ def options(write_photos: Callable[..., Path], tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_damaged_and_stopped_search_ends_like_an_uninterrupted_one(options: list[str], tmp_path: Path) -> None:
+def test_killed_copied_damaged_and_stopped_search_ends_like_an_uninterrupted_one(
+    options: list[str], tmp_path: Path
+) -> None:
     options += ["--concurrent", "1", "--scheduler", "none", "--trials", "3", "--trial-epochs", "3"]
     study, whole = tmp_path / "study", tmp_path / "whole"
     reference = run_search(*options, "--name", "whole", timeout=1200)
@@ -48,6 +51,13 @@ def test_killed_damaged_and_stopped_search_ends_like_an_uninterrupted_one(option
 
     code, _ = start_and_stop(options, in_the_second_trials_last_epoch, signal.SIGKILL)
     assert code == -signal.SIGKILL
+    # A copy under another name, with the photos elsewhere, goes on alone.
+    original, study = study, tmp_path / "elsewhere" / "renamed"
+    shutil.copytree(original, study)
+    before = {name: (original / name).read_bytes() for name in files(original)}
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    options += ["--storage", str(study.parent), "--name", study.name]
+    options += ["--photos", f"{tmp_path}/moved/", "--evaluate-on", f"{tmp_path}/./moved"]
     done, known = finished(study), epochs(study)
     assert "trial-0001" in done
     if "trial-0002" not in done:
@@ -79,6 +89,7 @@ def test_killed_damaged_and_stopped_search_ends_like_an_uninterrupted_one(option
     assert "trial-0001 starts" not in ended.stdout
     assert "winner epoch  1/3" not in ended.stdout
 
+    assert {name: (original / name).read_bytes() for name in files(original)} == before
     # To the last bit.
     for name in ("metrics.csv", "trials.csv", "best/metrics.csv", "evaluation/summary.csv"):
         assert [unmeasured(row) for row in table(study / name)] == [unmeasured(row) for row in table(whole / name)]

@@ -1,4 +1,7 @@
 import io
+import itertools
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -6,16 +9,17 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import raygan
-from denoisers import image_of, save_denoiser
+from denoisers import save_denoiser
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser, ImageError
-from raygan.inference.files import denoise_file, denoise_path
+from raygan.inference.files import ImageWarning, denoise_file, denoise_path
 from raygan.study.storage import Folder
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-ORIENTATION, ARTIST = 0x0112, 0x013B
+ORIENTATION, ARTIST, EXIF, GPS, SPEED = 0x0112, 0x013B, 0x8769, 0x8825, 0x8827
 
 
 @pytest.fixture
@@ -26,6 +30,14 @@ def checkpoint(tmp_path: Path) -> Folder:
 @pytest.fixture
 def same(checkpoint: Folder) -> Denoiser:
     return Denoiser(checkpoint, tile=128)
+
+
+def smooth_of(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+    """A picture without noise: slopes, one for each channel."""
+    full = np.iinfo(kind).max
+    slope = np.add.outer(3 * np.arange(shape[0]), 2 * np.arange(shape[1])) * (full // 255)
+    channels = [(slope + 40 * channel) % full for channel in range(shape[2] if len(shape) > 2 else 1)]
+    return np.stack(channels, axis=2).reshape(shape).astype(kind)
 
 
 def as_file(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -40,7 +52,7 @@ def opened(content: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_channels_are_kept(same: Denoiser, mode: str) -> None:
-    pixels = image_of((140, 200, len(mode)), np.uint8)
+    pixels = smooth_of((140, 200, len(mode)), np.uint8)
     image = Image.fromarray(pixels.squeeze(), mode)
     denoised = opened(denoise_file(same, as_file(image, "PNG"), ".png"))
     assert denoised.mode == mode
@@ -49,7 +61,7 @@ def test_channels_are_kept(same: Denoiser, mode: str) -> None:
 
 @pytest.mark.parametrize("shape", [(150, 140), (150, 140, 3), (150, 140, 4)])
 def test_sixteen_bits_are_kept(same: Denoiser, shape: tuple[int, ...]) -> None:
-    pixels = image_of(shape, np.uint16)
+    pixels = smooth_of(shape, np.uint16)
     file = io.BytesIO()
     alpha = {"extrasamples": ["unassalpha"]} if shape[2:] == (4,) else {}
     tifffile.imwrite(file, pixels, photometric="rgb" if len(shape) == 3 else "minisblack", **alpha)
@@ -61,7 +73,7 @@ def test_sixteen_bits_are_kept(same: Denoiser, shape: tuple[int, ...]) -> None:
 
 
 def test_palettes_are_expanded(same: Denoiser) -> None:
-    image = Image.fromarray(image_of((40, 50, 3), np.uint8)).quantize(16)
+    image = Image.fromarray(smooth_of((40, 50, 3), np.uint8)).quantize(16)
     denoised = opened(denoise_file(same, as_file(image, "PNG"), ".png"))
     np.testing.assert_array_equal(np.asarray(denoised), np.asarray(image.convert("RGB")))
 
@@ -76,18 +88,94 @@ def test_cmyk_is_converted_to_srgb(same: Denoiser) -> None:
 def test_orientation_is_applied_and_other_metadata_kept(same: Denoiser) -> None:
     exif = Image.Exif()
     exif[ORIENTATION], exif[ARTIST] = 6, "Somebody"
+    exif.get_ifd(EXIF)[SPEED] = 800
+    exif.get_ifd(GPS)[1] = "N"
     image = Image.new("RGB", (60, 40))
     image.paste((255, 255, 255), (0, 0, 30, 40))
-    content = as_file(image, "JPEG", exif=exif, icc_profile=PROFILE, quality=95)
-    for suffix in (".jpg", ".png"):
+    first = as_file(image, "JPEG", exif=exif, icc_profile=PROFILE, quality=95)
+    # Out of each format, and into each.
+    contents = [first, *(denoise_file(same, first, suffix) for suffix in (".png", ".webp", ".tif"))]
+    for content, suffix in itertools.product(contents, (".jpg", ".png", ".webp", ".tif")):
         denoised = opened(denoise_file(same, content, suffix))
         # A quarter turn clockwise: the left half is now the upper half.
         assert denoised.size == (40, 60)
         assert np.asarray(denoised)[5].min() > 200
         assert np.asarray(denoised)[-5].max() < 50
         assert denoised.info["icc_profile"] == PROFILE
-        assert denoised.getexif().get(ORIENTATION, 1) == 1
-        assert denoised.getexif()[ARTIST] == "Somebody"
+        kept = denoised.getexif()
+        assert kept.get(ORIENTATION, 1) == 1
+        assert (kept[ARTIST], kept.get_ifd(EXIF)[SPEED], kept.get_ifd(GPS)[1]) == ("Somebody", 800, "N")
+
+
+def test_sixteen_bits_keep_their_metadata(same: Denoiser) -> None:
+    exif = Image.Exif()
+    exif[ARTIST] = "Somebody"
+    pixels = smooth_of((40, 50, 3), np.uint16)
+    png = denoise_file(same, tiff_of(pixels, extratags=[(ARTIST, "s", 0, "Somebody", True)]), ".png")
+    content = denoise_file(same, png, ".tif")
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), pixels)
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        assert file.pages[0].tags[ARTIST].value == "Somebody"  # type: ignore[union-attr]
+
+
+def test_no_thumbnail_of_the_noisy_picture_is_kept(same: Denoiser) -> None:
+    thumbnail = as_file(Image.new("RGB", (16, 16), "red"), "JPEG")
+    # The first directory has one entry, the second one the thumbnail's place and size.
+    entry = struct.pack("<HHHLL", 1, ORIENTATION, 3, 1, 1)
+    second = struct.pack("<HHHLLHHLLL", 2, 0x0201, 4, 1, 56, 0x0202, 4, 1, len(thumbnail), 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<L", 8) + entry + struct.pack("<L", 26) + second + thumbnail
+    content = as_file(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
+    assert thumbnail in content
+    for suffix in (".jpg", ".png", ".tif"):
+        assert thumbnail[-40:] not in denoise_file(same, content, suffix)
+
+
+def test_transparency_that_jpeg_cannot_hold_is_refused(same: Denoiser) -> None:
+    pixels = smooth_of((40, 50, 4), np.uint8)
+    with pytest.raises(ImageError, match="transparent areas, which JPEG cannot hold: write"):
+        denoise_file(same, as_file(Image.fromarray(pixels), "PNG"), ".jpg")
+    pixels[..., 3] = 255
+    denoised = opened(denoise_file(same, as_file(Image.fromarray(pixels), "PNG"), ".jpg"))
+    assert np.abs(np.asarray(denoised).astype(int) - pixels[..., :3]).mean() < 3
+
+
+def test_depth_that_a_format_cannot_hold_is_said(same: Denoiser) -> None:
+    content = tiff_of(smooth_of((40, 50, 3), np.uint16))
+    with pytest.warns(ImageWarning, match="its 16 bits become 8, since .jpg files hold no more"):
+        denoised = opened(denoise_file(same, content, ".jpg"))
+    assert np.abs(np.asarray(denoised).astype(int) - smooth_of((40, 50, 3), np.uint16) // 257).mean() < 3
+
+
+def test_sixteen_bits_of_cmyk_stay_sixteen(same: Denoiser) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.full((40, 50, 4), (0, 30_000, 0, 0), np.uint16), photometric="separated")
+    assert tifffile.imread(io.BytesIO(denoise_file(same, file.getvalue(), ".tif"))).dtype == np.uint16
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_strong_noise_that_is_left_is_told(same: Denoiser, mode: str) -> None:
+    clean = Image.fromarray(smooth_of((140, 200, 3), np.uint8)).convert(mode)
+    drawn = np.random.default_rng(0).normal(0, 25, np.asarray(clean).shape)
+    noisy = Image.fromarray((np.asarray(clean) + drawn).clip(0, 255).astype(np.uint8))
+    with pytest.warns(ImageWarning, match=r"strong noise is left \(standard deviation about \d+ of 255, \d+ before\)"):
+        denoise_file(same, as_file(noisy, "PNG"), ".png")
+    # No word about noise that is removed.
+    if mode == "RGB":
+        denoise_file(Denoiser(), as_file(noisy, "PNG"), ".png")
+
+
+def tiff_of(pixels: NDArray[Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", **options)
+    return file.getvalue()
+
+
+def huge_png() -> bytes:
+    """A small file whose header claims two gigapixels."""
+    content = bytearray(as_file(Image.new("L", (10, 10)), "PNG"))
+    content[16:24] = struct.pack(">II", 50_000, 40_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def truncated(content: bytes) -> bytes:
@@ -97,8 +185,23 @@ def truncated(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no image at all", "cannot be read or written as an image"),
-        (truncated(as_file(Image.fromarray(image_of((300, 300, 3), np.uint8)), "PNG")), "cannot be read or written"),
+        (b"no image at all", "cannot be read as an image of .jpg, "),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image of .jpg, "),
+        (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "cannot be read as an image of .jpg, "),
+        (as_file(Image.new("RGB", (20, 20)), "BMP"), "cannot be read as an image of .jpg, "),
+        (
+            as_file(
+                Image.new("RGB", (20, 20)), "PNG", save_all=True, append_images=[Image.new("RGB", (20, 20), "red")]
+            ),
+            "is animated",
+        ),
+        (
+            tiff_of(smooth_of((20, 20, 5), np.uint8), extrasamples=[0, 0]),
+            "at most 4 channels, alpha included, but .* has 5",
+        ),
+        (tiff_of(smooth_of((256, 256, 3), np.uint8), tile=(64, 64))[:90_000], "cannot be read or written"),
+        (huge_png(), "it has 50000x40000 pixels, but at most 200 megapixels are read"),
+        (truncated(as_file(Image.fromarray(smooth_of((300, 300, 3), np.uint8)), "PNG")), "cannot be read or written"),
         (as_file(Image.new("F", (20, 20)), "TIFF"), "of 8 or 16 bits, but this one is of 1 pages, b-w, float"),
         (
             as_file(Image.new("RGB", (20, 20)), "TIFF", save_all=True, append_images=[Image.new("RGB", (20, 20))]),
@@ -112,7 +215,7 @@ def test_files_that_are_not_images_are_refused(same: Denoiser, content: bytes, m
 
 
 def test_a_file_is_denoised_from_the_command_line(checkpoint: Folder, tmp_path: Path) -> None:
-    pixels = image_of((70, 90, 3), np.uint8)
+    pixels = smooth_of((70, 90, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noisy.png")
     result = raygan("denoise", tmp_path / "noisy.png", tmp_path / "new" / "clean.tif", "--checkpoint", checkpoint)
     assert (result.returncode, result.stderr) == (0, "")
@@ -120,7 +223,9 @@ def test_a_file_is_denoised_from_the_command_line(checkpoint: Folder, tmp_path: 
 
 
 def write_folder(folder: Path) -> dict[str, NDArray[np.uint8]]:
-    images = {f"{place}{index}.png": image_of((70, 90 + index, 3), np.uint8) for index, place in enumerate(["", "in/"])}
+    images = {
+        f"{place}{index}.png": smooth_of((70, 90 + index, 3), np.uint8) for index, place in enumerate(["", "in/"])
+    }
     for name, pixels in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / name)
@@ -139,14 +244,14 @@ def test_a_folder_is_denoised_and_broken_files_are_reported(checkpoint: Folder, 
     images = write_folder(tmp_path / "noisy")
     result = raygan("denoise", tmp_path / "noisy", tmp_path / "clean", "--checkpoint", checkpoint)
     assert result.returncode == 1
-    assert "Skipped:\nbroken.jpg: it cannot be read or written as an image" in result.stderr
+    assert "Skipped:\nbroken.jpg: it cannot be read as an image of .jpg" in result.stderr
     check_folder(images, tmp_path / "clean")
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "noisy")
-    problems = denoise_path(str(tmp_path / "noisy"), str(tmp_path / "clean"), checkpoint.location, on_ray=True)
+    problems = denoise_path(Denoiser(checkpoint), str(tmp_path / "noisy"), str(tmp_path / "clean"), ray_device="auto")
     assert [problem.partition(":")[0] for problem in problems] == ["broken.jpg"]
     check_folder(images, tmp_path / "clean")
 
@@ -155,7 +260,7 @@ def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None
 def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> None:
     checkpoint = save_denoiser(tmp_path / "own")
     (tmp_path / "noisy").mkdir()
-    Image.fromarray(image_of((70, 90, 3), np.uint8)).save(tmp_path / "noisy" / "0.png")
+    Image.fromarray(smooth_of((70, 90, 3), np.uint8)).save(tmp_path / "noisy" / "0.png")
     content = (tmp_path / "noisy" / "0.png").read_bytes()
     exact, rounded = (
         np.asarray(Image.open(io.BytesIO(denoise_file(denoiser, content, ".png")))).astype(float)
@@ -164,7 +269,7 @@ def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> N
     options = ("--checkpoint", checkpoint, "--precision", "bfloat16")
     assert raygan("denoise", tmp_path / "noisy", tmp_path / "here", *options).returncode == 0
     noisy, on_ray = str(tmp_path / "noisy"), str(tmp_path / "ray")
-    assert denoise_path(noisy, on_ray, checkpoint.location, precision="bfloat16", on_ray=True) == []
+    assert denoise_path(Denoiser(checkpoint, precision="bfloat16"), noisy, on_ray, ray_device="auto") == []
     for place in ("here", "ray"):
         found = np.asarray(Image.open(tmp_path / place / "0.png"))
         # Not to the last bit: actors have other numbers of threads.
@@ -176,12 +281,12 @@ def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> N
     [
         ("photo.png", "photo.png", "the result would overwrite the input, .*photo.png"),
         ("photo.png", "./photo.png", "the result would overwrite the input"),
-        ("photo.png", "photo.gif", "must end in .png, .jpg, .*, but it is '.*photo.gif'"),
+        ("photo.png", "photo.gif", "must end in .jpg, .jpeg, .*, but it is '.*photo.gif'"),
         ("photos", "photos/", "the result would overwrite the input"),
         ("empty", "clean", "there are no images in .*empty"),
         ("absent", "clean", "there are no images in .*absent"),
         ("absent.png", "clean.png", "cannot be read, or its result not written: .*absent.png"),
-        ("photo.png", "photos/photo.png/clean.png", "its result not written: .*photos/photo.png"),
+        ("photo.png", "photos/photo.png/clean.png", "nothing can be written in .*photos/photo.png"),
     ],
 )
 def test_impossible_requests_are_refused(
@@ -193,6 +298,6 @@ def test_impossible_requests_are_refused(
     for place in ("photo.png", "photos/photo.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / place)
     before = (tmp_path / "photo.png").read_bytes()
-    with pytest.raises(ImageError, match=message):
-        denoise_path(noisy, denoised, checkpoint.location)
+    with pytest.raises(InputError, match=message):
+        denoise_path(Denoiser(checkpoint), noisy, denoised)
     assert (tmp_path / "photo.png").read_bytes() == before

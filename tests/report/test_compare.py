@@ -133,7 +133,7 @@ def test_running_and_new_studies(tmp_path: Path, finished: Folder) -> None:
         ({"data/seed": 1}, {}, "data/seed"),
         ({"data/crop_size": 64}, {}, "data/crop_size"),
         ({"data/val_crops": 5}, {}, "data/val_crops"),
-        ({}, {"photos": {"train": 8, "validation": 2, "names_sha256": "b"}}, "the photos"),
+        ({}, {"photos": {"train": 8, "validation": 2, "sha256": "b"}}, "the photos"),
     ],
 )
 def test_warning_if_val_scores_cannot_be_compared(

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 from raygan.report.page import Part, write_report
 from raygan.study.storage import Folder
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def page(study: Study, comparison: Study, tmp_path_factory: pytest.TempPathFacto
         browser.close()
 
 
+@pytest.mark.slow
 def test_every_plot_is_drawn(page: Page) -> None:
     plots = page.locator(".plotly-graph-div")
     titles = [plots.nth(index).get_attribute("id") for index in range(plots.count())]
@@ -54,6 +55,7 @@ def test_every_plot_is_drawn(page: Page) -> None:
     assert page.errors == []
 
 
+@pytest.mark.slow
 def test_steps_of_all_systems_share_one_figure(page: Page) -> None:
     steps = page.locator("[id$=losses-and-accuracies]")
     # The search's winner and four arms: five columns of three rows, with five lines a column, as they are and smoothed.
@@ -61,6 +63,7 @@ def test_steps_of_all_systems_share_one_figure(page: Page) -> None:
     assert steps.locator(".scatterlayer .js-line").count() == 50
 
 
+@pytest.mark.slow
 def test_no_request_leaves_the_page(page: Page) -> None:
     outside = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
     assert len(outside) == 1
@@ -68,6 +71,7 @@ def test_no_request_leaves_the_page(page: Page) -> None:
     assert re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"http", page.content()) == []
 
 
+@pytest.mark.slow
 def test_images_are_shown(page: Page) -> None:
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
     # Two photos of clean and noisy; before and after, three photos and kinds for each noise to remove.
@@ -75,6 +79,7 @@ def test_images_are_shown(page: Page) -> None:
     assert min(widths) >= 4 * 64
 
 
+@pytest.mark.slow
 def test_report_has_every_table_of_the_paper(page: Page) -> None:
     headings = page.locator("h2, h3").all_inner_texts()
     for number in (4, 5, 6):

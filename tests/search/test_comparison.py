@@ -24,6 +24,7 @@ pytestmark = pytest.mark.timeout(900)
 ARMS = ("single_score", "patch", "single_score-1.5x", "patch-1.5x")
 
 
+@pytest.mark.slow
 def test_every_arm_trains_with_every_seed(comparison: Study) -> None:
     assert warnings_of(comparison.run) == ""
     assert comparison.run.returncode == 0
@@ -41,6 +42,7 @@ def test_every_arm_trains_with_every_seed(comparison: Study) -> None:
         assert len(comparison.table(f"steps/{row['trial']}.csv")) == 4
 
 
+@pytest.mark.slow
 def test_result_is_mean_and_deviation_over_seeds(comparison: Study) -> None:
     """Means and deviations over the seeds, computed here from the table of single images."""
     per_image = comparison.table("evaluation/per_image.csv")
@@ -69,6 +71,7 @@ def test_result_is_mean_and_deviation_over_seeds(comparison: Study) -> None:
         assert f"{difference:+.2f} ({interval.low:+.2f} … {interval.high:+.2f})" in next(block)
 
 
+@pytest.mark.slow
 def test_arms_are_evaluated_on_their_own_noise(comparison: Study) -> None:
     summary = comparison.table("evaluation/summary.csv")
     for task, share, arms in (("0", 1.0, ARMS[:2]), ("1", 1.5, ARMS[2:])):
@@ -90,6 +93,7 @@ def test_arms_are_evaluated_on_their_own_noise(comparison: Study) -> None:
     assert noisy["1"] < noisy["0"] - 1
 
 
+@pytest.mark.slow
 def test_finished_comparison_shows_its_result_again(comparison: Study) -> None:
     again = run_search(*comparison.options, file="discriminator")
     assert again.returncode == 0

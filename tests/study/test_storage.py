@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -29,10 +30,26 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
         folder.write("file", "new")
     assert folder.read("file") == b"old"
+    assert folder.files() == ["file"]
+
+
+def test_links_and_odd_names_are_listed_once_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one.png").write_text("1")
+    (tmp_path / "a" / "b" / "parent").symlink_to("..")
+    (tmp_path / "again.png").symlink_to("a/one.png")
+    (tmp_path / "nowhere.png").symlink_to("absent")
+    os.mkfifo(tmp_path / "pipe")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).write_text("2")
+    names = Folder(tmp_path).files()
+    # The same photo by either of its names.
+    assert len(names) == 2
+    assert "nowhere.png" in names
+    assert "left out 1 files whose names are not UTF-8" in caplog.text
 
 
 def test_relative_locations_are_made_absolute_and_travel_to_other_processes(

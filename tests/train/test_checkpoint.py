@@ -3,13 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.models import UNet
 from raygan.presets import DENOISER
-from raygan.study.storage import Folder
+from raygan.study.storage import DamagedError, Folder
 from raygan.train.checkpoint import (
     Best,
     CheckpointError,
@@ -199,7 +200,15 @@ def test_folder_without_a_usable_denoiser_is_refused(run: Folder, tiny_config: C
     with pytest.raises(DenoiserError, match=r"are not those of UNet\(base_width=8"):
         load_weights(folder, UNet(base_width=8))
     folder.write("generator.safetensors", b"damaged")
-    with pytest.raises(DenoiserError, match="are not those of"):
+    with pytest.raises(DenoiserError, match=r"the weights in .* are damaged"):
+        load_generator(folder)
+    weights = tiny_config.generator.build().state_dict()
+    broken = {name: tensor / 0 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    folder.write("generator.safetensors", safetensors.torch.save(broken))
+    with pytest.raises(DenoiserError, match=r"the weights in .* are NaN or infinite"):
+        load_generator(folder)
+    folder.write("config.json", "")
+    with pytest.raises(DamagedError, match=r"config.json is damaged \(JSONDecodeError"):
         load_generator(folder)
 
 

@@ -1,15 +1,19 @@
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import Photos, TrainingPhotos
 from raygan.data.samples import dead_leaves
+from raygan.models import UNet
+from raygan.models.generators import GeneratorNetwork
 from raygan.study.storage import Folder
 from raygan.train.cluster import share_photos
-from raygan.train.driver import Job, Run, epochs_with_workers
+from raygan.train.driver import Job, Run, RunError, epochs_with_workers
 from raygan.train.loop import DivergedError, Worker
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow, pytest.mark.timeout(600)]
@@ -42,3 +46,19 @@ def test_run_that_diverges_fails_with_the_loss_and_is_not_retried(tiny_config: C
         list(epochs_with_workers(run))
     assert len((tmp_path / "steps" / "winner.csv").read_text().splitlines()) == 1 + 3
     assert not (tmp_path / "checkpoints").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(UNet):
+    """A generator with a fault of its own, in the second worker."""
+
+    def build(self) -> GeneratorNetwork:
+        if distributed.is_initialized() and distributed.get_rank() == 1:
+            raise TypeError("no such layer")
+        return super().build()
+
+
+def test_a_workers_own_error_is_told_and_not_retried(tiny_config: Config, tmp_path: Path) -> None:
+    values = {"generator": Broken(base_width=4), "training/batch_size": 4, "hardware/workers": 2}
+    with pytest.raises(RunError, match="TypeError: no such layer"):
+        list(epochs_with_workers(run_of(tiny_config, tmp_path, **values)))
