@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raygan.config.kinds import Generator
+from raygan.config.run import Config
 
 
 @functools.cache
@@ -15,6 +16,13 @@ def parameters(generator: Generator) -> int:
     """Number of trainable parameters."""
     with torch.device("meta"):
         network = generator.build()
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def discriminator_parameters(config: Config) -> int:
+    """Number of trainable parameters of a configuration's discriminator."""
+    with torch.device("meta"):
+        network = config.discriminator.build(config.data.crop_size)
     return sum(weight.numel() for weight in network.parameters())
 
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.stopper import CombinedStopper, FunctionStopper, TimeoutStopper
+from ray.tune.stopper import CombinedStopper, FunctionStopper, Stopper, TimeoutStopper
 
 from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
@@ -25,7 +25,7 @@ from raygan.search.space import suggest
 from raygan.seeds import derived_seed
 from raygan.study.objectives import LESS_IS_BETTER
 from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
-from raygan.train.driver import ERROR
+from raygan.train.driver import DISK_FULL, ERROR
 
 INFEASIBLE_DRAWS = 1000
 """How many points in a row may exceed a search's limits."""
@@ -127,6 +127,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         if result is not None and ERROR not in result:
             # Tune does not pass on the result at which a scheduler stopped the trial.
             self.trials.report(trial, result)
+        if (result or {}).get(ERROR, "").startswith(DISK_FULL):
+            # Left running: it resumes with the study.
+            return
         message = (result or {}).get(ERROR) or ("it lost its process too often" if error else None)
         self.trials.end(trial, result, self.experiment.settings.trial_epochs, message)
 
@@ -220,10 +223,26 @@ class HopelessTrials:
         return grace_is_over and bool(result["best_val_psnr"] < result["val_psnr_noisy"])
 
 
-def stopper(settings: TrialSettings, seconds_spent: float) -> CombinedStopper:
+class FullDisk(Stopper):  # type: ignore[misc]
+    """Stops all trials once one has no room on the disk."""
+
+    message = ""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Take in a result; stops no single trial."""
+        if result.get(ERROR, "").startswith(DISK_FULL):
+            self.message = result[ERROR]
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether there is no room."""
+        return bool(self.message)
+
+
+def stopper(settings: TrialSettings, seconds_spent: float, full_disk: FullDisk) -> CombinedStopper:
     """What stops trials; earlier starts of the study have taken `seconds_spent`."""
     budget = math.inf if settings.time_budget is None else 60 * settings.time_budget - seconds_spent
-    return CombinedStopper(FunctionStopper(HopelessTrials(settings)), TimeoutStopper(budget))
+    return CombinedStopper(full_disk, FunctionStopper(HopelessTrials(settings)), TimeoutStopper(budget))
 
 
 def excess_cost(settings: TrialSettings, generator: Generator) -> float:

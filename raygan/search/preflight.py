@@ -4,9 +4,11 @@ to."""
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,8 +21,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygan.config.run import Config
 from raygan.data.photos import StoredPhotos, TrainingPhotos
+from raygan.models.cost import discriminator_parameters, parameters
 from raygan.study.ledger import StudyError, package_versions
 from raygan.study.storage import Folder
+from raygan.train.checkpoint import KEPT
 from raygan.train.cluster import HardwareError, resources, trials_at_once
 
 SOON = 8.0
@@ -91,6 +95,24 @@ def check_machines(folder: Folder) -> None:
         raise StudyError(
             f"every machine must write to {folder}, but {'; '.join(missing)}: give a --storage that all share, such as "
             "an s3:// or gs:// prefix, or a folder on NFS"
+        )
+
+
+def check_disk(folder: Folder, config: Config, trials: int, concurrent: int) -> None:
+    """Show what a study takes of a local disk, with networks of the given sizes; raise `StudyError` without room."""
+    if not folder.is_local:
+        return
+    weights, discriminator = 4 * parameters(config.generator), 4 * discriminator_parameters(config)
+    # The weights, Adam's two moments, those of the best epoch, and perhaps their average.
+    checkpoint = (4 + (config.training.average_decay > 0)) * weights + 3 * discriminator
+    needed = concurrent * (KEPT + 1) * checkpoint + (trials + 1) * weights
+    place = Path(folder.path)
+    free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
+    print(f"Disk: about {needed / 1e9:.2f} GB are needed, {free / 1e9:.1f} GB are free")
+    if needed > free:
+        raise StudyError(
+            f"{folder} has {free / 1e9:.1f} GB left, but {concurrent} trials at once need about {needed / 1e9:.1f} GB "
+            "for their checkpoints: give another --storage, fewer --concurrent trials, or smaller networks"
         )
 
 

@@ -19,7 +19,7 @@ from raygan.data.photos import StoredPhotos, fingerprint, training_photos
 from raygan.data.sources import PhotoFolder, Samples
 from raygan.search.algorithms import check_first_points
 from raygan.search.experiment import Experiment, TrialSettings
-from raygan.search.preflight import check_machines, check_photos, wait_for_room
+from raygan.search.preflight import check_disk, check_machines, check_photos, wait_for_room
 from raygan.search.space import Space, distribution_of, holds, space_to_json
 from raygan.study.ledger import StudyError
 from raygan.study.reader import StudyFiles
@@ -125,6 +125,7 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
     )
+    check_disk(folder, config, settings.trials, concurrent)
     identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
     job = Job(folder, share_photos(photos), inputs.content_weights)
     return Prepared(config, job, identity, fingerprint(*config.data.evaluate_on.find()), concurrent)

@@ -16,10 +16,10 @@ from ray.tune.experiment import Trial
 
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
-from raygan.search.algorithms import OptunaSearcher, scheduler, stopper
+from raygan.search.algorithms import FullDisk, OptunaSearcher, scheduler, stopper
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import WarmStart
-from raygan.study.ledger import ENDED, Ledger, TrialRow
+from raygan.study.ledger import ENDED, Ledger, StudyError, TrialRow
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser
 from raygan.train.cluster import resources
@@ -39,7 +39,7 @@ def run_trials(
     settings = experiment.settings
     points = [*known.points, *(point for point in experiment.points() if point not in known.points)]
     trials.enqueue(points, known.trials)
-    progress = SearchProgress(trials, experiment)
+    progress, full_disk = SearchProgress(trials, experiment), FullDisk()
     ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
     print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
@@ -64,7 +64,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=storage.location,
-            stop=stopper(settings, progress.elapsed),
+            stop=stopper(settings, progress.elapsed, full_disk),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[progress],
             verbose=0,
@@ -74,6 +74,8 @@ def run_trials(
     on_interrupt = signal.getsignal(signal.SIGINT)
     tuner.fit()
     signal.signal(signal.SIGINT, on_interrupt)
+    if full_disk.message:
+        raise StudyError(f"{full_disk.message}: free some in {trials.folder}, and resume with the same command")
     storage.clear()
     if (count := len(_finish_ended(trials))) < settings.trials:
         budget = settings.time_budget

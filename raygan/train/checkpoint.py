@@ -26,7 +26,7 @@ from raygan.config.run import Config
 from raygan.config.section import differing_values
 from raygan.errors import InputError
 from raygan.study.storage import Folder, reading
-from raygan.weights import denoiser_folder
+from raygan.weights import HERE, denoiser_folder
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
 """The files of a denoiser."""
@@ -167,17 +167,23 @@ def load_weights(folder: Folder, generator: Generator) -> nn.Module:
         weights = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise DenoiserError(f"the weights in {folder} are damaged: {error}") from error
-    # Compared before the network takes memory: a folder from somebody else may ask for any size.
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in generator.build().state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if differing := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
-        raise DenoiserError(f"the weights in {folder} are not those of {generator}: {', '.join(differing[:5])} differ")
+    # A folder from somebody else may ask for any size. Our own need no check, which takes two seconds of imports.
+    if not folder.location.startswith(HERE):
+        _require_shapes(folder, generator, weights)
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise DenoiserError(f"the weights in {folder} are NaN or infinite: {', '.join(broken[:5])}")
     network = generator.build()
     network.load_state_dict(weights)
     return network.eval()
+
+
+def _require_shapes(folder: Folder, generator: Generator, weights: Mapping[str, Tensor]) -> None:
+    """Raise `DenoiserError` unless the weights are those of a generator, before it takes memory."""
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in generator.build().state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if differing := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
+        raise DenoiserError(f"the weights in {folder} are not those of {generator}: {', '.join(differing[:5])} differ")
 
 
 def starting_weights(config: Config) -> dict[str, Tensor] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -34,6 +35,8 @@ RETRIES = 8
 """How often a run may resume after it lost a process: spot machines are taken away more than once."""
 LOST_PEER = ("closed by peer", "reset by peer", "gloo", "NCCL")
 """Words in torch's messages about another worker that is gone."""
+DISK_FULL = "the disk is full"
+"""How the message of a run begins for which there is no room."""
 ERROR = "error"
 """Key of the message of a run that cannot go on, in what it reports."""
 DECIDING = (
@@ -116,6 +119,8 @@ def _explained(error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
     logger.error("a run cannot go on", exc_info=error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"{DISK_FULL}: {error}")
     # The processor's allocator raises a RuntimeError.
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return RunError("out of memory: lower training/batch_size, data/crop_size or the networks' base_width")

@@ -8,9 +8,11 @@ OTHERS = ("synthetic", "small")
 """Names of further denoisers, which were trained on a GPU."""
 
 
+HERE = str(Path(__file__).parent)
+
+
 def denoiser_folder(name: str) -> str:
     """The location of a denoiser: its folder or prefix, or that of a shipped one by name."""
-    here = Path(__file__).parent
     if name == SHIPPED:
-        return str(here)
-    return str(here / name) if name in OTHERS else name
+        return HERE
+    return f"{HERE}/{name}" if name in OTHERS else name

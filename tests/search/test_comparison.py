@@ -119,7 +119,7 @@ def test_shipped_comparisons_are_valid(file: str) -> None:
             starting_weights(config)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
     """Each trial under a TorchTrainer of two workers; arms that need VGG19's weights, and arms that do not."""
     run = run_search(
@@ -131,7 +131,7 @@ def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
     )
     assert (run.returncode, warnings_of(run)) == (0, "")
     assert ": one seed, 3 photos" in run.stdout
-    assert "    difference" in run.stdout
+    assert "  difference" in run.stdout
     with (tmp_path / "c" / "trials.csv").open() as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
     assert {arm: (row["state"], row["epochs"]) for arm, row in rows.items()} == dict.fromkeys(

@@ -194,7 +194,7 @@ def test_own_kinds_are_searched_resumed_evaluated_and_used(tiny_photos: Path, tm
     assert "run with the folder of own_search.py on PYTHONPATH" in refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_own_kinds_are_searched_with_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
     """Run as a program, and with kinds of the package among the choices."""

@@ -7,7 +7,7 @@ from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import HopelessTrials, halving_factor, stopper
+from raygan.search.algorithms import FullDisk, HopelessTrials, halving_factor, stopper
 from raygan.search.experiment import Search
 from raygan.study.trials import collapsed_from
 
@@ -76,14 +76,14 @@ def test_last_epoch_and_errors_are_not_stopped() -> None:
 def test_time_budget_counts_earlier_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.time", lambda: now)
-    fresh, resumed = (stopper(settings(time_budget=2.0), spent) for spent in (0.0, 90.0))
+    fresh, resumed = (stopper(settings(time_budget=2.0), spent, FullDisk()) for spent in (0.0, 90.0))
     # It starts with the first question.
     assert (fresh.stop_all(), resumed.stop_all()) == (False, False)
     now += 31
     assert (fresh.stop_all(), resumed.stop_all()) == (False, True)
     now += 90
     assert fresh.stop_all()
-    assert not stopper(settings(), 1e9).stop_all()
+    assert not stopper(settings(), 1e9, FullDisk()).stop_all()
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_finished_search_shows_its_result_without_repeating_anything(study: Stud
 def test_different_configuration_under_the_same_name_is_refused(study: Study) -> None:
     other = run_search(*study.options, "--trials", "5", "--set", "training/steps_per_epoch=4")
     assert other.returncode == 2
-    assert "holds a study that differs in config, trials" in other.stderr
+    assert "holds a study that differs in config/training/steps_per_epoch, trials" in other.stderr
 
 
 @pytest.mark.alone

@@ -133,7 +133,7 @@ def test_warm_start_from_anything_but_a_search_raises(tmp_path: Path) -> None:
         taken_over(SEARCH, str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_warm_started_search_ends_with_its_time_budget(study: Study) -> None:
     options = (option if option != study.folder.name else "later" for option in study.options)

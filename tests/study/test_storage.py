@@ -80,3 +80,11 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"nothing can be written in .*file/new: "):
         Folder(tmp_path / "file" / "new").require_writable()
+
+
+@pytest.mark.parametrize("location", ["s3://KEY:secret@bucket/x", "s3://bucket/x?access_key=KEY&secret_key=secret"])
+def test_keys_in_an_address_are_refused_and_not_shown(location: str) -> None:
+    with pytest.raises(StorageError, match="has keys in it") as refused:
+        Folder(location)
+    assert "secret@" not in str(refused.value)
+    assert "=secret" not in str(refused.value)

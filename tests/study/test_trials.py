@@ -150,3 +150,9 @@ def test_database_is_shared_by_studies_of_different_folders_only_under_different
 def test_databases_that_cannot_be_opened_raise(url: str) -> None:
     with pytest.raises(StudyError, match="cannot open the Optuna storage of --optuna-storage"):
         open_database(url)
+
+
+def test_passwords_of_databases_are_not_shown() -> None:
+    with pytest.raises(StudyError) as refused:
+        open_database("mysql+absent://user:hunter2@localhost/studies")
+    assert "hunter2" not in str(refused.value)

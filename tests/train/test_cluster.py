@@ -1,3 +1,9 @@
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import ray
@@ -64,3 +70,22 @@ def test_photos_larger_than_the_object_store_are_refused() -> None:
     huge = np.broadcast_to(np.zeros(1, np.uint8), (10**7, 10**7, 3))
     with pytest.raises(HardwareError, match=r"the decoded photos take 300000.0 GB, .* lower data/train_photos"):
         share_photos(TrainingPhotos(Photos(["a"], [huge]), Photos([], [])))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make another user's file")
+def test_a_cluster_that_another_user_names_is_not_joined() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        home, named = Path(scratch) / "home", Path(scratch) / "ray" / "ray_current_cluster"
+        for folder in (home, named.parent):
+            folder.mkdir()
+        named.write_text("127.0.0.1:9")
+        os.chown(named, 12345, 12345)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {"RAY_TMPDIR": scratch, "HOME": str(home)}
+        script = "import ray; from raygan.train.cluster import start_ray; start_ray(); print(len(ray.nodes()))"
+        command = [sys.executable, "-c", script]
+        run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170, check=False)
+        assert run.stdout.splitlines()[-1:] == ["1"], run.stderr
+        # Where Ray keeps the token that it makes, nobody else looks.
+        assert (home / ".ray").stat().st_mode & 0o777 == 0o700
+        assert all(file.stat().st_mode & 0o077 == 0 for file in (home / ".ray").glob("auth_token"))
