@@ -48,6 +48,8 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
     except InputError as error:
         _refuse(error)
     except KeyboardInterrupt:
+        # A second Ctrl-C ends what the first one still waits for.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         command = ["python", *sys.argv] if prog is None else ["raygan", *sys.argv[1:]]
         print(f"\nStopped. Resume with the same command: {redacted(shlex.join(command))}")
         sys.exit(130)
@@ -68,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tyro.extras.subcommand_cli_from_dict(
                 commands, prog="raygan", description=description, args=given, config=config
             )
+        sys.stdout.flush()
     except InputError as error:
         _refuse(error)
+    except BrokenPipeError:
+        # What reads our output, such as `head`, has enough; Python would complain at its end once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def load_experiment(name: str) -> Any:

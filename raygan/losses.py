@@ -69,10 +69,10 @@ class Vgg19Features(ContentLoss):
 
     def describe(self) -> str:
         """See `ContentLoss.describe`."""
-        digest = hashlib.sha256(self.file().read_bytes()).hexdigest()[:16]
+        digest = hashlib.sha256(self.file().read_bytes()).hexdigest()
         return (
             f"mean squared error of VGG19's conv2_2 features, loss/content/scale={self.scale}, "
-            f"weights {self.file().name} (SHA-256 {digest}…)"
+            f"weights {self.file().name} (SHA-256 {digest})"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PhotoSource, SamplingPolicy
-from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, require
+from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, Seed, require
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
@@ -42,7 +42,7 @@ class DataConfig(Section):
     every epoch). auto: in memory if they fit. The crops are the same."""
     max_megapixels: Count = MAX_MEGAPIXELS
     """Photos with more pixels are skipped, before they take memory."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of the split and of the validation crops and noise. Runs compare only if it is the same."""
 
     def _check(self) -> None:
@@ -126,7 +126,7 @@ class TrainingConfig(Section):
     which equals training with one worker and costs communication in every layer."""
     precision: Precision = "float32"
     """Precision of the networks' computation; weights, losses and optimizers stay in float32."""
-    seed: Natural = 0
+    seed: Seed = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
 
 

@@ -14,7 +14,6 @@ import importlib
 import inspect
 import itertools
 import json
-import math
 import operator
 import re
 import sys
@@ -35,6 +34,7 @@ COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": oper
 """How the bounds of a number are written in its type, such as `Annotated[int, (">=", 1), ("<=", 4)]`."""
 Count = Annotated[int, (">=", 1)]
 Natural = Annotated[int, (">=", 0)]
+Seed = Annotated[int, (">=", 0), ("<", 2**32)]
 NonNegative = Annotated[float, (">=", 0)]
 Positive = Annotated[float, (">", 0)]
 Fraction = Annotated[float, (">=", 0), ("<", 1)]
@@ -199,7 +199,8 @@ def parse_value(config: Section, path: str, text: str) -> Any:
     value: Any = tuple(text.split(",")) if typing.get_origin(kind) is tuple else text
     if _is_valid(_as_kinds(value, kind, getattr(owner, leaf)), kind):
         return value
-    with contextlib.suppress(json.JSONDecodeError):
+    # A ValueError also where an integer has thousands of digits.
+    with contextlib.suppress(ValueError):
         # "true" as in JSON, or "True" as tables have it.
         value = json.loads(text.lower() if kind is bool else text)
     if not _is_valid(value, kind):
@@ -359,5 +360,6 @@ def _is_valid(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return value in choices
     if kind in (int, float):
-        return isinstance(value, int | kind) and not isinstance(value, bool) and math.isfinite(value)
+        # A comparison, since an integer may be too large to be a float.
+        return isinstance(value, int | kind) and not isinstance(value, bool) and -1e300 < value < 1e300
     return isinstance(value, kind)

@@ -12,6 +12,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 from tqdm import tqdm
 
 from raygan.errors import InputError
@@ -70,11 +71,19 @@ def fetch(asset: Asset, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DownloadError(f"cannot write to {cache}: {error}; set RAYGAN_CACHE to another folder") from error
+    # Another process may want the same.
+    with filelock.FileLock(cache / f".{file.name}.lock"):
+        return _fetched(asset, file, unpacked)
+
+
+def _fetched(asset: Asset, file: Path, unpacked: Path) -> Path:
+    if asset.contents is not None and unpacked.is_dir():
+        return unpacked / asset.contents
     if not file.exists():
         _download(asset, file)
     if asset.contents is None:
         return file
-    with tempfile.TemporaryDirectory(dir=cache, prefix="unpacking-") as scratch:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix="unpacking-") as scratch:
         content = Path(scratch) / "content"
         if file.suffix == ".zip":
             shutil.unpack_archive(file, content)

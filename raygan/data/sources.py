@@ -101,6 +101,8 @@ def _images_in(location: str | Path) -> tuple[Folder, list[str]]:
     folder = Folder(location)
     names = image_names(folder)
     if not names:
-        state = "holds no image files" if folder.exists() else "does not exist"
+        state = "does not exist" if not folder.exists() else "holds no image files"
+        if folder.is_local and Path(folder.path).is_file():
+            state = "is a file"
         raise PhotosError(f"{folder} {state}; give a folder or an s3:// or gs:// prefix of {', '.join(SUFFIXES)} files")
     return folder, names

@@ -25,6 +25,8 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     Raises `StudyError` if a folder holds no finished study, or if two studies have the same name.
     """
     read = [StudyFiles.finished(folder) for folder in studies]
+    output = output or studies[0].child("report")
+    output.require_writable()
     names = [study.name for study in read]
     if len(set(names)) < len(names):
         raise StudyError(f"the studies in a report must have different names, but got {', '.join(names)}")
@@ -38,7 +40,6 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     steps.text = ["Generator loss, discriminator losses and accuracies, for the first seed."]
     steps.plots = {"losses and accuracies": figures.steps_figure(systems)}
     of_studies = [part for study in read for part in _of_study(study)]
-    output = output or studies[0].child("report")
     parts = [settings, noises, *of_studies, steps, _best_epochs(systems)]
     write_report(output, "RayGAN: " + ", ".join(names), parts)
     return output

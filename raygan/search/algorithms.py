@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.stopper import CombinedStopper, FunctionStopper, Stopper, TimeoutStopper
+from ray.tune.stopper import Stopper
 
 from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
@@ -223,26 +223,30 @@ class HopelessTrials:
         return grace_is_over and bool(result["best_val_psnr"] < result["val_psnr_noisy"])
 
 
-class FullDisk(Stopper):  # type: ignore[misc]
-    """Stops all trials once one has no room on the disk."""
+class StudyLimits(Stopper):  # type: ignore[misc]
+    """Stops all trials once one has no room on the disk, or the time budget is spent."""
 
-    message = ""
+    def __init__(self, settings: TrialSettings, elapsed: Callable[[], float]) -> None:
+        """`elapsed` returns the seconds that the trials have run, over all starts of the study."""
+        self.budget = math.inf if settings.time_budget is None else 60 * settings.time_budget
+        self.elapsed = elapsed
+        self.disk_full = ""
+        """The message of the trial that has no room; empty: none."""
+
+    @property
+    def is_budget_spent(self) -> bool:
+        """Whether the time budget is spent."""
+        return self.elapsed() >= self.budget
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         """Take in a result; stops no single trial."""
         if result.get(ERROR, "").startswith(DISK_FULL):
-            self.message = result[ERROR]
+            self.disk_full = result[ERROR]
         return False
 
     def stop_all(self) -> bool:
-        """Whether there is no room."""
-        return bool(self.message)
-
-
-def stopper(settings: TrialSettings, seconds_spent: float, full_disk: FullDisk) -> CombinedStopper:
-    """What stops trials; earlier starts of the study have taken `seconds_spent`."""
-    budget = math.inf if settings.time_budget is None else 60 * settings.time_budget - seconds_spent
-    return CombinedStopper(full_disk, FunctionStopper(HopelessTrials(settings)), TimeoutStopper(budget))
+        """Whether all trials stop."""
+        return bool(self.disk_full) or self.is_budget_spent
 
 
 def excess_cost(settings: TrialSettings, generator: Generator) -> float:

@@ -18,6 +18,8 @@ from raygan.search.space import Space, check_space, distribution_of, is_searched
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
+MOST = 2**32
+"""Above every count and seed: random generators take seeds of 32 bits."""
 SearchAlgorithm = Literal["tpe", "gp", "cmaes", "nsga2", "random"]
 Scheduler = Literal["asha", "median", "none"]
 Objective = Literal["val_psnr", "val_ssim", "operations_per_pixel"]
@@ -72,7 +74,7 @@ class TrialSettings:
         """Raise `ConfigError` if the values break a rule."""
         for name, least in (("trials", 0), ("trial_epochs", 1), ("grace_epochs", 0), ("seed", 0)):
             value = getattr(self, name)
-            require(f"{name} >= {least}", value is None or value >= least, **{name: value})
+            require(f"{least} <= {name} < {MOST:,}", value is None or least <= value < MOST, **{name: value})
         for name in ("time_budget", "max_parameters", "max_operations"):
             value = getattr(self, name)
             require(f"{name} > 0", value is None or value > 0, **{name: value})

@@ -13,10 +13,11 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.stopper import CombinedStopper, FunctionStopper
 
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
-from raygan.search.algorithms import FullDisk, OptunaSearcher, scheduler, stopper
+from raygan.search.algorithms import HopelessTrials, OptunaSearcher, StudyLimits, scheduler
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import WarmStart
 from raygan.study.ledger import ENDED, Ledger, StudyError, TrialRow
@@ -39,7 +40,8 @@ def run_trials(
     settings = experiment.settings
     points = [*known.points, *(point for point in experiment.points() if point not in known.points)]
     trials.enqueue(points, known.trials)
-    progress, full_disk = SearchProgress(trials, experiment), FullDisk()
+    progress = SearchProgress(trials, experiment)
+    limits = StudyLimits(settings, lambda: progress.elapsed)
     ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
     print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
@@ -64,7 +66,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=storage.location,
-            stop=stopper(settings, progress.elapsed, full_disk),
+            stop=CombinedStopper(limits, FunctionStopper(HopelessTrials(settings))),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[progress],
             verbose=0,
@@ -74,14 +76,14 @@ def run_trials(
     on_interrupt = signal.getsignal(signal.SIGINT)
     tuner.fit()
     signal.signal(signal.SIGINT, on_interrupt)
-    if full_disk.message:
-        raise StudyError(f"{full_disk.message}: free some in {trials.folder}, and resume with the same command")
+    if limits.disk_full:
+        raise StudyError(f"{limits.disk_full}: free some in {trials.folder}, and resume with the same command")
     storage.clear()
     if (count := len(_finish_ended(trials))) < settings.trials:
-        budget = settings.time_budget
-        if budget is None or progress.elapsed < 60 * budget:
+        if not limits.is_budget_spent:
             raise KeyboardInterrupt
-        print(f"The time budget of {budget:g} minutes is spent: {count} of {settings.trials} trials ended")
+        spent = f"The time budget of {settings.time_budget:g} minutes is spent"
+        print(f"{spent}: {count} of {settings.trials} trials ended")
 
 
 def _finish_ended(trials: Trials) -> list[str]:

@@ -41,7 +41,7 @@ def locked(folder: Folder) -> Iterator[None]:
     writes a heartbeat every few seconds; the lock of one that stopped is taken over after 20 s.
     """
     mine = {
-        "holder": f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}",
+        "holder": f"{_user()} on {socket.gethostname()}, process {os.getpid()}",
         "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "token": uuid.uuid4().hex,
         "beat": 0,
@@ -119,6 +119,14 @@ def _beat(folder: Folder, mine: dict[str, Any], ended: threading.Event) -> None:
         except OSError as error:
             # A storage that does not answer for a moment; the next beat tries again.
             logger.warning("cannot renew the lock of %s: %s", folder, error)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In a container, a user may have no name.
+        return f"user {os.getuid()}"
 
 
 def _holder(folder: Folder) -> dict[str, Any] | None:

@@ -48,11 +48,17 @@ class Folder:
                     f"{redacted(text)} has keys in it, which would be written into files: set AWS_ACCESS_KEY_ID and "
                     "AWS_SECRET_ACCESS_KEY (or GOOGLE_APPLICATION_CREDENTIALS) instead"
                 )
-            self.filesystem, path = fs.FileSystem.from_uri(text)
+            try:
+                self.filesystem, path = fs.FileSystem.from_uri(text)
+            except ValueError as error:
+                raise StorageError(f"{text} is no s3:// or gs:// address: {error}") from error
             self.location = text.rstrip("/")
         else:
-            self.filesystem, path = fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
-            self.location = path
+            try:
+                path = str(Path(text).expanduser().resolve())
+            except (RuntimeError, ValueError, OSError) as error:
+                raise StorageError(f"{text!r} is no path: {error}") from error
+            self.filesystem, self.location = fs.LocalFileSystem(), path
         self.path = path.rstrip("/") or "/"
 
     def __str__(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import tempfile
 import time
@@ -34,6 +35,8 @@ KNOWN = "known_trials"
 """Optuna user attribute of the study: how many trials of an earlier study were added."""
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
+
+logger = logging.getLogger(__name__)
 
 
 class Trials:
@@ -118,12 +121,7 @@ class Trials:
         """Record how a trial ended: failed, complete after `epochs`, or pruned before; `metrics` are its last."""
         if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
             return
-        picture = Path(self.folder.path) / "pictures" / f"{trial.user_attrs['trial']}.png"
-        if self.folder.is_local and picture.is_file():
-            # Which optuna-dashboard shows.
-            store = Path(self.folder.path) / ARTIFACTS
-            store.mkdir(exist_ok=True)
-            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
+        self._show_picture(trial)
         if error is not None or metrics is None:
             trial.set_user_attr("error", error or "the trial ended before its first epoch")
             self.study.tell(trial, state=TrialState.FAIL)
@@ -132,6 +130,18 @@ class Trials:
         else:
             self.study.tell(trial, [metrics[f"best_{objective}"] for objective in self.objectives])
         self.save()
+
+    def _show_picture(self, trial: Trial) -> None:
+        """Let optuna-dashboard show the trial's picture."""
+        picture = Path(self.folder.path) / "pictures" / f"{trial.user_attrs['trial']}.png"
+        store = Path(self.folder.path) / ARTIFACTS
+        if not self.folder.is_local or not picture.is_file():
+            return
+        try:
+            store.mkdir(exist_ok=True)
+            upload_artifact(artifact_store=FileSystemArtifactStore(store), file_path=str(picture), study_or_trial=trial)
+        except OSError as error:
+            logger.warning("cannot keep the picture of a trial for the dashboard: %s", error)
 
     def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
         """The rows of `trials.csv`; `paths` are those of the search space."""

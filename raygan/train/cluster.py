@@ -54,7 +54,12 @@ def start_ray(*, dashboard: bool = False) -> None:
                 include_dashboard=dashboard,
                 runtime_env={"env_vars": variables},
             )
-        except ConnectionError as error:
+        except (OSError, ValueError) as error:
+            if not isinstance(error, ConnectionError):
+                raise HardwareError(
+                    f"Ray cannot start on this machine: {error}; give it a folder of a short name that can be written "
+                    "to, in RAY_TMPDIR"
+                ) from error
             raise HardwareError(
                 f"{error}: if it was started with a token, set RAY_AUTH_MODE=token, and have the token in "
                 "~/.ray/auth_token"

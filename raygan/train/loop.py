@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ CHECK_EVERY = 20
 """Steps between checks that the losses are finite: a check makes the CPU wait for the device."""
 BEST = ("val_psnr", "val_ssim", "operations_per_pixel")
 """Metrics of the best epoch so far that every epoch repeats, as `best_…`."""
+
+logger = logging.getLogger(__name__)
 
 
 class DivergedError(InputError):
@@ -117,7 +120,8 @@ def train(
         for epoch in range(trainer.done + 1, config.training.epochs + 1):
             metrics = trainer.run_epoch(epoch, log)
             if log is not None and record is not None:
-                log.add_epoch(metrics, before_and_after(trainer.denoiser, val_crops, config, worker.device))
+                with _recording():
+                    log.add_epoch(metrics, before_and_after(trainer.denoiser, val_crops, config, worker.device))
                 trainer.save(record.checkpoints, metrics)
             yield Epoch(metrics, restored=False)
 
@@ -183,7 +187,8 @@ class _Trainer:
         names, values = self._over_workers(step_metrics)
         if log is not None:
             # Of a run that diverged too: the steps that led to it are worth seeing.
-            log.add_steps(epoch, names, values)
+            with _recording():
+                log.add_steps(epoch, names, values)
         if broken:
             raise DivergedError(f"training diverged in epoch {epoch}, by step {len(step_metrics)}: {', '.join(broken)}")
         trained = time.perf_counter()
@@ -270,6 +275,15 @@ class _Trainer:
         noisy = add_noise(clean, noises[rows], intensities[rows], streams)
         layout = torch.channels_last
         return clean.contiguous(memory_format=layout), noisy.contiguous(memory_format=layout)
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Warn of what a record for people cannot take: training goes on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (a recorder may fail in any way)
+        logger.warning("cannot record an epoch: %s", error)
 
 
 def lr_factor(training: TrainingConfig, step: int, steps: int) -> float:

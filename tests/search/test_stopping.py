@@ -7,7 +7,7 @@ from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import FullDisk, HopelessTrials, halving_factor, stopper
+from raygan.search.algorithms import HopelessTrials, StudyLimits, halving_factor
 from raygan.search.experiment import Search
 from raygan.study.trials import collapsed_from
 
@@ -73,17 +73,17 @@ def test_last_epoch_and_errors_are_not_stopped() -> None:
     assert not stop("a", epoch(2, 1.0, 1.0, best=1.0) | {"error": "training diverged"})
 
 
-def test_time_budget_counts_earlier_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr("time.time", lambda: now)
-    fresh, resumed = (stopper(settings(time_budget=2.0), spent, FullDisk()) for spent in (0.0, 90.0))
-    # It starts with the first question.
-    assert (fresh.stop_all(), resumed.stop_all()) == (False, False)
-    now += 31
-    assert (fresh.stop_all(), resumed.stop_all()) == (False, True)
-    now += 90
-    assert fresh.stop_all()
-    assert not stopper(settings(), 1e9, FullDisk()).stop_all()
+def test_all_trials_stop_where_the_time_or_the_disk_is_spent() -> None:
+    seconds = 90.0
+    limits = StudyLimits(settings(time_budget=2.0), lambda: seconds)
+    assert not limits.stop_all()
+    seconds += 31
+    assert limits.stop_all()
+    unlimited = StudyLimits(settings(), lambda: 1e9)
+    assert not unlimited.stop_all()
+    assert not unlimited("a", epoch(1, 1.0, 1.0) | {"error": "the disk is full: [Errno 28]"})
+    assert unlimited.stop_all()
+    assert unlimited.disk_full == "the disk is full: [Errno 28]"
 
 
 @pytest.mark.parametrize(

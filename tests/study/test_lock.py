@@ -126,6 +126,23 @@ def test_files_of_the_study_stay(study: Folder) -> None:
     assert study.exists("study.json")
 
 
+def test_a_user_without_a_name_holds_a_lock(study: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with locked(study):
+        assert json.loads(study.read("lock.json"))["holder"].startswith(f"user {os.getuid()} on ")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"holder": 1}'])
+def test_a_damaged_lock_is_nobodys(study: Folder, content: str) -> None:
+    study.write("lock.json", content)
+    with locked(study):
+        pass
+    refuse_if_held(study)
+
+
 def test_unwritable_storage_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = Folder(tmp_path / "file" / "study")

@@ -52,6 +52,12 @@ def test_links_and_odd_names_are_listed_once_or_left_out(tmp_path: Path, caplog:
     assert "left out 1 files whose names are not UTF-8" in caplog.text
 
 
+@pytest.mark.parametrize("location", ["~nobody-of-that-name/x", "https://example.org/x", "C://x", "\0"])
+def test_what_is_no_place_is_refused(location: str) -> None:
+    with pytest.raises(StorageError, match=r"is no (path|s3://)"):
+        Folder(location)
+
+
 def test_relative_locations_are_made_absolute_and_travel_to_other_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
