@@ -90,7 +90,7 @@ def test_pixel_losses_are_the_mean_squared_and_the_mean_absolute_error() -> None
 def test_vgg19_loss_describes_its_weights(keras_file: Path) -> None:
     digest = hashlib.sha256(keras_file.read_bytes()).hexdigest()
     described = Vgg19Features(weights=str(keras_file), scale="relative").describe()
-    assert f"loss/content/scale=relative, weights {keras_file} (SHA-256 {digest[:16]}" in described
+    assert f"loss/content/scale=relative, weights {keras_file.name} (SHA-256 {digest})" in described
     assert Vgg19Features(weights="a.npz").weights_source == "a.npz"
 
 

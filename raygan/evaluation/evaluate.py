@@ -34,6 +34,8 @@ def write_evaluation(
     `photos` are those of `evaluate`. `config` gives the name of the evaluation photos' source and the resources of one
     evaluating process.
     """
+    import ray
+
     from raygan.train.cluster import resources, trials_at_once
 
     count = photos.count()
@@ -43,7 +45,9 @@ def write_evaluation(
         denoisers = "1 denoiser" if len(task.denoisers) == 1 else f"{len(task.denoisers)} denoisers"
         levels = ", ".join(settings.levels)
         print(f"\nEvaluation of {denoisers}: {count} photos ({config.data.evaluate_on.key}), noise levels {levels}")
-        rows = evaluate(photos, task, settings, resources(config), actors)
+        # As a Ray task, so that the job runs, and writes its logs, on the cluster.
+        run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
+        rows = map(ray.get, run.remote(photos, task, settings, resources(config), actors))
         # A line now and then where each is kept, as in a log file.
         pace = 0.1 if sys.stderr.isatty() else 20
         table, of_task = tabulate(tqdm(rows, "evaluation", count, unit="photo", mininterval=pace))

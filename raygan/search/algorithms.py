@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
@@ -21,20 +24,68 @@ from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.search.experiment import Experiment, TrialSettings
+from raygan.search.promotion import Promotion
 from raygan.search.space import suggest
 from raygan.seeds import derived_seed
 from raygan.study.objectives import LESS_IS_BETTER
 from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
 from raygan.train.driver import DISK_FULL, ERROR
 
+DISTANCE = 0.15
+"""How near a proposal of TPE may be to a started trial: in at least one value by this share of its range.
+
+Chosen on recorded learning curves, `benchmarks/curves.csv`.
+"""
 INFEASIBLE_DRAWS = 1000
 """How many points in a row may exceed a search's limits."""
 
 
-def sampler(settings: TrialSettings, number: int) -> BaseSampler:
+class DistantTPE(TPESampler):
+    """TPE whose candidates keep a distance from all started trials.
+
+    Optuna's own trains its favourite again and again: nothing in it says that a trial of the same values tells little.
+    """
+
+    def __init__(self, seed: int, started: Sequence[FrozenTrial], distance: float) -> None:
+        # constant_liar: running trials repel new ones.
+        super().__init__(seed=seed, multivariate=True, group=True, constant_liar=True)
+        self.started = started
+        self.distance = distance
+
+    def _compute_acquisition_func(
+        self, samples: dict[str, NDArray[Any]], mpe_below: Any, mpe_above: Any
+    ) -> NDArray[Any]:
+        acquisition: NDArray[Any] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
+        distances = np.full(len(acquisition), np.inf)
+        for trial in self.started:
+            if samples.keys() <= trial.params.keys():
+                axes = [_distance(trial, path, values) for path, values in samples.items()]
+                distances = np.minimum(distances, np.max(axes, axis=0))
+        # If all candidates are near, the farthest is taken.
+        masked: NDArray[Any] = np.where(distances < self.distance, distances - 1e9, acquisition)
+        return masked
+
+
+def _distance(trial: FrozenTrial, path: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Distances of internal values from a trial's, as shares of the range; of different choices, 1."""
+    distribution = trial.distributions[path]
+    own = distribution.to_internal_repr(trial.params[path])
+    if isinstance(distribution, CategoricalDistribution):
+        return np.where(values == own, 0.0, 1.0)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    scale = np.log if distribution.log else np.asarray
+    width = float(scale(distribution.high) - scale(distribution.low))
+    distances: NDArray[Any] = np.abs(scale(values) - scale(own)) / max(width, 1e-12)
+    return distances
+
+
+def sampler(
+    settings: TrialSettings, number: int, started: Sequence[FrozenTrial] = (), distance: float = 0.0
+) -> BaseSampler:
     """Optuna's sampler for the proposal of that number, suited to concurrent trials that are stopped early.
 
-    Each proposal has a seed of its own: a resumed search proposes what an uninterrupted one does.
+    Each proposal has a seed of its own: a resumed search proposes what an uninterrupted one does. TPE keeps a distance
+    from the trials that have `started`.
     """
     # Optuna's seeds have 32 bits.
     seed = derived_seed("proposal", settings.seed, number) % 2**32
@@ -42,8 +93,7 @@ def sampler(settings: TrialSettings, number: int) -> BaseSampler:
         warnings.simplefilter("ignore", ExperimentalWarning)
         match settings.search_algorithm:
             case "tpe":
-                # constant_liar: running trials repel new ones.
-                return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+                return DistantTPE(seed, started, distance)
             case "gp":
                 return GPSampler(seed=seed)
             case "cmaes":
@@ -67,25 +117,70 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.trials = trials
         self.experiment = experiment
         self.values = flat_values(experiment.config)
-        self.unfinished = trials.unfinished()
+        self.promotion = promotion_of(experiment.settings)
+        self.hopeless = HopelessTrials(experiment.settings)
+        """What stops trials besides the scheduler; these do not wait."""
+        self.unfinished = self._learn_earlier_trials()
         self.running: dict[str, optuna.Trial] = {}
         """By Tune's id."""
+
+    def _learn_earlier_trials(self) -> list[optuna.Trial]:
+        """Take in what earlier starts of the study found; returns the trials that they left running."""
+        unfinished = []
+        for trial in self.trials.unfinished():
+            name, scores = trial.user_attrs.get("trial", ""), self.trials.scores(trial.number)
+            if scores and max(scores) in self.promotion.rungs:
+                self.promotion.wait(name, max(scores))
+            else:
+                unfinished.append(trial)
+        for started in self.trials.started():
+            self._learn(started.user_attrs["trial"], started.intermediate_values)
+        self.trials.waiting = set(self.promotion.waiting)
+        return unfinished
+
+    def _learn(self, name: str, scores: Mapping[int, float]) -> None:
+        sign = -1 if self.experiment.settings.objectives[0] in LESS_IS_BETTER else 1
+        self.promotion.learn(name, {epoch: sign * score for epoch, score in scores.items()})
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles what it is given, for a restore that is never used: the study's folder is what goes on.
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The name and the parameters of a trial; raises `ConfigError` if no point meets the constraint."""
-        settings, refused = self.experiment.settings, []
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The name and the parameters of the next trial, new or not; None: later; `FINISHED`: no more.
+
+        Raises `ConfigError` if no point meets the constraint.
+        """
+        if self.unfinished:
+            trial = self.unfinished.pop(0)
+            # A kill may have left it without some values.
+            suggest(trial, self.experiment.sampled_space, self.values)
+        elif (name := self.promotion.next()) is not None:
+            trial = self.trials.named(name)
+            self.trials.waiting.discard(name)
+        elif len(self.trials.started()) < self.experiment.settings.trials:
+            trial = self._propose()
+        else:
+            # What still runs may let a trial go on.
+            return None if self.running else str(self.FINISHED)
+        self.running[trial_id] = trial
+        return {"trial": self.trials.begin(trial, self.experiment.trial_name), "params": dict(trial.params)}
+
+    def _propose(self) -> optuna.Trial:
+        """A new trial within the limits."""
+        settings, refused = self.experiment.settings, list[tuple[float, Generator]]()
         for _ in range(INFEASIBLE_DRAWS):
-            trial = self._draw()
+            study = self.trials.with_waiting_as_pruned()
+            known = study.get_trials(deepcopy=False)
+            # What meets the limits may be a small part of the space.
+            distance = DISTANCE * max(0.0, 1 - len(refused) / 10)
+            study.sampler = sampler(settings, len(known), self.trials.started(), distance)
+            trial = study.ask()
+            suggest(trial, self.experiment.sampled_space, self.values)
             generator = with_values(self.experiment.config, self.experiment.values_at(trial.params)).generator
             excess = excess_cost(settings, generator)
             if excess <= 0:
-                self.running[trial_id] = trial
-                name = self.trials.begin(trial, self.experiment.trial_name)
-                return {"trial": name, "params": dict(trial.params)}
+                return trial
             refused.append((excess, generator))
             self._refuse(trial, excess)
         _, smallest = min(refused, key=lambda one: one[0])
@@ -93,17 +188,6 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             f"of {INFEASIBLE_DRAWS:,} proposals in a row none met {_limits(settings)}: the smallest generator among "
             f"them has {_cost(smallest)}; raise the limit, or widen the search space towards smaller ones"
         )
-
-    def _draw(self) -> optuna.Trial:
-        study = self.trials.study
-        if self.unfinished:
-            trial = self.unfinished.pop(0)
-        else:
-            study.sampler = sampler(self.experiment.settings, len(study.get_trials(deepcopy=False)))
-            trial = study.ask()
-        # Also of a trial that a kill has left: it may lack values.
-        suggest(trial, self.experiment.sampled_space, self.values)
-        return trial
 
     def _refuse(self, trial: optuna.Trial, excess: float) -> None:
         """Tell Optuna that a point will not be trained, and by how much it exceeds a limit."""
@@ -119,37 +203,67 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """Record the score at the trial's epoch, which, unlike Tune's iteration, survives restarts."""
         # A trial that was just stopped may still report an epoch.
         if ERROR not in result and trial_id in self.running:
-            self.trials.report(self.running[trial_id], result)
+            self._report(self.running[trial_id], result)
+
+    def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
+        self.trials.report(trial, result)
+        self._learn(trial.user_attrs["trial"], self.trials.scores(trial.number))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record the trial's end: complete at the full budget, pruned before it, failed on an error."""
+        """Record that the trial waits, or its end: complete at the full budget, pruned before, failed on an error."""
         trial = self.running.pop(trial_id)
         if result is not None and ERROR not in result:
             # Tune does not pass on the result at which a scheduler stopped the trial.
-            self.trials.report(trial, result)
+            self._report(trial, result)
+            if result["epoch"] in self.promotion.rungs and trial_id not in self.hopeless.stopped:
+                self.promotion.wait(trial.user_attrs["trial"], result["epoch"])
+                self.trials.waiting = set(self.promotion.waiting)
+                self.end_waiting(self.promotion.hopeless())
+                return
         if (result or {}).get(ERROR, "").startswith(DISK_FULL):
             # Left running: it resumes with the study.
             return
         message = (result or {}).get(ERROR) or ("it lost its process too often" if error else None)
         self.trials.end(trial, result, self.experiment.settings.trial_epochs, message)
 
+    def end_waiting(self, names: Sequence[str]) -> None:
+        """Record that trials which wait will not go on."""
+        for name in names:
+            trial = self.trials.named(name)
+            epoch = max(self.trials.scores(trial.number))
+            self.trials.waiting.discard(name)
+            self.trials.end(trial, {"epoch": epoch}, self.experiment.settings.trial_epochs)
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the Optuna study is the state."""
 
 
-class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
-    """Makes one of Ray's schedulers, which it precedes among the base classes, remember earlier starts of a study.
+class Rungs(FIFOScheduler):  # type: ignore[misc]
+    """Ends a Tune trial at each rung, where it waits to be promoted: `OptunaSearcher` then starts it again."""
 
-    Ray's own forget all scores. They also stop a trial at its last epoch: here it ends by itself, since killed while a
-    TorchTrainer inside it shuts down, it can leave that trainer's resources reserved for ever.
+    def __init__(self, rungs: Sequence[int]) -> None:
+        super().__init__()
+        self.rungs = rungs
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
+        """Whether the trial continues; an epoch that an earlier start trained stops nothing."""
+        return str(self.STOP if result["epoch"] in self.rungs and not result["restored"] else self.CONTINUE)
+
+
+class MedianStopping(MedianStoppingRule):  # type: ignore[misc]
+    """The median stopping rule (Golovin et al., 2017): a trial stops if its best falls below the others' median.
+
+    Ray's own forgets earlier starts of a study. It also stops a trial at its last epoch: here it ends by itself, since
+    killed while a TorchTrainer inside it shuts down, it can leave that trainer's resources reserved for ever.
     """
 
-    def __init__(self, settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]], **own: Any) -> None:
-        """`earlier` has the epochs of trials that have ended, by name; `own` are options of Ray's scheduler."""
+    def __init__(self, settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """`earlier` has the epochs of trials that have ended, by name."""
         objective = settings.objectives[0]
         mode = "min" if objective in LESS_IS_BETTER else "max"
         # Trials are compared by their best epochs so far, since those are what they leave.
-        super().__init__(time_attr="epoch", metric=f"best_{objective}", mode=mode, grace_period=1, **own)
+        metric = f"best_{objective}"
+        super().__init__(time_attr="epoch", metric=metric, mode=mode, grace_period=1, min_samples_required=3)
         self.epochs = settings.trial_epochs
         before_any_trial = SimpleNamespace(get_live_trials=list)
         for name, epochs in earlier.items():
@@ -171,37 +285,21 @@ class _ResumableScheduler(TrialScheduler):  # type: ignore[misc]
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class Asha(_ResumableScheduler, ASHAScheduler):  # type: ignore[misc]
-    """Asynchronous successive halving (Li et al., 2020): about one in three trials continues after epochs 1, 3, 9, …
-
-    The rungs follow from the budget (see `halving_factor`).
-    """
-
-
-class MedianStopping(_ResumableScheduler, MedianStoppingRule):  # type: ignore[misc]
-    """The median stopping rule (Golovin et al., 2017): a trial stops if its best falls below the others' median."""
+def promotion_of(settings: TrialSettings) -> Promotion:
+    """The promotion of these settings; without ASHA, there are no rungs to wait at."""
+    epochs = settings.trial_epochs if settings.scheduler == "asha" else 1
+    return Promotion(epochs, settings.trials)
 
 
 def scheduler(settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]]) -> TrialScheduler:
     """The early-stopping scheduler of these settings; `earlier` has the epochs of ended trials by name."""
-    epochs = settings.trial_epochs
     match settings.scheduler:
         case "asha":
-            return Asha(settings, earlier, max_t=epochs, reduction_factor=halving_factor(epochs))
+            return Rungs(promotion_of(settings).rungs)
         case "median":
-            return MedianStopping(settings, earlier, min_samples_required=3)
+            return MedianStopping(settings, earlier)
         case "none":
             return FIFOScheduler()
-
-
-def halving_factor(epochs: int) -> float:
-    """The factor, near 3, with which successive halving's rungs 1, factor, factor², … end exactly at the last epoch.
-
-    With a factor of 3 whatever the budget, 30 epochs would have a rung at 27, where little is left to save.
-    """
-    rungs = max(1, round(math.log(epochs, 3)))
-    # Rounded, since 27 ** (1 / 3) is slightly above 3, which would move the rungs by an epoch.
-    return max(2.0, round(math.exp(math.log(epochs) / rungs), 9))
 
 
 class HopelessTrials:
@@ -211,11 +309,17 @@ class HopelessTrials:
         self.settings = settings
         self.pinned: dict[str, int] = {}
         """Epochs in a row that each trial has been pinned."""
+        self.stopped: set[str] = set()
+        """The trials that were stopped."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial stops here. At its last epoch it ends by itself."""
-        if ERROR in result or result["epoch"] >= self.settings.trial_epochs:
+        if ERROR in result or result["epoch"] >= self.settings.trial_epochs or not self._is_hopeless(trial_id, result):
             return False
+        self.stopped.add(trial_id)
+        return True
+
+    def _is_hopeless(self, trial_id: str, result: dict[str, Any]) -> bool:
         self.pinned[trial_id] = self.pinned.get(trial_id, 0) + 1 if is_pinned(result) else 0
         if self.settings.stop_collapsed and self.pinned[trial_id] >= PINNED_EPOCHS:
             return True

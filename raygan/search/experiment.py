@@ -39,8 +39,8 @@ class TrialSettings:
     numerical spaces only), nsga2 (genetic algorithm) or random. TPE ranks pruned trials by how far they got, CMA-ES
     uses their last score; the others ignore them."""
     scheduler: Scheduler = "asha"
-    """Early-stopping scheduler: asha (asynchronous successive halving), median (stops trials below the median) or
-    none."""
+    """Early-stopping scheduler: asha (asynchronous successive halving: trials wait after epochs 1, 3, 9, …, from where
+    the best third goes on), median (stops trials below the median) or none."""
     objectives: tuple[Objective, ...] = ("val_psnr",)
     """Objectives, at each trial's best epoch: val_psnr, val_ssim, operations_per_pixel (of the generator), or several,
     separated by spaces. With several, trials run at full length, and the winner is the compromise nearest to the best

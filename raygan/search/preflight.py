@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raygan.config.run import Config
 from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.models.cost import discriminator_parameters, parameters
+from raygan.search.experiment import TrialSettings
 from raygan.study.ledger import StudyError, package_versions
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import KEPT
@@ -98,21 +99,23 @@ def check_machines(folder: Folder) -> None:
         )
 
 
-def check_disk(folder: Folder, config: Config, trials: int, concurrent: int) -> None:
+def check_disk(folder: Folder, config: Config, settings: TrialSettings, concurrent: int) -> None:
     """Show what a study takes of a local disk, with networks of the given sizes; raise `StudyError` without room."""
     if not folder.is_local:
         return
     weights, discriminator = 4 * parameters(config.generator), 4 * discriminator_parameters(config)
     # The weights, Adam's two moments, those of the best epoch, and perhaps their average.
     checkpoint = (4 + (config.training.average_decay > 0)) * weights + 3 * discriminator
-    needed = concurrent * (KEPT + 1) * checkpoint + (trials + 1) * weights
+    # With ASHA, a third of the trials can wait at the first rung, a ninth at the second, and so on.
+    waiting = settings.trials // 2 if settings.scheduler == "asha" else 0
+    needed = (concurrent * (KEPT + 1) + waiting) * checkpoint + (settings.trials + 1) * weights
     place = Path(folder.path)
     free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
     print(f"Disk: about {needed / 1e9:.2f} GB are needed, {free / 1e9:.1f} GB are free")
     if needed > free:
         raise StudyError(
-            f"{folder} has {free / 1e9:.1f} GB left, but {concurrent} trials at once need about {needed / 1e9:.1f} GB "
-            "for their checkpoints: give another --storage, fewer --concurrent trials, or smaller networks"
+            f"{folder} has {free / 1e9:.1f} GB left, but {concurrent} trials at once, and {waiting} that wait, need "
+            f"{needed / 1e9:.1f} GB for their checkpoints: give another --storage, fewer trials, or smaller networks"
         )
 
 

@@ -125,7 +125,7 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
     )
-    check_disk(folder, config, settings.trials, concurrent)
+    check_disk(folder, config, settings, concurrent)
     identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
     job = Job(folder, share_photos(photos), inputs.content_weights)
     return Prepared(config, job, identity, fingerprint(*config.data.evaluate_on.find()), concurrent)

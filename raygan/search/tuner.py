@@ -17,12 +17,12 @@ from ray.tune.stopper import CombinedStopper, FunctionStopper
 
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
-from raygan.search.algorithms import HopelessTrials, OptunaSearcher, StudyLimits, scheduler
+from raygan.search.algorithms import OptunaSearcher, StudyLimits, scheduler
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import WarmStart
 from raygan.study.ledger import ENDED, Ledger, StudyError, TrialRow
 from raygan.study.trials import Trials
-from raygan.train.checkpoint import keep_denoiser
+from raygan.train.checkpoint import keep_denoiser, keep_newest
 from raygan.train.cluster import resources
 from raygan.train.driver import ERROR, RETRIES, Job, run_trial
 
@@ -43,6 +43,7 @@ def run_trials(
     progress = SearchProgress(trials, experiment)
     limits = StudyLimits(settings, lambda: progress.elapsed)
     ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
+    searcher = OptunaSearcher(trials, experiment)
     print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
     nested = config.hardware.workers > 1
@@ -54,9 +55,10 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": 0, "memory": 1} if nested else resources(config)),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearcher(trials, experiment),
+            search_alg=searcher,
             scheduler=scheduler(settings, ended),
-            num_samples=settings.trials - len(ended),
+            # The search algorithm says when there are no more.
+            num_samples=-1,
             max_concurrent_trials=concurrent,
             # A process that still waits for its workers cannot take another trial.
             reuse_actors=not nested,
@@ -66,7 +68,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=storage.location,
-            stop=CombinedStopper(limits, FunctionStopper(HopelessTrials(settings))),
+            stop=CombinedStopper(limits, FunctionStopper(searcher.hopeless)),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[progress],
             verbose=0,
@@ -79,6 +81,8 @@ def run_trials(
     if limits.disk_full:
         raise StudyError(f"{limits.disk_full}: free some in {trials.folder}, and resume with the same command")
     storage.clear()
+    if len(trials.ended()) + len(trials.waiting) == settings.trials or limits.is_budget_spent:
+        searcher.end_waiting(sorted(trials.waiting))
     if (count := len(_finish_ended(trials))) < settings.trials:
         if not limits.is_budget_spent:
             raise KeyboardInterrupt
@@ -129,12 +133,17 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
-        """Show the trial's parameters."""
+        """Show the trial's parameters, or that it goes on."""
+        name = _trial_name(trial)
+        if done := len(self.ledger.epochs_of(name)):
+            print(f"{name} goes on after epoch {done}")
+            self._record()
+            return
         shown = {
             path: f"{value:.4g}" if isinstance(value, float) else value
             for path, value in trial.config["params"].items()
         }
-        text = f"{_trial_name(trial)} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
+        text = f"{name} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
         print(textwrap.fill(text, 110, subsequent_indent=" " * 12, break_on_hyphens=False))
         self._record()
 
@@ -156,8 +165,13 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         print(f"{_trial_name(trial)} lost its process: it resumes from its last epoch")
 
     def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
-        """Record the end of a trial, and show why if it could not go on."""
-        self._end(_trial_name(trial), (trial.last_result or {}).get(ERROR))
+        """Record that a trial waits or has ended, and show why if it could not go on."""
+        name = _trial_name(trial)
+        if name in self.trials.waiting:
+            keep_newest(self.trials.folder.child(f"checkpoints/{name}"))
+            self._record()
+            return
+        self._end(name, (trial.last_result or {}).get(ERROR))
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
         """Show and record why a trial failed."""
@@ -165,8 +179,6 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self._end(_trial_name(trial), lines[-1])
 
     def _end(self, name: str, error: str | None) -> None:
-        self.ended.add(name)
-        keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
         self._record()
         if error:
             print(f"{name} failed: {error}")
@@ -174,16 +186,20 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     def _record(self) -> list[TrialRow]:
         rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
         self.ledger.write_trials(rows)
+        # Others may have ended too: those that wait and now have no chance to go on.
+        for name in {row.trial for row in rows if row.state in ENDED} - self.ended:
+            self.ended.add(name)
+            keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
         return rows
 
     def _overview(self, rows: list[TrialRow]) -> str:
         """How many trials have ended, the best so far, and how long the rest will take at this pace."""
-        total, done = self.experiment.settings.trials, [row for row in rows if row.state in ENDED]
+        total, done = self.experiment.settings.trials, [row for row in rows if row.state in (*ENDED, "waiting")]
         best = max(rows, key=lambda row: -math.inf if math.isnan(row.val_psnr) else row.val_psnr)
         # Trials to come are expected to run as long as those that have ended: early stopping is in that average.
         expected = sum(row.epochs for row in done) / len(done) if done else self.experiment.settings.trial_epochs
         ahead = (total - len(rows)) * expected
-        ahead += sum(max(0.0, expected - row.epochs) for row in rows if row.state not in ENDED)
+        ahead += sum(max(0.0, expected - row.epochs) for row in rows if row.state == "running")
         left = max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here)
         return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
 

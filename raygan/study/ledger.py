@@ -37,7 +37,7 @@ class TrialRow:
 
     trial: str
     state: str
-    """`running`, `complete` (the full budget), `pruned` (stopped early) or `failed`."""
+    """`running`, `waiting` (for its promotion), `complete` (the full budget), `pruned` (stopped early) or `failed`."""
     epochs: int
     val_psnr: float
     """dB, at the best epoch; so is `val_ssim`."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 import math
@@ -13,7 +14,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class Trials:
         """
         self.folder = folder
         self.objectives = tuple(objectives)
+        self.waiting: set[str] = set()
+        """The names of the trials that wait at a rung: to Optuna, they run."""
         # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
         self._scratch = None if folder.is_local or url else tempfile.TemporaryDirectory()
         if self._scratch is not None:
@@ -70,6 +73,18 @@ class Trials:
         """Copy the journal to the study's folder, if that is in a bucket."""
         if self._scratch is not None:
             self.folder.write(JOURNAL, (Path(self._scratch.name) / JOURNAL).read_bytes())
+
+    def with_waiting_as_pruned(self) -> optuna.Study:
+        """The study as samplers should see it: what trials that wait have scored counts, like that of pruned ones."""
+        return _StudyWithWaiting(self.study, self.waiting)
+
+    def named(self, name: str) -> Trial:
+        """The unfinished trial of that name."""
+        return next(one for one in self.unfinished() if one.user_attrs.get("trial") == name)
+
+    def scores(self, number: int) -> dict[int, float]:
+        """A trial's scores by epoch."""
+        return self.study.get_trials(deepcopy=False)[number].intermediate_values
 
     def started(self) -> list[FrozenTrial]:
         """The trials that have a name, in the order in which they began; not to be modified."""
@@ -131,6 +146,12 @@ class Trials:
             self.study.tell(trial, [metrics[f"best_{objective}"] for objective in self.objectives])
         self.save()
 
+    def _state(self, trial: FrozenTrial) -> str:
+        """As in `trials.csv`."""
+        if trial.user_attrs["trial"] in self.waiting:
+            return "waiting"
+        return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+
     def _show_picture(self, trial: Trial) -> None:
         """Let optuna-dashboard show the trial's picture."""
         picture = Path(self.folder.path) / "pictures" / f"{trial.user_attrs['trial']}.png"
@@ -151,7 +172,7 @@ class Trials:
             last = epochs[-1] if epochs else {}
             row = TrialRow(
                 trial=name,
-                state="failed" if trial.state == TrialState.FAIL else trial.state.name.lower(),
+                state=self._state(trial),
                 epochs=len(epochs),
                 val_psnr=last.get("best_val_psnr", math.nan),
                 val_ssim=last.get("best_val_ssim", math.nan),
@@ -164,6 +185,26 @@ class Trials:
             )
             rows.append(row)
         return rows
+
+
+class _StudyWithWaiting(optuna.Study):
+    """A study that shows waiting trials as pruned. Optuna itself has no state for them."""
+
+    def __init__(self, study: optuna.Study, waiting: set[str]) -> None:
+        super().__init__(study.study_name, study._storage)
+        self.waiting = waiting
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        shown = []
+        for trial in super()._get_trials(deepcopy, None, use_cache):
+            if trial.user_attrs.get("trial") in self.waiting:
+                trial = copy.copy(trial)
+                trial.state = TrialState.PRUNED
+            if states is None or trial.state in states:
+                shown.append(trial)
+        return shown
 
 
 PINNED = 0.01

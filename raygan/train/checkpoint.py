@@ -139,6 +139,12 @@ def keep_denoiser(run: Folder) -> None:
             folder.clear()
 
 
+def keep_newest(run: Folder) -> None:
+    """Remove all but the newest checkpoint of a run that waits: others would mostly be disk space."""
+    for older in _checkpoints(run)[:-1]:
+        older.clear()
+
+
 def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
     """The generator in a folder of `DENOISER_FILES`, on the CPU in evaluation mode, and its configuration.
 

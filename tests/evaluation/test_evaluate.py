@@ -19,7 +19,7 @@ from torch import Tensor
 from raygan.config.kinds import Generator, Noise
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
-from raygan.evaluation.classical import FilterError
+from raygan.evaluation.classical import FilterError, filters_named
 from raygan.evaluation.evaluate import evaluate_checkpoints, tabulate
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
@@ -188,7 +188,8 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
 @pytest.mark.usefixtures("ray_here")
 def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     photos, output = str(write_photos(2)), str(tmp_path / "found")
-    summary = evaluate_checkpoints([denoiser.location], photos, output, levels=["low"], out_of_distribution=True)
+    settings = EvaluationSettings(levels=("low",))
+    summary = evaluate_checkpoints([denoiser.location], photos, output, settings, out_of_distribution=True)
     names = [noise.key for noise in OUT_OF_DISTRIBUTION]
     assert list(summary["kind"].unique()) == names
     assert len(summary) == len(names) * 3
@@ -198,9 +199,9 @@ def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_pa
     assert all(name in evaluation_table(summary) for name in names)
 
 
-def test_unknown_filters_are_refused(denoiser: Folder) -> None:
+def test_unknown_filters_are_refused() -> None:
     with pytest.raises(FilterError, match="there is no filter blur; there are median, bilateral"):
-        evaluate_checkpoints([denoiser.location], filters=["median", "blur"])
+        filters_named(["median", "blur"])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import HopelessTrials, StudyLimits, halving_factor
+from raygan.search.algorithms import HopelessTrials, StudyLimits
 from raygan.search.experiment import Search
+from raygan.search.promotion import halving_factor
 from raygan.study.trials import collapsed_from
 
 

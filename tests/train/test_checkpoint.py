@@ -16,6 +16,7 @@ from raygan.train.checkpoint import (
     CheckpointError,
     DenoiserError,
     keep_denoiser,
+    keep_newest,
     load_checkpoint,
     load_generator,
     load_weights,
@@ -226,3 +227,9 @@ def test_denoiser_of_an_earlier_version_says_which_version_reads_it(tmp_path: Pa
     (tmp_path / "config.json").write_text(json.dumps({"noise": {"kinds": ["gaussian"]}, "generator": {}}))
     with pytest.raises(DenoiserError, match=r"RayGAN 0\.1 wrote the denoiser in .*: use it with RayGAN 0\.1"):
         load_generator(Folder(tmp_path))
+
+
+def test_a_run_that_waits_keeps_its_newest_checkpoint_alone(run: Folder, tiny_config: Config) -> None:
+    keep_newest(run)
+    assert {name.partition("/")[0] for name in run.files()} == {"epoch-0002"}
+    assert loaded_epoch(run, tiny_config) == 2
