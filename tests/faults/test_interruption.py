@@ -3,6 +3,7 @@
 import csv
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,11 @@ def test_killed_copied_damaged_and_stopped_search_ends_like_an_uninterrupted_one
     # A copy under another name, with the photos elsewhere, goes on alone.
     original, study = study, tmp_path / "elsewhere" / "renamed"
     shutil.copytree(original, study)
-    before = {name: (original / name).read_bytes() for name in files(original)}
+    # Workers outlive the main process by a moment.
+    before, seen = contents(original), {}
+    while before != seen:
+        time.sleep(5)
+        before, seen = contents(original), before
     (tmp_path / "photos").rename(tmp_path / "moved")
     options += ["--storage", str(study.parent), "--name", study.name]
     options += ["--photos", f"{tmp_path}/moved/", "--evaluate-on", f"{tmp_path}/./moved"]
@@ -89,7 +94,7 @@ def test_killed_copied_damaged_and_stopped_search_ends_like_an_uninterrupted_one
     assert "trial-0001 starts" not in ended.stdout
     assert "winner epoch  1/3" not in ended.stdout
 
-    assert {name: (original / name).read_bytes() for name in files(original)} == before
+    assert contents(original) == before
     # To the last bit.
     for name in ("metrics.csv", "trials.csv", "best/metrics.csv", "evaluation/summary.csv"):
         assert [unmeasured(row) for row in table(study / name)] == [unmeasured(row) for row in table(whole / name)]
@@ -98,6 +103,10 @@ def test_killed_copied_damaged_and_stopped_search_ends_like_an_uninterrupted_one
     assert not (study / "ray").exists()
     weights = "best/generator.safetensors"
     assert (study / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
 
 
 def files(folder: Path) -> set[str]:
