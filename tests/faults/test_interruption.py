@@ -54,12 +54,12 @@ def test_killed_copied_damaged_and_stopped_search_ends_like_an_uninterrupted_one
     assert code == -signal.SIGKILL
     # A copy under another name, with the photos elsewhere, goes on alone.
     original, study = study, tmp_path / "elsewhere" / "renamed"
-    shutil.copytree(original, study)
     # Workers outlive the main process by a moment.
-    before, seen = contents(original), {}
+    before, seen = contents(original), dict[str, bytes]()
     while before != seen:
         time.sleep(5)
         before, seen = contents(original), before
+    shutil.copytree(original, study)
     (tmp_path / "photos").rename(tmp_path / "moved")
     options += ["--storage", str(study.parent), "--name", study.name]
     options += ["--photos", f"{tmp_path}/moved/", "--evaluate-on", f"{tmp_path}/./moved"]
