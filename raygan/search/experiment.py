@@ -74,7 +74,8 @@ class TrialSettings:
         """Raise `ConfigError` if the values break a rule."""
         for name, least in (("trials", 0), ("trial_epochs", 1), ("grace_epochs", 0), ("seed", 0)):
             value = getattr(self, name)
-            require(f"{least} <= {name} < {MOST:,}", value is None or least <= value < MOST, **{name: value})
+            require(f"{name} >= {least}", value is None or value >= least, **{name: value})
+            require(f"{name} < {MOST:,}", value is None or value < MOST, **{name: value})
         for name in ("time_budget", "max_parameters", "max_operations"):
             value = getattr(self, name)
             require(f"{name} > 0", value is None or value > 0, **{name: value})

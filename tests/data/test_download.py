@@ -4,6 +4,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def test_fetches_once(server: Server, tmp_path: Path) -> None:
     assert len(server.requests) == 1
 
 
+def test_two_at_once_download_it_once(server: Server, tmp_path: Path) -> None:
+    asset = server.offer("set.zip", zipped(), contents="photos")
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: fetch(asset, tmp_path), range(2)))
+    assert folders[0] == folders[1]
+    assert folders[0].is_dir()
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("ranges", [True, False], ids=["server resumes", "server starts over"])
 def test_goes_on_where_it_broke_off(server: Server, tmp_path: Path, ranges: bool) -> None:
     asset = server.offer("file.bin", CONTENT)
@@ -87,11 +97,16 @@ def test_a_complete_partial_file_needs_nothing_more(server: Server, tmp_path: Pa
     assert fetch(asset, tmp_path).read_bytes() == CONTENT
 
 
+def kept(cache: Path) -> list[str]:
+    """What lies in a cache, besides its locks."""
+    return [path.name for path in cache.iterdir() if path.suffix != ".lock"]
+
+
 def test_a_wrong_checksum_is_refused_and_removed(server: Server, tmp_path: Path) -> None:
     asset = server.offer("file.bin", CONTENT, sha256="0123abcd")
     with pytest.raises(DownloadError, match="0123abcd was expected"):
         fetch(asset, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert kept(tmp_path) == []
 
 
 def test_a_missing_file_says_what_to_do(server: Server, tmp_path: Path) -> None:
@@ -122,7 +137,7 @@ def test_archives_are_unpacked_and_removed(server: Server, tmp_path: Path, name:
     asset = server.offer(name, content, contents="photos")
     folder = fetch(asset, tmp_path)
     assert [path.name for path in folder.iterdir()] == ["a.jpg"]
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert kept(tmp_path) == ["set"]
     assert fetch(asset, tmp_path) == folder
     assert len(server.requests) == 1
 
