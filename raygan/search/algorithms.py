@@ -36,6 +36,8 @@ DISTANCE = 0.15
 
 Chosen on recorded learning curves, `benchmarks/curves.csv`.
 """
+RANDOM_TRIALS = 5
+"""Ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
 INFEASIBLE_DRAWS = 1000
 """How many points in a row may exceed a search's limits."""
 
@@ -48,7 +50,7 @@ class DistantTPE(TPESampler):
 
     def __init__(self, seed: int, started: Sequence[FrozenTrial], distance: float) -> None:
         # constant_liar: running trials repel new ones.
-        super().__init__(seed=seed, multivariate=True, group=True, constant_liar=True)
+        super().__init__(seed=seed, n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, constant_liar=True)
         self.started = started
         self.distance = distance
 
