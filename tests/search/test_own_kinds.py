@@ -141,7 +141,7 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_own_kinds_are_searched_resumed_evaluated_and_used(tiny_photos: Path, tmp_path: Path) -> None:
     file, study = written(tmp_path), tmp_path / "own"
