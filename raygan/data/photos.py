@@ -37,7 +37,7 @@ SMALLEST_EVALUATED = 16
 """Minimum side in pixels of a photo to evaluate on."""
 SAMPLED = 300
 """Files that are read to tell a folder of photos from others."""
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 """Pillow's names of the formats that are read. Others may start programs, as EPS does."""
 # Checked in `decode_photo` instead, where the user can raise it.
 Image.MAX_IMAGE_PIXELS = None
@@ -204,6 +204,12 @@ def decode_photo(folder: Folder, name: str, smallest: int, max_megapixels: int) 
     nothing, digest = Image.new("RGB", (1, 1)), ""
     try:
         content = folder.read(name)
+    except OSError as error:
+        # A bucket that does not answer says nothing about a photo.
+        if not folder.is_local and not isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        return nothing, "unreadable", digest
+    try:
         digest = hashlib.sha256(content).hexdigest()
         with warnings.catch_warnings():
             # Pillow only warns of some missing bytes; those of metadata do not matter here.

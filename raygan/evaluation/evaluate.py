@@ -77,9 +77,8 @@ def evaluate_checkpoints(
 
     `checkpoints` are folders such as STUDY/best, or s3:// or gs:// prefixes; `evaluate_on` is the name of a source of
     photos, a folder or a prefix, of which larger photos than `max_megapixels` are skipped, and `output` the folder of
-    `write_evaluation`. The noises are those that the first
-    denoiser was trained on, or else `OUT_OF_DISTRIBUTION`. Raises `DenoiserError`, `PhotosError` and
-    `StorageError`.
+    `write_evaluation`. The noises are those that the first denoiser was trained on, or else `OUT_OF_DISTRIBUTION`.
+    Raises `DenoiserError`, `PhotosError` and `StorageError`.
     """
     from raygan.train.cluster import resolved_device, start_ray
 

@@ -115,7 +115,8 @@ def read_study(folder: Folder) -> dict[str, Any] | None:
         return None
     with reading(folder, "study.json", REMEDY):
         study: dict[str, Any] = json.loads(folder.read("study.json"))
-        study.keys()
+        if not isinstance(study, dict):
+            raise TypeError("it is no JSON object")
     if study.get("schema") != SCHEMA:
         raise StudyError(
             f"{folder} holds a study of schema {study.get('schema', 1)}, but this version of RayGAN reads schema "

@@ -57,8 +57,8 @@ def start_ray(*, dashboard: bool = False) -> None:
         except (OSError, ValueError) as error:
             if not isinstance(error, ConnectionError):
                 raise HardwareError(
-                    f"Ray cannot start on this machine: {error}; give it a folder of a short name that can be written "
-                    "to, in RAY_TMPDIR"
+                    f"Ray cannot start on this machine: {error}; if its folder is the cause, set RAY_TMPDIR to a "
+                    "writable one with a short path"
                 ) from error
             raise HardwareError(
                 f"{error}: if it was started with a token, set RAY_AUTH_MODE=token, and have the token in "

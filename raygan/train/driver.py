@@ -17,6 +17,7 @@ import ray
 import torch
 from ray import train as ray_train
 from ray import tune
+from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
@@ -109,9 +110,18 @@ def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str,
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}
             tune.report(deciding | {"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
-    except Exception as error:  # noqa: BLE001  (see above)
+    except Exception as error:
+        if _is_loss(error, job.folder):
+            raise
         # Tune insists on the metrics that its schedulers look at.
         tune.report(dict.fromkeys(DECIDING, math.nan) | {"epoch": 0, ERROR: str(_explained(error))})
+
+
+def _is_loss(error: Exception, folder: Folder) -> bool:
+    """Whether an error comes from a lost process or machine, or from a bucket that does not answer: it is retried."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    is_bucket = isinstance(error, OSError) and not folder.is_local and not is_full
+    return isinstance(error, RayError) or is_bucket or any(words in str(error) for words in LOST_PEER)
 
 
 def _explained(error: Exception) -> InputError:
@@ -198,7 +208,6 @@ def _train_worker(run: Run, reports: Queue) -> None:
             if worker.rank == 0:
                 reports.put(epoch)
     except Exception as error:
-        # What a worker says of one that was lost is not its own error.
-        if not any(words in str(error) for words in LOST_PEER):
+        if not _is_loss(error, run.job.folder):
             reports.put(_explained(error))
         raise

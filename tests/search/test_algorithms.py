@@ -227,7 +227,7 @@ def test_tpe_proposes_nothing_near_a_started_trial(tmp_path: Path) -> None:
         values = params(searcher.suggest(f"t{index}")).values()
         searcher.on_trial_complete(f"t{index}", result(1, -sum((value - 0.4) ** 2 for value in values)))
     points = [list(trial.params.values()) for trial in searcher.trials.started()]
-    # The first ten are random. After them, some are forced: thirty squares of this size nearly fill the space.
+    # The first ones are random; late ones are forced: thirty squares of this size nearly fill the space.
     nearest = [
         min(max(abs(a - b) / 0.9 for a, b in zip(point, other, strict=True)) for other in points[:index])
         for index, point in enumerate(points)
