@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import raygan
+from playwright.sync_api import sync_playwright
 
 from raygan.presets import PAPER_V1
 from raygan.study.storage import Folder
@@ -86,6 +87,24 @@ def test_other_sites_and_changes_are_refused(ports: tuple[int, int], server: int
     assert ask(port, Origin="http://other.example")[0] == 403
     assert ask(port, "/api/studies", "POST")[0] == 403
     assert ask(port, "/api/studies/0", "DELETE")[0] == 403
+
+
+def test_a_browser_led_here_by_another_sites_name_is_refused(ports: tuple[int, int], chromium: str) -> None:
+    """DNS rebinding: a site's name now leads to this machine, so that its scripts could read what is served here."""
+    rebound = "--host-resolver-rules=MAP rebound.example 127.0.0.1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", rebound])
+        page = browser.new_page()
+        for port in ports:
+            shown = [page.goto(f"http://{host}:{port}/") for host in ("rebound.example", "127.0.0.1")]
+            assert [answer.status if answer else None for answer in shown] == [403, 200]
+        # Another site's page neither reads nor changes anything.
+        page.route("http://other.example/", lambda route: route.fulfill(body="<p>Another site</p>"))
+        page.goto("http://other.example/")
+        for method in ("GET", "POST"):
+            request = f"fetch('http://127.0.0.1:{ports[0]}/api/studies', {{method: '{method}'}})"
+            assert page.evaluate(f"{request}.then(() => 'read', () => 'refused')") == "refused"
+        browser.close()
 
 
 def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:

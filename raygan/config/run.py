@@ -103,6 +103,8 @@ class TrainingConfig(Section):
     all machines can read, or "shipped", the one that comes with RayGAN. None: random weights."""
     batch_size: Count = 8
     """Crops per step, over all workers together."""
+    halve_batch: bool = False
+    """Whether a run that is out of memory before its first checkpoint starts again, once, with half the batch size."""
     steps_per_epoch: Count | None = 125
     """Steps per epoch; the default is the paper's (1,000 photos in batches of 8). None: one pass over the photos."""
     epochs: Count = 30

@@ -82,10 +82,12 @@ class PhotoFolder(PhotoSource):
 
 
 def image_names(folder: Folder) -> list[str]:
-    """The names of the image files in a folder, sorted. Other formats are left out with a warning."""
+    """The names of the image files in a folder, sorted; warns of other formats and of earlier results, left out."""
     files = folder.files()
     results = tuple(name.removesuffix(mark) for name in files for mark in RESULTS if name.endswith(f"/{mark}"))
-    files = [name for name in files if not name.startswith(results)]
+    if results:
+        files = [name for name in files if not name.startswith(results)]
+        logger.warning("left out earlier results in %s: %s", folder, ", ".join(sorted(set(results))))
     others = [name for name in files if not name.lower().endswith(SUFFIXES) and _is_image(name)]
     if others:
         some = ", ".join([*others[:5], *(["…"] if len(others) > 5 else [])])

@@ -4,11 +4,9 @@ to."""
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -101,7 +99,8 @@ def check_machines(folder: Folder) -> None:
 
 def check_disk(folder: Folder, config: Config, settings: TrialSettings, concurrent: int) -> None:
     """Show what a study takes of a local disk, with networks of the given sizes; raise `StudyError` without room."""
-    if not folder.is_local:
+    free = folder.free_space()
+    if free is None:
         return
     weights, discriminator = 4 * parameters(config.generator), 4 * discriminator_parameters(config)
     # The weights, Adam's two moments, those of the best epoch, and perhaps their average.
@@ -109,8 +108,6 @@ def check_disk(folder: Folder, config: Config, settings: TrialSettings, concurre
     # With ASHA, a third of the trials can wait at the first rung, a ninth at the second, and so on.
     waiting = settings.trials // 2 if settings.scheduler == "asha" else 0
     needed = (concurrent * (KEPT + 1) + waiting) * checkpoint + (settings.trials + 1) * weights
-    place = Path(folder.path)
-    free = shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
     print(f"Disk: about {needed / 1e9:.2f} GB are needed, {free / 1e9:.1f} GB are free")
     if needed > free:
         raise StudyError(

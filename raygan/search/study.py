@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from pyarrow import ArrowException
+from ray.exceptions import RayError
+from ray.tune import TuneError
 
 from raygan.config.section import differing_values, with_values
 from raygan.data.photos import evaluation_photos, fixed_crops
@@ -25,9 +30,11 @@ from raygan.study.storage import Folder
 from raygan.study.trials import Trials, open_database
 from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser
 from raygan.train.cluster import start_ray, with_idle_cores
-from raygan.train.driver import Run, epochs_with_workers
+from raygan.train.driver import Run, RunError, epochs_with_workers
 from raygan.train.loop import DivergedError
 
+NO_SPACE = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\][^\n]*")
+"""How Python tells that a disk, or a user's share of it, is full."""
 TRIALS, WINNER, EVALUATION, FINISHED = "running trials", "training the winner", "evaluating", "finished"
 """The statuses of a study, in order."""
 
@@ -71,7 +78,7 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
     if inputs.known.summary:
         print(inputs.known.summary)
     start_ray(dashboard=True)
-    with locked(folder):
+    with locked(folder), _disk_full_explained(folder):
         prepared = prepare(experiment, inputs, folder, wait)
         _note(record, "photos", prepared.photos)
         _note(record, "evaluation_photos", prepared.evaluation_photos)
@@ -83,6 +90,19 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
             write_study(folder, record)
     print(final_report(folder))
     return folder
+
+
+@contextlib.contextmanager
+def _disk_full_explained(folder: Folder) -> Iterator[None]:
+    """Tell, where something could not be written for want of space, what to do about it."""
+    try:
+        yield
+    # Tune and Ray tell the error of what they called in the text of theirs.
+    except (OSError, TuneError, RayError, RunError) as error:
+        if (full := NO_SPACE.search(str(error))) is None:
+            raise
+        message = f"the disk is full ({full.group()}): free some in {folder}, and resume with the same command"
+        raise StudyError(message) from error
 
 
 def _run_trials(study: _Study) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from raygan.config.section import Kind, own_kinds, with_values
 from raygan.search.algorithms import OptunaSearcher, StudyLimits, scheduler
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import WarmStart
-from raygan.study.ledger import ENDED, Ledger, StudyError, TrialRow
+from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser, keep_newest
 from raygan.train.cluster import resources
@@ -79,7 +79,7 @@ def run_trials(
     tuner.fit()
     signal.signal(signal.SIGINT, on_interrupt)
     if limits.disk_full:
-        raise StudyError(f"{limits.disk_full}: free some in {trials.folder}, and resume with the same command")
+        raise OSError(limits.disk_full)
     storage.clear()
     if len(trials.ended()) + len(trials.waiting) == settings.trials or limits.is_budget_spent:
         searcher.end_waiting(sorted(trials.waiting))
@@ -200,8 +200,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         expected = sum(row.epochs for row in done) / len(done) if done else self.experiment.settings.trial_epochs
         ahead = (total - len(rows)) * expected
         ahead += sum(max(0.0, expected - row.epochs) for row in rows if row.state == "running")
-        left = max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here)
-        return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {time_left(left)}"
+        left = time_left(max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here))
+        space = self.trials.folder.free_space()
+        disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
+        return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:

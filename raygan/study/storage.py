@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -74,6 +75,13 @@ class Folder:
     def is_local(self) -> bool:
         """Whether it lies on a local (or mounted) file system."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def free_space(self) -> int | None:
+        """Bytes that are free on the disk of a local folder, which need not exist; None for a bucket."""
+        if not self.is_local:
+            return None
+        place = Path(self.path)
+        return shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name (of none: the folder itself)."""

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from raygan.config.run import Config
+from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, CropSource, StreamedCrops, validation_crops
 from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.errors import InputError
@@ -38,6 +39,8 @@ LOST_PEER = ("closed by peer", "reset by peer", "gloo", "NCCL")
 """Words in torch's messages about another worker that is gone."""
 DISK_FULL = "the disk is full"
 """How the message of a run begins for which there is no room."""
+HALF_BATCH = "half-batch.txt"
+"""Of a run that was out of memory: its existence says that it runs with half the batch size, its content with which."""
 ERROR = "error"
 """Key of the message of a run that cannot go on, in what it reports."""
 DECIDING = (
@@ -96,6 +99,10 @@ class RunError(InputError):
     """What a run cannot go on after, unlike the loss of a process."""
 
 
+class OutOfMemoryError(RunError):
+    """The memory does not hold the networks with a batch of this size."""
+
+
 def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str, Any]], Config]) -> None:
     """One Tune trial: train the configuration at its point of the search space, and report every epoch to Tune.
 
@@ -104,9 +111,7 @@ def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str,
     """
     try:
         run = Run(job, point["trial"], config_at(point["params"]), point["params"])
-        hardware = run.config.hardware
-        alone = Worker(device=torch.device(hardware.device))
-        for epoch in run.epochs(alone) if hardware.workers == 1 else epochs_with_workers(run):
+        for epoch in epochs_here(run) if run.config.hardware.workers == 1 else epochs_with_workers(run):
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}
             tune.report(deciding | {"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
@@ -131,10 +136,19 @@ def _explained(error: Exception) -> InputError:
     logger.error("a run cannot go on", exc_info=error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"{DISK_FULL}: {error}")
-    # The processor's allocator raises a RuntimeError.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return RunError("out of memory: lower training/batch_size, data/crop_size or the networks' base_width")
+    if _is_out_of_memory(error):
+        return OutOfMemoryError("out of memory: lower training/batch_size, data/crop_size or the networks' base_width")
     return RunError(f"{type(error).__name__}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The processor's allocator raises a RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def epochs_here(run: Run) -> Iterator[Epoch]:
+    """Train a run in this process; raises the run's own errors as they are, but for `OutOfMemoryError`."""
+    return _with_half_batch(run, _epochs_in_process)
 
 
 def epochs_with_workers(run: Run) -> Iterator[Epoch]:
@@ -142,6 +156,35 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
 
     Raises what a worker raised, such as `DivergedError`, and Ray's own error if processes are lost too often.
     """
+    return _with_half_batch(run, _epochs_despite_losses)
+
+
+def _with_half_batch(run: Run, epochs: Callable[[Run], Iterator[Epoch]]) -> Iterator[Epoch]:
+    """A run's epochs: with half the batch, if the memory does not hold it and `training/halve_batch` allows that."""
+    checkpoints, batch_size = run.job.folder.child(f"checkpoints/{run.name}"), run.config.training.batch_size
+    if not checkpoints.exists(HALF_BATCH):
+        try:
+            yield from epochs(run)
+            return
+        except OutOfMemoryError:
+            if not run.config.training.halve_batch or checkpoints.files():
+                raise
+        logger.warning("%s is out of memory with batches of %d: it starts again with half", run.name, batch_size)
+        # What a resumed run needs to know.
+        checkpoints.write(HALF_BATCH, f"training/batch_size {batch_size // 2} instead of {batch_size}\n")
+    yield from epochs(replace(run, config=with_values(run.config, {"training/batch_size": batch_size // 2})))
+
+
+def _epochs_in_process(run: Run) -> Iterator[Epoch]:
+    try:
+        yield from run.epochs(Worker(device=torch.device(run.config.hardware.device)))
+    except (MemoryError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            raise _explained(error) from error
+        raise
+
+
+def _epochs_despite_losses(run: Run) -> Iterator[Epoch]:
     for _ in range(RETRIES):
         with contextlib.suppress(WorkerGroupError):
             yield from _epochs_until_lost(run)
@@ -150,7 +193,7 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
 
 
 def _epochs_until_lost(run: Run) -> Iterator[Epoch]:
-    """`epochs_with_workers` up to the first loss of a process."""
+    """The epochs up to the first loss of a process."""
     storage = run.job.folder.child("ray")
     # What Ray Train keeps of an earlier start is of no use: the run's own checkpoints are what it resumes from.
     storage.child(run.name).clear()

@@ -118,6 +118,7 @@ def test_other_formats_and_results_are_no_input(write_photos: Write, caplog: pyt
         Image.new("RGB", (80, 80)).save(folder / place / "pictures" / "result.png")
     assert len(read(folder).train) == 3
     assert "left out 1 images that are not of .jpg, .jpeg, .png, .webp, .tif, .tiff: other.bmp" in caplog.text
+    assert f"left out earlier results in {folder}: evaluation/, studies/one/" in caplog.text
 
 
 def test_photos_are_told_by_their_contents(write_photos: Write) -> None:

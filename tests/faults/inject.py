@@ -1,12 +1,15 @@
 """Kill parts of running searches, many times, and print what each fault cost: `python tests/faults/inject.py`.
 
-About 20 minutes on two cores, which nothing else should use.
+About an hour on two cores, which nothing else should use.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import logging
+import multiprocessing
 import os
 import random
 import re
@@ -17,13 +20,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+import torch
+
+from raygan.config.section import with_values
+from raygan.presets import PAPER_V1, quick
+from raygan.study.storage import Folder
+from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TINY_OPTIONS, ray_cluster, search_command
 
 ENDED = ("complete", "pruned")
-OPTIONS = [*TINY_OPTIONS, "--scheduler", "none", "--set", "training/steps_per_epoch=16"]
+OPTIONS = [*TINY_OPTIONS, "--set", "training/steps_per_epoch=16"]
 
 
 @dataclass
@@ -32,11 +43,14 @@ class Study:
 
     folder: Path
     options: list[str]
+    """Options besides `OPTIONS`."""
     environment: dict[str, str] = field(default_factory=dict)
+    scheduler: str = "none"
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = search_command(*OPTIONS, *self.options, "--storage", self.folder.parent, "--name", self.folder.name)
+        place = ["--storage", self.folder.parent, "--name", self.folder.name]
+        command = search_command(*OPTIONS, "--scheduler", self.scheduler, *self.options, *place)
         environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
         with (self.folder.parent / "output").open("ab") as output:
             self.process = subprocess.Popen(
@@ -152,12 +166,58 @@ def node(folder: Path, count: int) -> tuple[int, int, int, int]:
         return inject(Study(folder, options, {"RAY_ADDRESS": cluster.address}), count, cluster.kill_a_node)
 
 
+def save_forever(run: Folder, epoch: int, saved: Connection) -> None:
+    """Save checkpoints, one after the other, and tell of each."""
+    torch.set_num_threads(1)
+    config = with_values(quick(PAPER_V1), {"generator/base_width": 8})
+    generator = config.generator.build()
+    saved.send(epoch)
+    while True:
+        epoch += 1
+        metrics = {"epoch": epoch, "val_psnr": float(epoch)}
+        save_checkpoint(run, config, metrics, Best.of(generator, metrics), {"generator": generator.state_dict()})
+        saved.send(epoch)
+
+
+def checkpoint_save(folder: Path, count: int) -> tuple[int, int, int, int]:
+    """The epochs lost are those that were saved whole; those that fail are checkpoints that cannot be read."""
+    run, config = Folder(folder), with_values(quick(PAPER_V1), {"generator/base_width": 8})
+    # It imports torch once, for all processes.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["raygan.presets", "raygan.train.checkpoint"])
+    epoch = lost = unreadable = 0
+    for _ in range(count):
+        ours, theirs = processes.Pipe(duplex=False)
+        process = processes.Process(target=save_forever, args=(run, epoch, theirs))
+        process.start()
+        theirs.close()
+        done = ours.recv()
+        time.sleep(random.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        with contextlib.suppress(EOFError):
+            while True:
+                done = ours.recv()
+        try:
+            saved = load_checkpoint(run, config, torch.device("cpu"))
+        except Exception:  # noqa: BLE001  (any of them is what is looked for)
+            unreadable += 1
+            continue
+        epoch = saved.epoch if saved is not None else 0
+        lost += epoch < done
+        unreadable += saved is not None and saved.best.metrics["epoch"] != epoch
+    left = [name for name in run.files() if not name.startswith("epoch-")]
+    assert not left, left
+    return count, lost, unreadable, 0
+
+
 FAULTS = {
     "train-worker": (train_worker, 20, "train worker of a TorchTrainer"),
     "trial-driver": (trial_driver, 5, "driver of a trial with two workers"),
     "trial": (trial_in_its_own_process, 10, "trial in its own process"),
     "main": (main_process, 5, "main process"),
     "node": (node, 4, "node"),
+    "save": (checkpoint_save, 200, "process that saves checkpoints"),
 }
 """What injects a fault, how often, and its name in the table."""
 
@@ -167,8 +227,10 @@ def main() -> None:
     parser.add_argument(
         "faults", nargs="*", metavar="FAULT", help=f"faults to inject: {', '.join(FAULTS)} (default: all)"
     )
-    parser.add_argument("--injections", type=int, help="number of injections per fault (default: 20, 5, 10, 5, 4)")
+    parser.add_argument("--injections", type=int, help="number of injections per fault (default: 20, 5, 10, 5, 4, 200)")
     options = parser.parse_args()
+    # Of a checkpoint that a kill left incomplete.
+    logging.disable(logging.WARNING)
     print("| killed by SIGKILL | injections | finished trials lost | trials failed | epochs reported twice | minutes |")
     print("|---|---|---|---|---|---|", flush=True)
     for chosen in options.faults or FAULTS:

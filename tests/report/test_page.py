@@ -1,7 +1,6 @@
 """`raygan report`, as a user runs it, and the page it writes, as a browser shows it."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,16 +16,13 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def page(study: Study, comparison: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(study: Study, comparison: Study, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """The report of a search and a comparison, open in Chromium, which notes every request and error."""
-    browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser_path is None:
-        pytest.skip("needs Chromium: install it, for example by apt-get install chromium")
     output = tmp_path_factory.mktemp("report")
     run = raygan("report", study.folder, comparison.folder, "--output", output)
     assert (run.returncode, run.stderr) == (0, "")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         page.requests, page.errors = [], []
         page.on("request", lambda request: page.requests.append(request.url))

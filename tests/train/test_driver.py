@@ -1,10 +1,14 @@
 import itertools
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from torch import distributed
+import torch
+from torch import Tensor, distributed, nn
 
+from raygan.config.kinds import ContentLoss
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import Photos, TrainingPhotos
@@ -13,8 +17,8 @@ from raygan.models import UNet
 from raygan.models.generators import GeneratorNetwork
 from raygan.study.storage import Folder
 from raygan.train.cluster import share_photos
-from raygan.train.driver import Job, Run, RunError, epochs_with_workers
-from raygan.train.loop import DivergedError, Worker
+from raygan.train.driver import Job, OutOfMemoryError, Run, RunError, epochs_here, epochs_with_workers
+from raygan.train.loop import DivergedError, Epoch, Worker
 
 pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -62,3 +66,33 @@ def test_a_workers_own_error_is_told_and_not_retried(tiny_config: Config, tmp_pa
     values = {"generator": Broken(base_width=4), "training/batch_size": 4, "hardware/workers": 2}
     with pytest.raises(RunError, match="TypeError: no such layer"):
         list(epochs_with_workers(run_of(tiny_config, tmp_path, **values)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(ContentLoss):
+    """A loss whose batches of more than two crops need more memory than any machine has."""
+
+    def build(self, weights: dict[str, Tensor]) -> nn.Module:  # noqa: ARG002
+        return GreedyLoss()
+
+
+class GreedyLoss(nn.Module):
+    def forward(self, clean: Tensor, denoised: Tensor) -> Tensor:
+        if len(clean) > 2:
+            torch.empty(2**50)
+        return (denoised - clean).abs().mean()
+
+
+@pytest.mark.parametrize("epochs", [epochs_here, epochs_with_workers])
+def test_run_out_of_memory_starts_again_with_half_the_batch_if_asked(
+    tiny_config: Config, tmp_path: Path, epochs: Callable[[Run], Iterator[Epoch]]
+) -> None:
+    values = {"loss/content": Greedy(), "training/batch_size": 4, "training/epochs": 2}
+    with pytest.raises(OutOfMemoryError, match=r"out of memory: lower training/batch_size"):
+        list(epochs(run_of(tiny_config, tmp_path, **values)))
+    run = run_of(tiny_config, tmp_path, **values, training__halve_batch=True)
+    assert [epoch.restored for epoch in itertools.islice(epochs(run), 1)] == [False]
+    # Resumed, it still knows.
+    assert [epoch.restored for epoch in epochs(run)] == [True, False]
+    kept = json.loads((tmp_path / "checkpoints/winner/epoch-0002/config.json").read_text())
+    assert kept["training"]["batch_size"] == 2
