@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -38,6 +40,7 @@ def start_ray(*, dashboard: bool = False) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not ray.is_initialized():
         _require_reachable(os.environ.get("RAY_ADDRESS", ""))
+        _require_short_paths()
         _keep_token_private()
         variables = {
             # Ray Train polls its workers; its own interval of seconds would be longer than a small epoch.
@@ -54,16 +57,14 @@ def start_ray(*, dashboard: bool = False) -> None:
                 include_dashboard=dashboard,
                 runtime_env={"env_vars": variables},
             )
-        except (OSError, ValueError) as error:
-            if not isinstance(error, ConnectionError):
-                raise HardwareError(
-                    f"Ray cannot start on this machine: {error}; if its folder is the cause, set RAY_TMPDIR to a "
-                    "writable one with a short path"
-                ) from error
+        except ConnectionError as error:
             raise HardwareError(
                 f"{error}: if it was started with a token, set RAY_AUTH_MODE=token, and have the token in "
                 "~/.ray/auth_token"
             ) from error
+        except Exception as error:
+            # Ray raises bare exceptions, with the log of the part that does not start.
+            raise HardwareError(f"Ray cannot start on this machine: {error}") from error
     _keep_token_private()
     signal.signal(signal.SIGTERM, _stop)
     for name in ("ray.data", "ray.train", "ray.tune"):
@@ -85,6 +86,20 @@ def _require_reachable(address: str) -> None:
         ) from error
 
 
+def _require_short_paths() -> None:
+    """Raise `HardwareError` where the paths of sockets would become longer than Linux allows, 107 characters."""
+    temporary = tempfile.gettempdir()
+    for variable, path, most in (
+        ("RAY_TMPDIR", os.environ.get("RAY_TMPDIR", temporary), 38),
+        ("TMPDIR", temporary, 70),
+    ):
+        if len(path) > most:
+            raise HardwareError(
+                f"the temporary folder {path} has {len(path)} characters, of which Ray's sockets leave it {most}: set "
+                f"{variable} to a writable folder with a shorter path"
+            )
+
+
 def _runs_somebody_elses_cluster() -> bool:
     """Whether `ray.init` would join a cluster that another user of this machine names in a file for all."""
     if "RAY_ADDRESS" in os.environ:
@@ -97,10 +112,15 @@ def _runs_somebody_elses_cluster() -> bool:
 def _keep_token_private() -> None:
     """Let nobody else read the token of the clusters that this user starts: Ray makes it readable for all."""
     folder = Path.home() / ".ray"
-    # A home that cannot be written to holds no token.
-    with contextlib.suppress(OSError):
+    try:
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
+    except OSError:
+        # Without a home to keep it in, this process and what it starts have a token of their own.
+        if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return
+    with contextlib.suppress(FileNotFoundError):
         (folder / "auth_token").chmod(0o600)
 
 

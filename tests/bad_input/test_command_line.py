@@ -90,6 +90,16 @@ def test_unreachable_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ad
     assert f"RAY_ADDRESS={address} is not a Ray cluster that can be reached" in refused(tmp_path)
 
 
+def test_temporary_folder_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / ("t" * 60)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    message = refused(tmp_path)
+    assert (
+        f"the temporary folder {folder} has {len(str(folder))} characters, of which Ray's sockets leave it" in message
+    )
+    assert "set RAY_TMPDIR to a writable folder with a shorter path" in message
+
+
 def test_cluster_too_small_for_one_trial(tmp_path: Path) -> None:
     message = refused(tmp_path, "--set", "hardware/cpus_per_worker=999")
     assert "one trial asks for 1 workers of 999 CPU each, but the cluster's nodes have" in message

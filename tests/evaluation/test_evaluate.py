@@ -168,6 +168,10 @@ def test_user_defined_noises_and_generators_are_evaluated(write_photos: Write, t
 
 def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     folder = write_photos(2)
+    # Of equal names, and long ones.
+    for part, photo in zip(("a", "b"), sorted(folder.glob("*.png")), strict=True):
+        (folder / part).mkdir()
+        photo.rename(folder / part / f"{'n' * 200}.png")
     command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
     result = raygan(*command, "--filters", "median", "wavelet", "--levels", "mean")
     assert result.returncode == 0, result.stderr
