@@ -26,6 +26,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from raygan.cli import load_experiment
 from raygan.data.photos import decode_photo
 from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser
@@ -218,11 +219,9 @@ def main() -> None:
         fuzz_images(run, options.images, chance, scratch)
         fuzz_checkpoints(run, options.images // 10, chance, scratch)
         if options.studies:
-            from searches.v1 import SEARCH
-
             tiny = {"training/steps_per_epoch": 2, "training/batch_size": 4, "data/val_crops": 2, "data/val_photos": 2}
             tiny |= {"generator/base_width": 4, "discriminator/base_width": 4, "training/epochs": 2}
-            study = run_study(tiny_search(SEARCH, tiny), str(scratch / "studies"))
+            study = run_study(tiny_search(load_experiment("v1"), tiny), str(scratch / "studies"))
             fuzz_studies(run, options.studies, chance, scratch, Path(study.path))
     sys.exit(0 if run.table() else 1)
 

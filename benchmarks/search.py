@@ -30,6 +30,7 @@ from ray.tune.utils import flatten_dict
 
 from raygan.search.algorithms import OptunaSearcher, scheduler
 from raygan.search.experiment import Search, SearchAlgorithm
+from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
@@ -87,6 +88,7 @@ class Trial:
 
     trial_id: str
     scores: list[float] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
     has_reported_at_least_once: bool = False
 
     def __str__(self) -> str:
@@ -102,7 +104,7 @@ def play(searcher: Any, scheduler: Any, curves: Curves) -> list[float]:
     while len(known) < TRIALS * EPOCHS:
         while len(running) < AT_ONCE and isinstance(suggested := searcher.suggest(f"t{started}"), dict):
             # A trial that was promoted goes on where it waited.
-            trial = Trial(f"t{started}")
+            trial = Trial(f"t{started}", config=suggested)
             name = suggested.get("trial", trial.trial_id)
             trial.scores = curves(suggested.get("params") or flatten_dict(suggested, delimiter="/"))
             if scheduler is not None:
@@ -139,7 +141,7 @@ def ours(seed: int, algorithm: SearchAlgorithm = "tpe") -> OptunaSearcher:
     """RayGAN's search algorithm."""
     search = dataclasses.replace(SEARCH, search_algorithm=algorithm, seed=seed)
     folder = Folder(f"{SCRATCH.name}/{len(list(Path(SCRATCH.name).iterdir()))}")
-    return OptunaSearcher(Trials(folder, search.name, search.objectives), search)
+    return OptunaSearcher(Trials(folder, search.name, search.objectives), search, Ledger(folder))
 
 
 def asha() -> Any:

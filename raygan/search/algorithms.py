@@ -24,9 +24,10 @@ from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.search.experiment import Experiment, TrialSettings
-from raygan.search.promotion import Promotion
+from raygan.search.promotion import Promotion, Scores
 from raygan.search.space import suggest
 from raygan.seeds import derived_seed
+from raygan.study.ledger import Ledger
 from raygan.study.objectives import LESS_IS_BETTER
 from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
 from raygan.train.driver import DISK_FULL, ERROR
@@ -114,7 +115,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     and records those that a scheduler stopped as pruned, with their score at each epoch.
     """
 
-    def __init__(self, trials: Trials, experiment: Experiment) -> None:
+    def __init__(self, trials: Trials, experiment: Experiment, ledger: Ledger) -> None:
+        """`ledger` has the epochs of earlier starts of the study."""
         super().__init__()
         self.trials = trials
         self.experiment = experiment
@@ -122,36 +124,39 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.promotion = promotion_of(experiment.settings)
         self.hopeless = HopelessTrials(experiment.settings)
         """What stops trials besides the scheduler; these do not wait."""
-        self.unfinished = self._learn_earlier_trials()
+        self.unfinished = self._learn_earlier_trials(ledger)
         self.running: dict[str, optuna.Trial] = {}
         """By Tune's id."""
 
-    def _learn_earlier_trials(self) -> list[optuna.Trial]:
+    def _learn_earlier_trials(self, ledger: Ledger) -> list[optuna.Trial]:
         """Take in what earlier starts of the study found; returns the trials that they left running."""
+        for started in self.trials.started():
+            name = started.user_attrs["trial"]
+            self.promotion.learn(name, {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)})
         unfinished = []
         for trial in self.trials.unfinished():
-            name, scores = trial.user_attrs.get("trial", ""), self.trials.scores(trial.number)
-            if scores and max(scores) in self.promotion.rungs:
-                self.promotion.wait(name, max(scores))
+            name = trial.user_attrs.get("trial", "")
+            last = max(ledger.epochs.get(name, {}), default=0)
+            if last in self.promotion.rungs:
+                self.promotion.wait(name, last)
             else:
                 unfinished.append(trial)
-        for started in self.trials.started():
-            self._learn(started.user_attrs["trial"], started.intermediate_values)
         self.trials.waiting = set(self.promotion.waiting)
         return unfinished
 
-    def _learn(self, name: str, scores: Mapping[int, float]) -> None:
-        sign = -1 if self.experiment.settings.objectives[0] in LESS_IS_BETTER else 1
-        self.promotion.learn(name, {epoch: sign * score for epoch, score in scores.items()})
+    def _scores(self, metrics: Mapping[str, Any]) -> Scores:
+        """The objectives at an epoch, of which higher is better."""
+        signs = {name: -1 if name in LESS_IS_BETTER else 1 for name in self.experiment.settings.objectives}
+        return tuple(sign * float(metrics[f"best_{name}"]) for name, sign in signs.items())
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles what it is given, for a restore that is never used: the study's folder is what goes on.
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The name and the parameters of the next trial, new or not; None: later; `FINISHED`: no more.
+        """The next trial, new or not: its name, its parameters, and the rung that it has passed.
 
-        Raises `ConfigError` if no point meets the constraint.
+        None: later; `FINISHED`: no more. Raises `ConfigError` if no point meets the constraint.
         """
         if self.unfinished:
             trial = self.unfinished.pop(0)
@@ -166,7 +171,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             # What still runs may let a trial go on.
             return None if self.running else str(self.FINISHED)
         self.running[trial_id] = trial
-        return {"trial": self.trials.begin(trial, self.experiment.trial_name), "params": dict(trial.params)}
+        name = self.trials.begin(trial, self.experiment.trial_name)
+        return {"trial": name, "params": dict(trial.params), "passed": self.promotion.passed.get(name, 0)}
 
     def _propose(self) -> optuna.Trial:
         """A new trial within the limits."""
@@ -209,7 +215,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
         self.trials.report(trial, result)
-        self._learn(trial.user_attrs["trial"], self.trials.scores(trial.number))
+        self.promotion.learn(trial.user_attrs["trial"], {result["epoch"]: self._scores(result)})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record that the trial waits, or its end: complete at the full budget, pruned before, failed on an error."""
@@ -232,9 +238,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """Record that trials which wait will not go on."""
         for name in names:
             trial = self.trials.named(name)
-            epoch = max(self.trials.scores(trial.number))
             self.trials.waiting.discard(name)
-            self.trials.end(trial, {"epoch": epoch}, self.experiment.settings.trial_epochs)
+            self.trials.end(trial, {"epoch": 0}, self.experiment.settings.trial_epochs)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the Optuna study is the state."""
@@ -248,8 +253,9 @@ class Rungs(FIFOScheduler):  # type: ignore[misc]
         self.rungs = rungs
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
-        """Whether the trial continues; an epoch that an earlier start trained stops nothing."""
-        return str(self.STOP if result["epoch"] in self.rungs and not result["restored"] else self.CONTINUE)
+        """Whether the trial continues: up to the next rung above those that it has passed."""
+        is_new_rung = result["epoch"] in self.rungs and result["epoch"] > trial.config["passed"]
+        return str(self.STOP if is_new_rung else self.CONTINUE)
 
 
 class MedianStopping(MedianStoppingRule):  # type: ignore[misc]

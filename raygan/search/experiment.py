@@ -43,8 +43,8 @@ class TrialSettings:
     the best third goes on), median (stops trials below the median) or none."""
     objectives: tuple[Objective, ...] = ("val_psnr",)
     """Objectives, at each trial's best epoch: val_psnr, val_ssim, operations_per_pixel (of the generator), or several,
-    separated by spaces. With several, trials run at full length, and the winner is the compromise nearest to the best
-    value of each."""
+    separated by spaces. With several, asha promotes by non-dominated fronts, and the winner is the compromise nearest
+    to the best value of each."""
     grace_epochs: int | None = None
     """Epochs after which a trial that is still worse than the noisy input is stopped; 0: never. None: a fifth of the
     trial's epochs, at least 3, with the schedulers asha and median."""
@@ -82,8 +82,8 @@ class TrialSettings:
         objectives = self.objectives
         each_once = 0 < len(objectives) == len(set(objectives) & set(OBJECTIVES))
         require(f"objectives some of {', '.join(OBJECTIVES)}, each once,", each_once, objectives=objectives)
-        if len(objectives) > 1 and self.scheduler != "none":
-            raise ConfigError(f"{' and '.join(objectives)} together need trials of full length: give --scheduler none")
+        if len(objectives) > 1 and self.scheduler == "median":
+            raise ConfigError("median stopping compares one objective: give --scheduler asha or none")
         if len(objectives) > 1 and self.search_algorithm == "cmaes":
             raise ConfigError("CMA-ES optimizes one objective: use another --search-algorithm")
         if self.search_algorithm == "gp" and (self.max_parameters, self.max_operations) != (None, None):

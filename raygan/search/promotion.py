@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = tuple[float, ...]
+"""A trial's objectives, of which higher is better."""
+
 
 class Promotion:
     """Which trials wait at which rung, and which goes on next.
 
     A trial that has trained to a rung waits there with its checkpoint. It goes on if it is among the best 1 / `factor`
     of all trials that have reached that rung, which may be long after: trials that start later change what is best.
+    With several objectives, the best are those of the first non-dominated fronts and, of the front that is divided,
+    those farthest from their neighbors (Deb et al., 2002: NSGA-II).
     """
 
     def __init__(self, epochs: int, trials: int) -> None:
@@ -20,16 +28,20 @@ class Promotion:
         # Rounded first, since powers of the factor are not exact.
         self.rungs = sorted({math.ceil(round(power, 6)) for power in powers} - {epochs})
         self.trials = trials
-        self.scores: dict[int, dict[str, float]] = {rung: {} for rung in self.rungs}
-        """Scores, of which higher is better, by rung and trial."""
+        self.scores: dict[int, dict[str, Scores]] = {rung: {} for rung in self.rungs}
+        """Scores by rung and trial."""
+        self.passed: dict[str, int] = {}
+        """The highest rung from which each trial went on."""
         self.waiting: dict[str, int] = {}
         """The trials that wait, and their rungs."""
 
-    def learn(self, trial: str, scores: Mapping[int, float]) -> None:
+    def learn(self, trial: str, scores: Mapping[int, Scores]) -> None:
         """Take in a trial's scores by epoch, perhaps of an earlier start of the study."""
         for rung in self.rungs:
             if rung in scores:
                 self.scores[rung][trial] = scores[rung]
+            if rung < max(scores, default=0):
+                self.passed[trial] = rung
 
     def wait(self, trial: str, rung: int) -> None:
         """Let a trial wait at a rung that it has reached."""
@@ -38,29 +50,65 @@ class Promotion:
     def next(self) -> str | None:
         """The trial that goes on now, from the highest rung where one may; it no longer waits. None: none may."""
         for rung in reversed(self.rungs):
-            best = self._ranked(rung)[: int(len(self.scores[rung]) / self.factor)]
-            for trial in best:
-                if self.waiting.get(trial) == rung:
-                    del self.waiting[trial]
-                    return trial
+            trials, scores = list(self.scores[rung]), _array(self.scores[rung])
+            for index in best_first(scores)[: int(len(trials) / self.factor)]:
+                if self.waiting.get(trials[index]) == rung:
+                    del self.waiting[trials[index]]
+                    self.passed[trials[index]] = rung
+                    return trials[index]
         return None
 
     def hopeless(self) -> list[str]:
         """The waiting trials that can never go on, whatever the search still finds; they no longer wait."""
         reach, found = self.trials, list[str]()
         for rung in self.rungs:
-            ranked, most = self._ranked(rung), int(reach / self.factor)
-            found += [trial for trial in ranked[most:] if self.waiting.get(trial) == rung]
+            most, scores = int(reach / self.factor), self.scores[rung]
+            better = dict(zip(scores, dominating(_array(scores)), strict=True))
+            found += [trial for trial in scores if self.waiting.get(trial) == rung and better[trial] >= most]
             # At most so many reach the next rung: those that went on already may have fallen behind since.
-            reach = most + sum(self.waiting.get(trial) != rung for trial in ranked)
+            reach = most + sum(self.waiting.get(trial) != rung for trial in scores)
         for trial in found:
             del self.waiting[trial]
         return found
 
-    def _ranked(self, rung: int) -> list[str]:
-        """The trials that have reached a rung, the best first."""
-        scores = self.scores[rung]
-        return sorted(scores, key=lambda trial: -scores[trial])
+
+def _array(scores: Mapping[str, Scores]) -> NDArray[np.float64]:
+    """The scores as rows."""
+    return np.array(list(scores.values()), dtype=float) if scores else np.zeros((0, 1))
+
+
+def best_first(scores: NDArray[np.float64]) -> list[int]:
+    """The indices of scores, (trials, objectives), from the best on; of equal ones, the first comes first."""
+    if scores.shape[1] <= 1:
+        return [int(index) for index in np.argsort(-scores.ravel(), kind="stable")]
+    left, order = np.arange(len(scores)), list[int]()
+    while len(left):
+        is_front = dominating(scores[left]) == 0
+        front = left[is_front]
+        order += [int(index) for index in front[np.argsort(-_crowding(scores[front]), kind="stable")]]
+        left = left[~is_front]
+    return order
+
+
+def dominating(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of the scores, (trials, objectives), are as good as each in all objectives and better in one."""
+    if scores.shape[1] <= 1:
+        ascending = np.sort(scores.ravel())
+        return len(scores) - np.searchsorted(ascending, scores.ravel(), side="right")
+    others, own = scores[None], scores[:, None]
+    found: NDArray[np.int64] = ((others >= own).all(axis=2) & (others > own).any(axis=2)).sum(axis=1)
+    return found
+
+
+def _crowding(front: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The crowding distance of each of a front's scores: infinite at its ends."""
+    distances = np.zeros(len(front))
+    for values in front.T:
+        order = np.argsort(values, kind="stable")
+        width = max(values[order[-1]] - values[order[0]], 1e-12)
+        distances[order[1:-1]] += (values[order[2:]] - values[order[:-2]]) / width
+        distances[order[[0, -1]]] = math.inf
+    return distances
 
 
 def halving_factor(epochs: int) -> float:

@@ -43,7 +43,7 @@ def run_trials(
     progress = SearchProgress(trials, experiment)
     limits = StudyLimits(settings, lambda: progress.elapsed)
     ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
-    searcher = OptunaSearcher(trials, experiment)
+    searcher = OptunaSearcher(trials, experiment, progress.ledger)
     print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
     nested = config.hardware.workers > 1

@@ -82,10 +82,6 @@ class Trials:
         """The unfinished trial of that name."""
         return next(one for one in self.unfinished() if one.user_attrs.get("trial") == name)
 
-    def scores(self, number: int) -> dict[int, float]:
-        """A trial's scores by epoch."""
-        return self.study.get_trials(deepcopy=False)[number].intermediate_values
-
     def started(self) -> list[FrozenTrial]:
         """The trials that have a name, in the order in which they began; not to be modified."""
         trials = self.study.get_trials(deepcopy=False)

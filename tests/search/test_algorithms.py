@@ -30,7 +30,7 @@ def searching(
     search = Search(name="s", config=PAPER_V1, space=space, **{"trials": 9, "trial_epochs": 3, **options})
     trials = Trials(Folder(folder), "s", search.objectives)
     trials.enqueue(first)
-    return OptunaSearcher(trials, search)
+    return OptunaSearcher(trials, search, Ledger(trials.folder))
 
 
 def params(suggested: dict[str, Any] | str | None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def result(epoch: int, score: float, *, restored: bool = False) -> dict[str, Any
 
 def test_first_points_are_suggested_first(tmp_path: Path) -> None:
     searcher = searching(tmp_path, first=[FIRST])
-    assert searcher.suggest("t1") == {"trial": "trial-0001", "params": FIRST}
+    assert searcher.suggest("t1") == {"trial": "trial-0001", "params": FIRST, "passed": 0}
     second = searcher.suggest("t2")
     assert second is not None
     assert second["trial"] == "trial-0002"
@@ -94,7 +94,7 @@ def test_optuna_records_how_each_trial_ended(tmp_path: Path) -> None:
 
 def test_optuna_records_several_objectives_at_a_trials_end(tmp_path: Path) -> None:
     objectives = ("val_ssim", "operations_per_pixel")
-    searcher = searching(tmp_path, trial_epochs=2, scheduler="none", objectives=objectives)
+    searcher = searching(tmp_path, trial_epochs=2, objectives=objectives, scheduler="none")
     for name, ssim, operations in (("good", 0.9, 9.0), ("fast", 0.5, 1.0), ("neither", 0.4, 9.5)):
         searcher.suggest(name)
         scores = {"best_val_ssim": ssim, "best_operations_per_pixel": operations}
@@ -116,7 +116,7 @@ def test_resumed_search_continues_the_trials_left_running_and_the_random_stream(
     killed.trials.study.ask()
     resumed = searching(tmp_path / "killed", first=[FIRST], scheduler="median")
     first, second = resumed.suggest("u1"), resumed.suggest("u2")
-    assert first == {"trial": "trial-0001", "params": FIRST}
+    assert first == {"trial": "trial-0001", "params": FIRST, "passed": 0}
     assert second is not None
     assert second["trial"] == "trial-0003"
     # Resumed, a trial may report its last epoch again.
@@ -176,6 +176,9 @@ def run_part(searcher: OptunaSearcher, trial_id: str, epochs: range, score: floa
     """Let the search algorithm's next trial train these epochs; returns its name."""
     suggested = searcher.suggest(trial_id)
     assert isinstance(suggested, dict)
+    ledger = Ledger(searcher.trials.folder)
+    for epoch in epochs:
+        ledger.add_epoch(suggested["trial"], {**result(epoch, score), "seconds": 1.0})
     for epoch in epochs[:-1]:
         searcher.on_trial_result(trial_id, result(epoch, score))
     searcher.on_trial_complete(trial_id, result(epochs[-1], score))
@@ -186,11 +189,15 @@ def test_the_best_waiting_trial_goes_on_after_a_restart_too(tmp_path: Path) -> N
     searcher = searching(tmp_path, trials=9, trial_epochs=9)
     for index, score in enumerate((20.0, 25.0, 22.0), start=1):
         assert run_part(searcher, f"t{index}", range(1, 2), score) == f"trial-000{index}"
-    # A kill: what waits is known from the Optuna study alone.
+    # A kill: what waits is known from the ledger.
     searcher = searching(tmp_path, trials=9, trial_epochs=9)
     assert searcher.trials.waiting == {"trial-0001", "trial-0002", "trial-0003"}
     assert run_part(searcher, "u1", range(2, 4), 26.0) == "trial-0002"
-    assert [row.state for row in searcher.trials.rows(Ledger(Folder(tmp_path)), [])] == ["waiting"] * 3
+    assert {trial: searcher.promotion.waiting[trial] for trial in sorted(searcher.trials.waiting)} == {
+        "trial-0001": 1,
+        "trial-0002": 3,
+        "trial-0003": 1,
+    }
     assert run_part(searcher, "u2", range(1, 2), 30.0) == "trial-0004"
     assert run_part(searcher, "u3", range(2, 4), 31.0) == "trial-0004"
     # Of nine, three may go on from the first rung: the fourth best never will.
@@ -198,6 +205,30 @@ def test_the_best_waiting_trial_goes_on_after_a_restart_too(tmp_path: Path) -> N
     assert states == [TrialState.PRUNED, TrialState.RUNNING, TrialState.RUNNING, TrialState.RUNNING]
     searcher.end_waiting(sorted(searcher.trials.waiting))
     assert {trial.state for trial in searcher.trials.started()} == {TrialState.PRUNED}
+
+
+def test_several_objectives_promote_both_ends_of_the_trade_off(tmp_path: Path) -> None:
+    objectives = ("val_psnr", "operations_per_pixel")
+
+    def part(searcher: OptunaSearcher, trial_id: str, epoch: int, psnr: float, operations: float) -> str:
+        suggested = searcher.suggest(trial_id)
+        assert isinstance(suggested, dict)
+        scores = {"epoch": epoch, "best_val_psnr": psnr, "best_operations_per_pixel": operations, "seconds": 1.0}
+        Ledger(searcher.trials.folder).add_epoch(suggested["trial"], scores)
+        searcher.on_trial_complete(trial_id, scores)
+        return str(suggested["trial"])
+
+    searcher = searching(tmp_path, trials=6, trial_epochs=3, objectives=objectives)
+    for index, (psnr, operations) in enumerate([(20.0, 1.0), (25.0, 5.0), (26.0, 9.0), (19.0, 4.0), (24.0, 6.0)]):
+        # With three at a rung, one goes on: an end of the front; with six, two.
+        assert part(searcher, f"t{index}", 1, psnr, operations)
+        if index == 2:
+            searcher = searching(tmp_path, trials=6, trial_epochs=3, objectives=objectives)
+            assert part(searcher, "u", 3, 21.0, 1.0) == "trial-0001"
+    assert part(searcher, "v", 1, 10.0, 10.0) == "trial-0006"
+    assert part(searcher, "w", 3, 27.0, 9.0) == "trial-0003"
+    assert [trial.values for trial in searcher.trials.study.best_trials] == [[21.0, 1.0], [27.0, 9.0]]
+    assert searcher.suggest("x") == searcher.FINISHED
 
 
 def test_a_search_waits_for_what_may_let_a_trial_go_on(tmp_path: Path) -> None:
@@ -239,8 +270,9 @@ def test_tpe_proposes_nothing_near_a_started_trial(tmp_path: Path) -> None:
 class Trial:
     """As much of a Tune trial as schedulers look at."""
 
-    def __init__(self, trial_id: str) -> None:
+    def __init__(self, trial_id: str, passed: int = 0) -> None:
         self.trial_id = trial_id
+        self.config = {"passed": passed}
 
 
 class _Controller:
@@ -272,6 +304,14 @@ def test_successive_halving_ends_a_part_at_every_rung() -> None:
     assert [set(decide(asha, scores, epoch).values()) for epoch in (1, 2, 3, 4)] == [{STOP}, {GO}, {STOP}, {GO}]
 
 
+def test_successive_halving_does_not_end_a_part_at_rungs_that_were_passed() -> None:
+    asha, went_on = scheduling("asha"), Trial("a", passed=1)
+    decisions = [asha.on_trial_result(_Controller(), went_on, result(epoch, 30.0)) for epoch in (1, 2, 3)]
+    assert decisions == [GO, GO, STOP]
+    # A kill between its checkpoint and our record: the epoch is restored, and was never compared.
+    assert asha.on_trial_result(_Controller(), went_on, result(3, 30.0, restored=True)) == STOP
+
+
 def test_median_stopping() -> None:
     scores = {"a": 30.0, "b": 20.0, "c": 10.0, "d": 15.0, "e": 25.0}
     assert decide(scheduling("median"), scores, epoch=1) == {"a": GO, "b": GO, "c": GO, "d": STOP, "e": GO}
@@ -287,7 +327,7 @@ def test_schedulers_do_not_stop_last_and_restored_epochs_or_errors(name: Schedul
     """Stopped at its last epoch, as Ray's own schedulers do, a trial would be killed while it closes down."""
     scores = {"a": 30.0, "b": 20.0, "c": 10.0, "d": -1.0, "e": -2.0}
     assert set(decide(scheduling(name), scores, epoch=9).values()) == {GO}
-    assert set(decide(scheduling(name), scores, epoch=1, restored=True).values()) == {GO}
+    assert set(decide(scheduling(name), scores, epoch=2, restored=True).values()) == {GO}
     assert set(decide(scheduling(name), scores, epoch=0, error="training diverged").values()) == {GO}
 
 

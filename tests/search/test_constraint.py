@@ -16,6 +16,7 @@ from raygan.models.cost import operations_per_pixel, parameters
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import OptunaSearcher, check_first_points, excess_cost
 from raygan.search.experiment import Search
+from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
@@ -42,7 +43,7 @@ def limited(count: int | None, operations: float | None, first_points: Sequence[
 def searcher(search: Search, folder: Path) -> OptunaSearcher:
     trials = Trials(Folder(folder), "s", search.objectives)
     trials.enqueue(search.points())
-    return OptunaSearcher(trials, search)
+    return OptunaSearcher(trials, search, Ledger(trials.folder))
 
 
 def params(suggested: dict[str, Any] | None) -> dict[str, Any]:

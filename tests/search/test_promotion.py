@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from raygan.search.promotion import Promotion
+from raygan.search.promotion import Promotion, best_first, dominating
 
 
 @pytest.mark.parametrize(
@@ -13,7 +14,7 @@ def test_rungs_end_at_the_last_epoch(epochs: int, rungs: list[int]) -> None:
 
 def arrive(promotion: Promotion, rung: int, **scores: float) -> None:
     for trial, score in scores.items():
-        promotion.learn(trial, {rung: score})
+        promotion.learn(trial, {rung: (score,)})
         promotion.wait(trial, rung)
 
 
@@ -23,6 +24,7 @@ def test_the_best_third_goes_on() -> None:
     assert promotion.next() is None
     arrive(promotion, 1, c=2.0)
     assert promotion.next() == "b"
+    assert promotion.passed == {"b": 1}
     assert promotion.next() is None
     # A trial that was stopped long ago is among the best again, as more have come.
     arrive(promotion, 1, d=0.0, e=0.0, f=0.0)
@@ -51,6 +53,43 @@ def test_trials_that_can_never_go_on_are_told() -> None:
 
 def test_nobody_waits_without_rungs() -> None:
     promotion = Promotion(1, trials=3)
-    promotion.learn("a", {1: 1.0})
+    promotion.learn("a", {1: (1.0,)})
     assert promotion.next() is None
     assert promotion.hopeless() == []
+
+
+def test_what_a_trial_has_passed_is_known_from_its_epochs() -> None:
+    promotion = Promotion(27, trials=9)
+    scores = {epoch: (float(epoch),) for epoch in range(1, 10)}
+    promotion.learn("at the rung", {1: (1.0,)})
+    promotion.learn("beyond it", {epoch: scores[epoch] for epoch in range(1, 4)})
+    promotion.learn("at the last", scores)
+    assert promotion.passed == {"beyond it": 1, "at the last": 3}
+
+
+def test_fronts_of_several_objectives_go_first_and_their_ends_before_their_middle() -> None:
+    # a, b, c, d form the first front, of which b and c lie close together; e is dominated by b and c, f by all but a.
+    scores = np.array([(0.0, 9.0), (5.0, 5.0), (5.5, 4.9), (9.0, 0.0), (4.0, 4.0), (3.0, 0.0)])
+    assert dominating(scores).tolist() == [0, 0, 0, 0, 2, 4]
+    order = best_first(scores)
+    assert order[:2] == [0, 3]
+    assert sorted(order[2:4]) == [1, 2]
+    assert order[4:] == [4, 5]
+
+
+def test_one_objective_is_sorted_and_equal_scores_keep_their_order() -> None:
+    scores = np.array([(1.0,), (3.0,), (1.0,), (2.0,)])
+    assert best_first(scores) == [1, 3, 0, 2]
+    assert dominating(scores).tolist() == [2, 0, 2, 1]
+
+
+def test_both_ends_of_a_trade_off_are_promoted() -> None:
+    promotion = Promotion(9, trials=12)
+    trade_offs = {"good": (30.0, -9.0), "fast": (20.0, -1.0), "bad": (19.0, -9.5), "slow": (29.0, -9.5)}
+    for trial, scores in (trade_offs | {f"other-{index}": (10.0, -20.0) for index in range(2)}).items():
+        promotion.learn(trial, {1: scores})
+        promotion.wait(trial, 1)
+    assert {promotion.next(), promotion.next()} == {"good", "fast"}
+    assert promotion.next() is None
+    # Four of twelve may go on: what four others dominate will not.
+    assert promotion.hopeless() == ["other-0", "other-1"]

@@ -87,7 +87,7 @@ def test_best_points_are_tried_first_and_successful_trials_are_known(earlier: st
     for _ in range(2):
         trials = Trials(Folder(tmp_path / "later"), "later", SEARCH.objectives)
         trials.enqueue(known.points, known.trials)
-    searcher = OptunaSearcher(trials, SEARCH)
+    searcher = OptunaSearcher(trials, SEARCH, Ledger(trials.folder))
     suggested = [searcher.suggest(f"t{index}") for index in range(3)]
     assert [one["params"] for one in suggested if one is not None] == known.points
     # Four that are known, and the three points to try.
