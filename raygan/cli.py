@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from raygan.config.kinds import LEVELS, Level
 from raygan.config.run import MAX_MEGAPIXELS, Precision
 from raygan.errors import InputError, redacted
-from raygan.weights import SHIPPED
+from raygan.weights import DEFAULT
 
 DATABASE = "RAYGAN_OPTUNA_STORAGE"
 """Environment variable for `--optuna-storage`, whose password a command line would show to all on the machine."""
@@ -137,7 +137,7 @@ def _train(experiment: Positional[str], *options: Positional[str]) -> None:
 def _denoise(
     noisy: Positional[str],
     denoised: Positional[str],
-    checkpoint: str = SHIPPED,
+    checkpoint: str = DEFAULT,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Precision = "float32",
     ray: bool = False,
@@ -148,7 +148,8 @@ def _denoise(
     Args:
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
-        checkpoint: A denoiser's folder, such as STUDY/best, or shipped: the one that comes with RayGAN.
+        checkpoint: A denoiser's folder, such as STUDY/best, or one that comes with RayGAN: synthetic, small (faster) or
+            baseline.
         device: Device to compute on.
         precision: bfloat16 is faster on processors that compute in it, and slightly less exact.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
@@ -174,7 +175,7 @@ class _EvaluationPhotos:
 
 
 def _evaluate(
-    checkpoints: Positional[tuple[str, ...]] = (SHIPPED,),
+    checkpoints: Positional[tuple[str, ...]] = (DEFAULT,),
     photos: OmitArgPrefixes[_EvaluationPhotos] = _EvaluationPhotos(),
     output: str = "evaluation",
     filters: tuple[FILTERS, ...] = ("median",),
@@ -185,7 +186,8 @@ def _evaluate(
     """Compare denoisers with each other and with classical filters.
 
     Args:
-        checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or shipped: the one that comes with RayGAN.
+        checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or those that come with RayGAN: synthetic,
+            small or baseline.
         photos: What to evaluate on.
         output: Folder for the tables and pictures.
         filters: Classical filters; bm3d needs the package bm3d.

@@ -56,7 +56,7 @@ DENOISER = with_values(
         "training/precision": "bfloat16",
     },
 )
-"""A small residual U-Net trained with the pixel loss alone: the shipped denoiser."""
+"""A small residual U-Net trained with the pixel loss alone: the denoiser `baseline`."""
 
 QUICK: dict[str, object] = {
     "data/photos": "samples",

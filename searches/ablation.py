@@ -1,4 +1,4 @@
-"""What each part of the shipped denoiser gains: without it, or with the paper's in its place, everything else equal.
+"""What each part of the denoiser `baseline` gains: without it, or with the paper's in its place, everything else equal.
 
 Each arm trains for 4 epochs; the denoiser itself was trained for 26.
 """

@@ -1,4 +1,4 @@
-"""The shipped denoiser: a residual U-Net trained with the pixel loss alone, as it is, or searched around.
+"""The denoiser `baseline`: a residual U-Net trained with the pixel loss alone, as it is, or searched around.
 
 `--photos FOLDER --evaluate-on FOLDER` trains it without a search, in 70 minutes on two cores; `--trials 20` first
 searches for better learning rates and a better network shape.

@@ -1,4 +1,4 @@
-"""What the adversarial loss gains and costs: the shipped denoiser, fine-tuned with several adversarial weights.
+"""What the adversarial loss gains and costs: the denoiser `baseline`, fine-tuned with several adversarial weights.
 
 "pixels" continues with the pixel loss; the other arms add VGG19 features, in a unit that does not depend on the
 weights' convention, and an adversarial loss against a PatchGAN discriminator. All train for a single long epoch
@@ -15,7 +15,7 @@ from raygan.presets import DENOISER
 from raygan.search.experiment import Comparison
 
 FINE_TUNING = {
-    "training/start_from": "shipped",
+    "training/start_from": "baseline",
     "training/epochs": 1,
     "training/steps_per_epoch": 4000,
     "training/pixel_epochs": 0,

@@ -73,8 +73,7 @@ def test_every_option_reaches_its_value() -> None:
     assert (search.search_algorithm, search.grace_epochs, search.stop_collapsed) == ("random", 1, True)
     assert (search.warm_start, search.time_budget) == ("studies/old", 1.5)
     assert (search.max_parameters, search.max_operations) == (3_000_000, 2e5)
-    # Several objectives need trials of full length.
-    assert (search.objectives, search.scheduler) == (("val_ssim", "operations_per_pixel"), "none")
+    assert (search.objectives, search.scheduler) == (("val_ssim", "operations_per_pixel"), "asha")
     assert (run.storage, run.wait, run.optuna_storage) == ("s3://bucket/studies", 9, "sqlite:///x.db")
 
 

@@ -19,7 +19,6 @@ from raygan.config import kinds
 from raygan.config.run import Config
 from raygan.config.section import Kind, Section, _subclasses, _type_name, field_docs, field_types
 from raygan.presets import PAPER_V1
-from raygan.weights import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -91,9 +90,7 @@ def _help_of(arguments: list[str]) -> str:
     os.environ["NO_COLOR"] = "1"
     with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         main([*arguments, "--help"])
-    # The default is a path on the machine that builds the site.
-    lines = output.getvalue().replace(str(SHIPPED), "SHIPPED").splitlines()
-    return "\n".join(line.rstrip() for line in lines).strip()
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip()
 
 
 def _model_card() -> str:

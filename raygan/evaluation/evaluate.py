@@ -16,7 +16,7 @@ from raygan.evaluation.job import EvaluationSettings, EvaluationTask, Row, evalu
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
-from raygan.weights import SHIPPED, denoiser_folder
+from raygan.weights import DEFAULT, denoiser_folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -65,7 +65,7 @@ def write_evaluation(
 
 
 def evaluate_checkpoints(
-    checkpoints: Sequence[str] = (SHIPPED,),
+    checkpoints: Sequence[str] = (DEFAULT,),
     evaluate_on: str = "bsd300",
     output: str = "evaluation",
     settings: EvaluationSettings | None = None,

@@ -15,7 +15,7 @@ from raygan.errors import InputError
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.train.step import autocast
-from raygan.weights import SHIPPED, denoiser_folder
+from raygan.weights import DEFAULT, denoiser_folder
 
 OVERLAP = 64
 """Minimum overlap of neighboring tiles in pixels: about the radius of a generator's receptive field."""
@@ -117,11 +117,11 @@ class Denoiser:
     """A trained generator for images of any size: 8 or 16 bits or floats, grey or colour, with or without alpha."""
 
     def __init__(
-        self, folder: str | Folder = SHIPPED, device: str = "auto", tile: int = TILE, precision: Precision = "float32"
+        self, folder: str | Folder = DEFAULT, device: str = "auto", tile: int = TILE, precision: Precision = "float32"
     ) -> None:
         """Load a denoiser from a folder such as STUDY/best. The side of a tile, in pixels, bounds the memory use.
 
-        "bfloat16" is faster on processors that support it; with it, the shipped denoiser loses 0.002 dB on Gaussian
+        "bfloat16" is faster on processors that support it; with it, the denoiser `baseline` loses 0.002 dB on Gaussian
         noise and speckle, and 0.05 dB on salt and pepper (see `docs/explanation/denoiser.md`).
 
         Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the

@@ -111,8 +111,6 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
             raise ConfigError(f"--set {', '.join(sorted(fixed))}: the arms differ in it; edit the search file instead")
         return dataclasses.replace(experiment, config=config, **changes)
     assert isinstance(experiment, Search)
-    if len(changes.get("objectives", ())) > 1:
-        changes.setdefault("scheduler", "none")
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
     # A value that is set is not searched.
     space = without(experiment.space, assigned)

@@ -27,6 +27,7 @@ from raygan.study.storage import Folder
 from raygan.train.checkpoint import starting_weights
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
 from raygan.train.driver import Job
+from raygan.weights import NAMES
 
 FIRST = 3
 """How many of the earlier study's best points are tried first."""
@@ -137,7 +138,7 @@ def resolved(config: Config, objective: str) -> Config:
     values: dict[str, object] = {}
     if training.best_by is None:
         values["training/best_by"] = objective if objective in ("val_psnr", "val_ssim") else "val_psnr"
-    if training.start_from not in (None, "shipped"):
+    if training.start_from is not None and training.start_from not in NAMES:
         # Each trial runs in a folder of its own.
         values["training/start_from"] = Folder(str(training.start_from)).location
     return resolved_device(with_values(config, values))

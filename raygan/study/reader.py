@@ -70,8 +70,14 @@ class StudyFiles:
         return "arms" in self.record
 
     def good_trials(self) -> pd.DataFrame:
-        """The rows of `trials.csv` of trials that have completed an epoch and did not fail."""
-        return self.trials[(self.trials["state"] != "failed") & self.trials["val_psnr"].notna()]
+        """The rows of `trials.csv` of trials that have completed an epoch and did not fail.
+
+        Of several objectives, only those that were trained in full, if there are any: a trial that was stopped early
+        would look cheap for what it could reach.
+        """
+        good = self.trials[(self.trials["state"] != "failed") & self.trials["val_psnr"].notna()]
+        complete = good[good["state"] == "complete"]
+        return complete if len(self.objectives) > 1 and len(complete) else good
 
     def best_trial(self) -> dict[str, Any]:
         """The best good trial's row of `trials.csv`, or of several objectives that of their `compromise`.

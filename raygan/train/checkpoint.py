@@ -26,7 +26,7 @@ from raygan.config.run import Config
 from raygan.config.section import differing_values
 from raygan.errors import InputError
 from raygan.study.storage import Folder, reading
-from raygan.weights import HERE, denoiser_folder
+from raygan.weights import HERE, NAMES, denoiser_folder
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")
 """The files of a denoiser."""
@@ -213,7 +213,8 @@ def _read(folder: Folder, name: str) -> bytes:
     try:
         return folder.read(name)
     except FileNotFoundError as error:
-        message = f"there is no denoiser in {folder} (no {name}): give a folder such as STUDY/best"
+        known = ", ".join(NAMES)
+        message = f"there is no denoiser in {folder} (no {name}): give a folder such as STUDY/best, or one of {known}"
         raise DenoiserError(message) from error
 
 

@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
-SHIPPED = "shipped"
-"""Name of the default denoiser, wherever a denoiser's folder is expected."""
-OTHERS = ("synthetic", "small")
-"""Names of further denoisers, which were trained on a GPU."""
-
-
+NAMES = ("synthetic", "small", "baseline")
+"""What they are called wherever a denoiser's folder is expected."""
+DEFAULT = NAMES[0]
+"""Name of the one that is used unless another is given."""
 HERE = str(Path(__file__).parent)
 
 
 def denoiser_folder(name: str) -> str:
-    """The location of a denoiser: its folder or prefix, or that of a shipped one by name."""
-    if name == SHIPPED:
-        return HERE
-    return f"{HERE}/{name}" if name in OTHERS else name
+    """The location of a denoiser: its folder or prefix, or that of one that comes with RayGAN, by name."""
+    return f"{HERE}/{name}" if name in NAMES else name

@@ -44,6 +44,7 @@ PAPER = {
     "optimizers/discriminator/beta2": 0.999,
     "optimizers/discriminator/epsilon": 1e-7,
     "training/batch_size": 8,
+    "training/halve_batch": False,
     "training/steps_per_epoch": 125,
     "training/epochs": 30,
     "training/precision": "float32",
@@ -93,7 +94,7 @@ def test_quick_shrinks_a_run_but_no_network_whose_weights_are_given() -> None:
     small = quick(PAPER_V1)
     assert (small.data.photos.key, small.loss.content.key, small.data.crop_size) == ("Samples", "MeanSquaredError", 64)
     assert (small.generator.base_width, small.training.epochs) == (16, 12)  # type: ignore[attr-defined]
-    tuned = quick(with_values(DENOISER, {"training/start_from": "shipped"}))
+    tuned = quick(with_values(DENOISER, {"training/start_from": "baseline"}))
     assert tuned.generator == DENOISER.generator
     assert tuned.training.epochs == 12
     assert isinstance(quick(DENOISER).generator, ResidualUNet)

@@ -215,12 +215,12 @@ def test_folder_without_a_usable_denoiser_is_refused(run: Folder, tiny_config: C
 
 def test_starting_weights_are_those_of_the_denoiser(tiny_config: Config) -> None:
     assert starting_weights(tiny_config) is None
-    shipped = {"training/start_from": "shipped"}
-    weights = starting_weights(with_values(DENOISER, shipped))
+    start = {"training/start_from": "baseline"}
+    weights = starting_weights(with_values(DENOISER, start))
     assert weights is not None
     assert weights.keys() == DENOISER.generator.build().state_dict().keys()
-    with pytest.raises(DenoiserError, match=r"cannot start from shipped .* but this configuration has UNet"):
-        starting_weights(with_values(tiny_config, shipped))
+    with pytest.raises(DenoiserError, match=r"cannot start from baseline .* but this configuration has UNet"):
+        starting_weights(with_values(tiny_config, start))
 
 
 def test_denoiser_of_an_earlier_version_says_which_version_reads_it(tmp_path: Path) -> None:
