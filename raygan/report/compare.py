@@ -9,8 +9,9 @@ import pandas as pd
 
 from raygan.report.paper import differing, leaves
 from raygan.report.tables import KIND_NAMES, MEASURES, as_text, measures_of, scores_text, short
+from raygan.study.ledger import REMEDY
 from raygan.study.reader import StudyFiles, System
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 
 STATES = ("complete", "pruned", "failed")
 NO_SETTINGS = ("schema", "name", "status", "started", "finished")
@@ -35,19 +36,25 @@ def studies_table(systems: Sequence[System]) -> pd.DataFrame:
     names = [name for name, _ in {(system.study.name, str(system.study.folder)) for system in systems}]
     rows = []
     for system in systems:
-        study, epochs = system.study, system.metrics
-        states = system.trials.get("state", pd.Series(dtype=str))
-        row = {
-            "study": study.name if names.count(study.name) == 1 else str(study.folder),
-            "arm": system.arm,
-            "state": study.record["status"],
-            "trials": len(states),
-            **{state: int((states == state).sum()) for state in STATES},
-            "epochs": len(epochs),
-            "seconds": 0.0 if epochs.empty else float(epochs["seconds"].sum()),
-        }
-        rows.append(row | _best_epoch(system) | _evaluated(system))
+        with reading(system.study.folder, "", REMEDY):
+            row = _row(system) | _best_epoch(system) | _evaluated(system)
+        if names.count(system.study.name) > 1:
+            row["study"] = str(system.study.folder)
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _row(system: System) -> dict[str, Any]:
+    epochs, states = system.metrics, system.trials.get("state", pd.Series(dtype=str))
+    return {
+        "study": system.study.name,
+        "arm": system.arm,
+        "state": system.study.record["status"],
+        "trials": len(states),
+        **{state: int((states == state).sum()) for state in STATES},
+        "epochs": len(epochs),
+        "seconds": 0.0 if epochs.empty else float(epochs["seconds"].sum()),
+    }
 
 
 def _best_epoch(system: System) -> dict[str, Any]:
@@ -74,6 +81,11 @@ def _evaluated(system: System) -> dict[str, float]:
 
 def side_by_side(systems: Sequence[System]) -> str:
     """The table as text, with a warning if scores cannot be compared, and the settings in which the rows differ."""
+    with reading(" or ".join(dict.fromkeys(str(system.study.folder) for system in systems)), "", REMEDY):
+        return _side_by_side(systems)
+
+
+def _side_by_side(systems: Sequence[System]) -> str:
     table = studies_table(systems)
     titles = table["study"] + table["arm"].map(lambda arm: arm and f", {arm}")
     table = table.set_axis(titles, axis=0).rename_axis(None)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table, title_of
-from raygan.study.ledger import StudyError
+from raygan.study.ledger import REMEDY, StudyError
 from raygan.study.reader import StudyFiles, System
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 
 SET_NAMES = {
     "training": "training photos (one fixed crop of each)",
@@ -30,6 +30,13 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     names = [study.name for study in read]
     if len(set(names)) < len(names):
         raise StudyError(f"the studies in a report must have different names, but got {', '.join(names)}")
+    with reading(" or ".join(map(str, studies)), "", REMEDY):
+        parts = _parts(read)
+    write_report(output, "RayGAN: " + ", ".join(names), parts)
+    return output
+
+
+def _parts(read: Sequence[StudyFiles]) -> list[Part]:
     systems = [system for study in read for system in study.systems()]
     settings = Part("Settings (the paper's Table 7)")
     settings.text = ["The paper's three systems and those trained here, with all other settings in which these differ."]
@@ -40,9 +47,7 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     steps.text = ["Generator loss, discriminator losses and accuracies, for the first seed."]
     steps.plots = {"losses and accuracies": figures.steps_figure(systems)}
     of_studies = [part for study in read for part in _of_study(study)]
-    parts = [settings, noises, *of_studies, steps, _best_epochs(systems)]
-    write_report(output, "RayGAN: " + ", ".join(names), parts)
-    return output
+    return [settings, noises, *of_studies, steps, _best_epochs(systems)]
 
 
 def _of_study(study: StudyFiles) -> Iterator[Part]:

@@ -9,8 +9,9 @@ import pandas as pd
 from raygan.config.section import flat_values
 from raygan.report import tables
 from raygan.report.paper import SYSTEMS
+from raygan.study.ledger import REMEDY
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 
 
 def final_report(folder: Folder) -> str:
@@ -19,6 +20,12 @@ def final_report(folder: Folder) -> str:
     Raises `StudyError` if there is no finished study.
     """
     study = StudyFiles.finished(folder)
+    with reading(folder, "", REMEDY):
+        return _final_report(study)
+
+
+def _final_report(study: StudyFiles) -> str:
+    folder = study.folder
     if not study.is_comparison:
         values = study.record["best_trial"]["values"]
         lines = [tables.result_table(study), *_search_summary(study), ""]

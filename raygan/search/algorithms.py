@@ -27,8 +27,9 @@ from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.promotion import Promotion, Scores
 from raygan.search.space import suggest
 from raygan.seeds import derived_seed
-from raygan.study.ledger import Ledger
+from raygan.study.ledger import REMEDY, Ledger
 from raygan.study.objectives import LESS_IS_BETTER
+from raygan.study.storage import reading
 from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
 from raygan.train.driver import DISK_FULL, ERROR
 
@@ -132,7 +133,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """Take in what earlier starts of the study found; returns the trials that they left running."""
         for started in self.trials.started():
             name = started.user_attrs["trial"]
-            self.promotion.learn(name, {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)})
+            with reading(ledger.folder, "metrics.csv", REMEDY):
+                self.promotion.learn(name, {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)})
         unfinished = []
         for trial in self.trials.unfinished():
             name = trial.user_attrs.get("trial", "")

@@ -27,15 +27,19 @@ class DamagedError(InputError):
 
 
 @contextlib.contextmanager
-def reading(folder: Folder, name: str, remedy: str) -> Iterator[None]:
-    """Tell what goes wrong while a kept file is parsed as a `DamagedError`, with what to do about it."""
+def reading(folder: object, name: str, remedy: str) -> Iterator[None]:
+    """Tell what goes wrong while a kept file is parsed as a `DamagedError`, with what to do about it.
+
+    Without a name: one of several files in the folder, or folders.
+    """
     try:
         yield
     except InputError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise DamagedError(f"{folder}/{name} is damaged ({cause}): {remedy}") from error
+        file = f"{folder}/{name}" if name else f"a file in {folder}"
+        raise DamagedError(f"{file} is damaged ({cause}): {remedy}") from error
 
 
 class Folder:

@@ -162,25 +162,26 @@ class Trials:
 
     def rows(self, ledger: Ledger, paths: Sequence[str]) -> list[TrialRow]:
         """The rows of `trials.csv`; `paths` are those of the search space."""
-        rows = []
-        for trial in self.started():
-            name, epochs = trial.user_attrs["trial"], ledger.epochs_of(trial.user_attrs["trial"])
-            last = epochs[-1] if epochs else {}
-            row = TrialRow(
-                trial=name,
-                state=self._state(trial),
-                epochs=len(epochs),
-                val_psnr=last.get("best_val_psnr", math.nan),
-                val_ssim=last.get("best_val_ssim", math.nan),
-                operations_per_pixel=last.get("operations_per_pixel", math.nan),
-                seconds=sum(row["seconds"] for row in epochs),
-                collapsed=collapsed_from(epochs),
-                checkpoint=f"checkpoints/{name}" if epochs else "",
-                error=trial.user_attrs.get("error", ""),
-                values={path: trial.params.get(path) for path in paths},
-            )
-            rows.append(row)
-        return rows
+        with reading(self.folder, "", REMEDY):
+            return [self._row(trial, ledger, paths) for trial in self.started()]
+
+    def _row(self, trial: FrozenTrial, ledger: Ledger, paths: Sequence[str]) -> TrialRow:
+        name = trial.user_attrs["trial"]
+        epochs = ledger.epochs_of(name)
+        last = epochs[-1] if epochs else {}
+        return TrialRow(
+            trial=name,
+            state=self._state(trial),
+            epochs=len(epochs),
+            val_psnr=last.get("best_val_psnr", math.nan),
+            val_ssim=last.get("best_val_ssim", math.nan),
+            operations_per_pixel=last.get("operations_per_pixel", math.nan),
+            seconds=sum(row["seconds"] for row in epochs),
+            collapsed=collapsed_from(epochs),
+            checkpoint=f"checkpoints/{name}" if epochs else "",
+            error=trial.user_attrs.get("error", ""),
+            values={path: trial.params.get(path) for path in paths},
+        )
 
 
 class _StudyWithWaiting(optuna.Study):
