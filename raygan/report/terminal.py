@@ -68,6 +68,9 @@ def _search_summary(study: StudyFiles) -> list[str]:
     for name, row in shown.items():
         stopped = ", stopped early" if row["state"] == "pruned" else ""
         lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs{stopped}")
+    for row in study.repeated().to_dict("records"):
+        name = f"{row['trial']} over {row['seeds']} seeds"
+        lines.append(f"  {name:<44}{row['mean']:>7.2f} ± {row['deviation']:.2f}")
     epochs = study.systems()[0].epochs
     return [*lines, f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {len(epochs)} epochs"]
 

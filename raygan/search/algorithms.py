@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.promotion import Promotion, Scores
+from raygan.search.repeats import SEED, ask_repeat, is_repeat, name_of, number_of_repeats
 from raygan.search.space import suggest
 from raygan.seeds import derived_seed
 from raygan.study.ledger import REMEDY, Ledger
@@ -131,7 +133,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _learn_earlier_trials(self, ledger: Ledger) -> list[optuna.Trial]:
         """Take in what earlier starts of the study found; returns the trials that they left running."""
-        for started in self.trials.started():
+        for started in itertools.filterfalse(is_repeat, self.trials.started()):
             name = started.user_attrs["trial"]
             with reading(ledger.folder, "metrics.csv", REMEDY):
                 self.promotion.learn(name, {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)})
@@ -139,7 +141,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         for trial in self.trials.unfinished():
             name = trial.user_attrs.get("trial", "")
             last = max(ledger.epochs.get(name, {}), default=0)
-            if last in self.promotion.rungs:
+            if last in self.promotion.rungs and not is_repeat(trial):
                 self.promotion.wait(name, last)
             else:
                 unfinished.append(trial)
@@ -156,7 +158,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial, new or not: its name, its parameters, and the rung that it has passed.
+        """The next trial, new or not: its name, parameters, the rung that it has passed, and its seed.
 
         None: later; `FINISHED`: no more. Raises `ConfigError` if no point meets the constraint.
         """
@@ -167,14 +169,34 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         elif (name := self.promotion.next()) is not None:
             trial = self.trials.named(name)
             self.trials.waiting.discard(name)
-        elif len(self.trials.started()) < self.experiment.settings.trials:
-            trial = self._propose()
-        else:
+        elif (new := self._new_trial()) is None:
             # What still runs may let a trial go on.
             return None if self.running else str(self.FINISHED)
+        else:
+            trial = new
         self.running[trial_id] = trial
-        name = self.trials.begin(trial, self.experiment.trial_name)
-        return {"trial": name, "params": dict(trial.params), "passed": self.promotion.passed.get(name, 0)}
+        if is_repeat(trial):
+            name = self.trials.begin(trial, lambda *_: name_of(trial))
+            place = {"passed": self.experiment.settings.trial_epochs, "seed": trial.user_attrs[SEED]}
+        else:
+            name = self.trials.begin(trial, self.experiment.trial_name)
+            place = {"passed": self.promotion.passed.get(name, 0), "seed": self.experiment.config.training.seed}
+        return {"trial": name, "params": dict(trial.params), **place}
+
+    def _new_trial(self) -> optuna.Trial | None:
+        """A proposal, or at the end a repeat; None: not now, or no more."""
+        settings, started = self.experiment.settings, self.trials.started()
+        if len(started) >= settings.trials:
+            return None
+        if len(started) < settings.trials - number_of_repeats(settings):
+            return self._propose()
+        if self.running and not any(map(is_repeat, started)):
+            # What still runs may be among the best.
+            return None
+        if (trial := ask_repeat(self.trials, settings, self.experiment.config.training.seed)) is None:
+            return self._propose()
+        suggest(trial, self.experiment.sampled_space, self.values)
+        return trial
 
     def _propose(self) -> optuna.Trial:
         """A new trial within the limits."""
@@ -217,7 +239,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
         self.trials.report(trial, result)
-        self.promotion.learn(trial.user_attrs["trial"], {result["epoch"]: self._scores(result)})
+        if not is_repeat(trial):
+            self.promotion.learn(trial.user_attrs["trial"], {result["epoch"]: self._scores(result)})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record that the trial waits, or its end: complete at the full budget, pruned before, failed on an error."""
@@ -225,7 +248,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         if result is not None and ERROR not in result:
             # Tune does not pass on the result at which a scheduler stopped the trial.
             self._report(trial, result)
-            if result["epoch"] in self.promotion.rungs and trial_id not in self.hopeless.stopped:
+            may_go_on = trial_id not in self.hopeless.stopped and not is_repeat(trial)
+            if may_go_on and result["epoch"] in self.promotion.rungs:
                 self.promotion.wait(trial.user_attrs["trial"], result["epoch"])
                 self.trials.waiting = set(self.promotion.waiting)
                 self.end_waiting(self.promotion.hopeless())

@@ -108,7 +108,8 @@ def _trial_config(_kinds: tuple[type[Kind], ...], study: Experiment, config: Con
     `_kinds` are classes of the search file, which a trial may choose by name: sent along, since a worker cannot import
     them.
     """
-    return with_values(config, study.values_at(point) | {"training/epochs": study.settings.trial_epochs})
+    values = {"training/epochs": study.settings.trial_epochs, "training/seed": point["seed"]}
+    return with_values(config, values | study.values_at(point["params"]))
 
 
 class SearchProgress(tune.Callback):  # type: ignore[misc]

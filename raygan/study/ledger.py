@@ -51,6 +51,8 @@ class TrialRow:
     """Its folder, relative to the study's; `denoiser/` inside is that of the best epoch."""
     error: str
     """Why it failed."""
+    repeats: str
+    """The trial that it repeats, with another seed; empty for all others."""
     values: Mapping[str, Any]
     """By the paths of the search space; None where the trial has no value."""
 

@@ -20,7 +20,20 @@ from raygan.study.ledger import REMEDY, StudyError, read_study
 from raygan.study.objectives import LESS_IS_BETTER, compromise, directions
 from raygan.study.storage import Folder, reading
 
-TEXTS = {"trial", "state", "checkpoint", "error", "arm", "set", "kind", "level", "method", "image", "picture"}
+TEXTS = {
+    "trial",
+    "state",
+    "checkpoint",
+    "error",
+    "repeats",
+    "arm",
+    "set",
+    "kind",
+    "level",
+    "method",
+    "image",
+    "picture",
+}
 """Columns that hold text."""
 NUMBERS = {"epochs", "val_psnr", "val_ssim", "operations_per_pixel", "seconds"}
 """Columns of `trials.csv` that hold numbers, besides those of the search space."""
@@ -80,11 +93,17 @@ class StudyFiles:
         return complete if len(self.objectives) > 1 and len(complete) else good
 
     def best_trial(self) -> dict[str, Any]:
-        """The best good trial's row of `trials.csv`, or of several objectives that of their `compromise`.
+        """The best good trial's row of `trials.csv`: by its mean over seeds, if some were repeated.
+
+        Of several objectives, it is their `compromise`.
 
         Raises `StudyError` if there are no good trials.
         """
         good, failed = self.good_trials(), self.trials["error"].dropna()
+        if not (repeated := self.repeated()).empty:
+            first = self.objectives[0]
+            best = repeated.sort_values("mean", ascending=first in LESS_IS_BETTER).iloc[0]
+            return {str(name): value for name, value in good[good["trial"] == best["trial"]].iloc[0].items()}
         if len(good):
             row = compromise(good[self.objectives].to_numpy().tolist(), self.objectives)
             return {str(name): value for name, value in good.iloc[row].items()}
@@ -95,6 +114,16 @@ class StudyFiles:
             f"all {count} trials failed ({last}: {failed.iloc[-1]}): narrow the search space (lower learning rates, if "
             "training diverged), and start under another --name"
         )
+
+    def repeated(self) -> pd.DataFrame:
+        """The trials that were repeated with other seeds: their number of `seeds`, `mean` and `deviation`."""
+        columns = ["trial", "seeds", "mean", "deviation"]
+        if "repeats" not in self.trials or self.trials["repeats"].isna().all():
+            return pd.DataFrame(columns=columns)
+        complete = self.trials[self.trials["state"] == "complete"]
+        original = complete["repeats"].fillna(complete["trial"]).rename("trial")
+        scores = complete.groupby(original)[self.objectives[0]].agg(["count", "mean", "std"]).reset_index()
+        return scores[scores["count"] > 1].set_axis(columns, axis=1).reset_index(drop=True)
 
     def systems(self) -> list[System]:
         """What the study trains and evaluates: the winner of a search, or the arms of a comparison."""

@@ -34,6 +34,8 @@ JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"
 KNOWN = "known_trials"
 """Optuna user attribute of the study: how many trials of an earlier study were added."""
+REPEATS = "repeats"
+"""Optuna user attribute of a trial that repeats another one with another seed: that one's name."""
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
 
@@ -180,6 +182,7 @@ class Trials:
             collapsed=collapsed_from(epochs),
             checkpoint=f"checkpoints/{name}" if epochs else "",
             error=trial.user_attrs.get("error", ""),
+            repeats=trial.user_attrs.get(REPEATS, ""),
             values={path: trial.params.get(path) for path in paths},
         )
 

@@ -106,11 +106,11 @@ class OutOfMemoryError(RunError):
 def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str, Any]], Config]) -> None:
     """One Tune trial: train the configuration at its point of the search space, and report every epoch to Tune.
 
-    `point` has the trial's name, `trial`, and its parameters, `params`. A run that cannot go on reports why, as
-    `error`: an exception would make Tune start it again, as if it had lost its process.
+    `point` has the trial's name, `trial`, its parameters, `params`, and its `seed`. A run that cannot go on reports
+    why, as `error`: an exception would make Tune start it again, as if it had lost its process.
     """
     try:
-        run = Run(job, point["trial"], config_at(point["params"]), point["params"])
+        run = Run(job, point["trial"], config_at(point), point["params"])
         for epoch in epochs_here(run) if run.config.hardware.workers == 1 else epochs_with_workers(run):
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}

@@ -1,6 +1,7 @@
 import math
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,6 +15,7 @@ from raygan.config.section import with_values
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import DISTANCE, OptunaSearcher, scheduler
 from raygan.search.experiment import Scheduler, Search, SearchAlgorithm
+from raygan.search.repeats import number_of_repeats
 from raygan.search.space import Space, When
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
@@ -45,7 +47,7 @@ def result(epoch: int, score: float, *, restored: bool = False) -> dict[str, Any
 
 def test_first_points_are_suggested_first(tmp_path: Path) -> None:
     searcher = searching(tmp_path, first=[FIRST])
-    assert searcher.suggest("t1") == {"trial": "trial-0001", "params": FIRST, "passed": 0}
+    assert searcher.suggest("t1") == {"trial": "trial-0001", "params": FIRST, "passed": 0, "seed": 0}
     second = searcher.suggest("t2")
     assert second is not None
     assert second["trial"] == "trial-0002"
@@ -116,7 +118,7 @@ def test_resumed_search_continues_the_trials_left_running_and_the_random_stream(
     killed.trials.study.ask()
     resumed = searching(tmp_path / "killed", first=[FIRST], scheduler="median")
     first, second = resumed.suggest("u1"), resumed.suggest("u2")
-    assert first == {"trial": "trial-0001", "params": FIRST, "passed": 0}
+    assert first == {"trial": "trial-0001", "params": FIRST, "passed": 0, "seed": 0}
     assert second is not None
     assert second["trial"] == "trial-0003"
     # Resumed, a trial may report its last epoch again.
@@ -229,6 +231,56 @@ def test_several_objectives_promote_both_ends_of_the_trade_off(tmp_path: Path) -
     assert part(searcher, "w", 3, 27.0, 9.0) == "trial-0003"
     assert [trial.values for trial in searcher.trials.study.best_trials] == [[21.0, 1.0], [27.0, 9.0]]
     assert searcher.suggest("x") == searcher.FINISHED
+
+
+def test_the_last_trials_repeat_the_best_with_other_seeds(tmp_path: Path) -> None:
+    searcher = searching(tmp_path, trials=10, repeats=5, trial_epochs=3)
+    scores = [20.0, 25.0, 22.0, 26.0, 24.0]
+    for index in range(5):
+        assert searcher.suggest(f"t{index}") is not None
+    for index, score in enumerate(scores):
+        # What still runs may be among the best.
+        assert searcher.suggest("too early") is None
+        # None waits: all are at their last epoch.
+        searcher.on_trial_complete(f"t{index}", result(3, score))
+    repeated = [searcher.suggest(f"r{index}") for index in range(2)]
+    # A kill: what was repeated is known from the Optuna study, and what ran goes on.
+    searcher = searching(tmp_path, trials=10, repeats=5, trial_epochs=3)
+    again = [searcher.suggest(f"s{index}") for index in range(5)]
+    assert again[:2] == repeated
+    assert all(isinstance(point, dict) and point["passed"] == 3 for point in again)
+    found = [(point["trial"], point["seed"]) for point in again if isinstance(point, dict)]
+    assert found == [
+        *(("trial-0004-seed-1", 1), ("trial-0002-seed-1", 1), ("trial-0005-seed-1", 1)),
+        *(("trial-0004-seed-2", 2), ("trial-0002-seed-2", 2)),
+    ]
+    params_of = {trial.user_attrs["trial"]: trial.params for trial in searcher.trials.started()}
+    assert params(again[0]) == params_of["trial-0004"]
+    assert searcher.suggest("no more") is None
+    for index, score in enumerate((21.0, 25.5, 23.0, 22.0, 24.5)):
+        searcher.on_trial_complete(f"s{index}", result(3, score))
+    assert searcher.suggest("no more") == searcher.FINISHED
+    rows = searcher.trials.rows(Ledger(Folder(tmp_path)), [])
+    assert [row.repeats for row in rows[5:]] == [name.rpartition("-seed")[0] for name, _ in found]
+    assert {row.state for row in rows} == {"complete"}
+
+
+def test_without_a_full_training_nothing_is_repeated(tmp_path: Path) -> None:
+    searcher = searching(tmp_path, trials=4, repeats=2, trial_epochs=1)
+    for index in range(2):
+        searcher.suggest(f"t{index}")
+        searcher.on_trial_complete(f"t{index}", error=True)
+    proposed = searcher.suggest("t2")
+    assert isinstance(proposed, dict)
+    assert (proposed["trial"], proposed["seed"]) == ("trial-0003", 0)
+
+
+def test_number_of_repeats() -> None:
+    search = Search(name="s", config=PAPER_V1, space=SPACE, trials=100, trial_epochs=9)
+    counts = {trials: number_of_repeats(replace(search, trials=trials)) for trials in (8, 39, 40, 100)}
+    assert counts == {8: 0, 39: 0, 40: 2, 100: 5}
+    assert number_of_repeats(replace(search, repeats=7)) == 7
+    assert number_of_repeats(replace(search, objectives=("val_psnr", "val_ssim"))) == 0
 
 
 def test_a_search_waits_for_what_may_let_a_trial_go_on(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def earlier(tmp_path: Path) -> str:
             ledger.add_epoch(name, {"epoch": epoch, "val_psnr": score, "val_ssim": 1 - score / 100})
     ledger.write_trials(
         [
-            TrialRow(name, state, len(scores), max(scores, default=math.nan), 0.5, 4.0, 1.0, None, "", "", values)
+            TrialRow(name, state, len(scores), max(scores, default=math.nan), 0.5, 4.0, 1.0, None, "", "", "", values)
             for name, state, scores, values in TRIALS
         ]
     )

@@ -2,20 +2,21 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import raygan, run_search
 
 from raygan.presets import PAPER_V1
-from raygan.study.ledger import Ledger, StudyError, TrialRow, package_versions, read_study, write_study
+from raygan.study.ledger import SCHEMA, Ledger, StudyError, TrialRow, package_versions, read_study, write_study
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
 
 def row(trial: str, state: str, val_psnr: float, error: str = "") -> TrialRow:
     values = {"loss/adversarial_weight": 0.1 + 0.2, "sampling": "NormalPolicy"}
-    return TrialRow(trial, state, 2, val_psnr, 0.5, 1e5, 1.5, None, f"checkpoints/{trial}", error, values)
+    return TrialRow(trial, state, 2, val_psnr, 0.5, 1e5, 1.5, None, f"checkpoints/{trial}", error, "", values)
 
 
 def test_trials_table_has_the_documented_columns(tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_trials_table_has_the_documented_columns(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((tmp_path / "trials.csv").read_text())))
     assert list(rows[0]) == [
         *("trial", "state", "epochs", "val_psnr", "val_ssim", "operations_per_pixel", "seconds", "collapsed"),
-        *("checkpoint", "error", "loss/adversarial_weight", "sampling"),
+        *("checkpoint", "error", "repeats", "loss/adversarial_weight", "sampling"),
     ]
     assert rows[0]["val_psnr"] == "21.25"
     # Values survive the table to the last bit.
@@ -107,3 +108,20 @@ def test_folders_of_an_older_schema_are_refused_in_one_sentence(tmp_path: Path) 
         (2, f"v1.py: {sentence}"),
     ]
     assert json.loads((folder / "study.json").read_text()) == record
+
+
+def test_the_best_repeated_trial_is_that_of_the_best_mean(tmp_path: Path) -> None:
+    write_study(Folder(tmp_path), {"schema": SCHEMA, "name": "s", "config": PAPER_V1.to_json()})
+    scores = {"lucky": (30.0, 20.0), "good": (29.0, 28.0), "once": (29.5,)}
+    rows = [
+        replace(row(name + "-seed-1" * bool(index), "complete", score), repeats=name * bool(index))
+        for name, several in scores.items()
+        for index, score in enumerate(several)
+    ]
+    Ledger(Folder(tmp_path)).write_trials(rows)
+    files = StudyFiles(Folder(tmp_path))
+    assert files.best_trial()["trial"] == "good"
+    repeated = files.repeated().set_index("trial")
+    assert repeated.loc["good", ["seeds", "mean"]].tolist() == [2, 28.5]
+    assert repeated.loc["lucky", "deviation"] == pytest.approx(50**0.5)
+    assert set(repeated.index) == {"lucky", "good"}
