@@ -65,7 +65,7 @@ def without_training(point: dict[str, Any], job: Job, config_at: Any) -> None:  
         metrics |= {f"metric_{index}": score for index in range(40)}
         if epoch > done:
             checkpoint.write("done", str(epoch))
-        tune.report(deciding | {"metrics": json.dumps(metrics), "restored": epoch <= done})
+        tune.report(deciding | {"metrics": json.dumps(metrics), "epochs": EPOCHS, "restored": epoch <= done})
 
 
 def search(storage: str) -> None:

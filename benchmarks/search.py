@@ -120,7 +120,7 @@ def play(searcher: Any, scheduler: Any, curves: Curves) -> list[float]:
         if math.isnan(score):
             searcher.on_trial_complete(trial.trial_id, error=True)
             continue
-        result = {"epoch": epoch, METRIC: score, "training_iteration": epoch, "restored": False}
+        result = {"epoch": epoch, "epochs": EPOCHS, METRIC: score, "training_iteration": epoch, "restored": False}
         ends = epoch == EPOCHS
         if scheduler is not None:
             ends |= scheduler.on_trial_result(_Controller(), trial, result) == TrialScheduler.STOP

@@ -136,17 +136,28 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         for started in itertools.filterfalse(is_repeat, self.trials.started()):
             name = started.user_attrs["trial"]
             with reading(ledger.folder, "metrics.csv", REMEDY):
-                self.promotion.learn(name, {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)})
+                scores = {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)}
+                self.promotion.learn(name, scores, self._epochs(started))
         unfinished = []
         for trial in self.trials.unfinished():
             name = trial.user_attrs.get("trial", "")
             last = max(ledger.epochs.get(name, {}), default=0)
-            if last in self.promotion.rungs and not is_repeat(trial):
-                self.promotion.wait(name, last)
+            rung = self.promotion.rung_at(last, self._epochs(trial)) if last and not is_repeat(trial) else 0
+            if rung > self.promotion.passed.get(name, 0):
+                self.promotion.wait(name, rung)
             else:
                 unfinished.append(trial)
         self.trials.waiting = set(self.promotion.waiting)
         return unfinished
+
+    def _epochs(self, trial: FrozenTrial | optuna.Trial) -> int:
+        """How many epochs a trial may train."""
+        settings, config = self.experiment.settings, self.experiment.config
+        if not settings.equal_compute:
+            return settings.trial_epochs
+        generator = with_values(config, self.experiment.values_at(trial.params)).generator
+        share = operations_per_pixel(config.generator) / operations_per_pixel(generator)
+        return max(1, round(settings.trial_epochs * share))
 
     def _scores(self, metrics: Mapping[str, Any]) -> Scores:
         """The objectives at an epoch, of which higher is better."""
@@ -158,7 +169,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial, new or not: its name, parameters, the rung that it has passed, and its seed.
+        """The next trial, new or not: its name, parameters, epochs, the rung that it has passed, and its seed.
 
         None: later; `FINISHED`: no more. Raises `ConfigError` if no point meets the constraint.
         """
@@ -181,7 +192,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         else:
             name = self.trials.begin(trial, self.experiment.trial_name)
             place = {"passed": self.promotion.passed.get(name, 0), "seed": self.experiment.config.training.seed}
-        return {"trial": name, "params": dict(trial.params), **place}
+        return {"trial": name, "params": dict(trial.params), "epochs": self._epochs(trial), **place}
 
     def _new_trial(self) -> optuna.Trial | None:
         """A proposal, or at the end a repeat; None: not now, or no more."""
@@ -238,9 +249,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self._report(self.running[trial_id], result)
 
     def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
-        self.trials.report(trial, result)
+        # In the epochs of the configuration as it is, so that Optuna compares equal computation.
+        self.trials.report(trial, result, result["epoch"] * self.experiment.settings.trial_epochs // result["epochs"])
         if not is_repeat(trial):
-            self.promotion.learn(trial.user_attrs["trial"], {result["epoch"]: self._scores(result)})
+            scores = {result["epoch"]: self._scores(result)}
+            self.promotion.learn(trial.user_attrs["trial"], scores, result["epochs"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record that the trial waits, or its end: complete at the full budget, pruned before, failed on an error."""
@@ -249,8 +262,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             # Tune does not pass on the result at which a scheduler stopped the trial.
             self._report(trial, result)
             may_go_on = trial_id not in self.hopeless.stopped and not is_repeat(trial)
-            if may_go_on and result["epoch"] in self.promotion.rungs:
-                self.promotion.wait(trial.user_attrs["trial"], result["epoch"])
+            name, rung = trial.user_attrs["trial"], self.promotion.rung_at(result["epoch"], result["epochs"])
+            if may_go_on and result["epoch"] < result["epochs"] and rung > self.promotion.passed.get(name, 0):
+                self.promotion.wait(name, rung)
                 self.trials.waiting = set(self.promotion.waiting)
                 self.end_waiting(self.promotion.hopeless())
                 return
@@ -258,14 +272,14 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             # Left running: it resumes with the study.
             return
         message = (result or {}).get(ERROR) or ("it lost its process too often" if error else None)
-        self.trials.end(trial, result, self.experiment.settings.trial_epochs, message)
+        self.trials.end(trial, result, message)
 
     def end_waiting(self, names: Sequence[str]) -> None:
         """Record that trials which wait will not go on."""
         for name in names:
             trial = self.trials.named(name)
             self.trials.waiting.discard(name)
-            self.trials.end(trial, {"epoch": 0}, self.experiment.settings.trial_epochs)
+            self.trials.end(trial, {"epoch": 0, "epochs": 1})
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the Optuna study is the state."""
@@ -274,14 +288,16 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 class Rungs(FIFOScheduler):  # type: ignore[misc]
     """Ends a Tune trial at each rung, where it waits to be promoted: `OptunaSearcher` then starts it again."""
 
-    def __init__(self, rungs: Sequence[int]) -> None:
+    def __init__(self, promotion: Promotion) -> None:
         super().__init__()
-        self.rungs = rungs
+        self.promotion = promotion
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
         """Whether the trial continues: up to the next rung above those that it has passed."""
-        is_new_rung = result["epoch"] in self.rungs and result["epoch"] > trial.config["passed"]
-        return str(self.STOP if is_new_rung else self.CONTINUE)
+        if ERROR in result or result["epoch"] >= result["epochs"]:
+            return str(self.CONTINUE)
+        rung = self.promotion.rung_at(result["epoch"], result["epochs"])
+        return str(self.STOP if rung > trial.config["passed"] else self.CONTINUE)
 
 
 class MedianStopping(MedianStoppingRule):  # type: ignore[misc]
@@ -329,7 +345,7 @@ def scheduler(settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[st
     """The early-stopping scheduler of these settings; `earlier` has the epochs of ended trials by name."""
     match settings.scheduler:
         case "asha":
-            return Rungs(promotion_of(settings).rungs)
+            return Rungs(promotion_of(settings))
         case "median":
             return MedianStopping(settings, earlier)
         case "none":
@@ -348,7 +364,7 @@ class HopelessTrials:
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether the trial stops here. At its last epoch it ends by itself."""
-        if ERROR in result or result["epoch"] >= self.settings.trial_epochs or not self._is_hopeless(trial_id, result):
+        if ERROR in result or result["epoch"] >= result["epochs"] or not self._is_hopeless(trial_id, result):
             return False
         self.stopped.add(trial_id)
         return True
@@ -357,7 +373,7 @@ class HopelessTrials:
         self.pinned[trial_id] = self.pinned.get(trial_id, 0) + 1 if is_pinned(result) else 0
         if self.settings.stop_collapsed and self.pinned[trial_id] >= PINNED_EPOCHS:
             return True
-        grace_is_over = 0 < self.settings.grace <= result["epoch"]
+        grace_is_over = 0 < self.settings.grace * result["epochs"] <= result["epoch"] * self.settings.trial_epochs
         return grace_is_over and bool(result["best_val_psnr"] < result["val_psnr_noisy"])
 
 

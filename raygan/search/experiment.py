@@ -34,6 +34,9 @@ class TrialSettings:
     """Number of trials; 0 trains the configuration as it is."""
     trial_epochs: int
     """Maximum epochs per trial; the scheduler stops most trials earlier."""
+    equal_compute: bool = False
+    """Give every trial the computation, in operations of the generator, that `trial_epochs` are for the configuration
+    as it is: larger generators train for fewer epochs, smaller ones for more, and rungs move likewise."""
     search_algorithm: SearchAlgorithm = "tpe"
     """Search algorithm, from Optuna: tpe (tree-structured Parzen estimator), gp (Gaussian process), cmaes (CMA-ES,
     numerical spaces only), nsga2 (genetic algorithm) or random. TPE ranks pruned trials by how far they got, CMA-ES
@@ -90,6 +93,8 @@ class TrialSettings:
         require(f"objectives some of {', '.join(OBJECTIVES)}, each once,", each_once, objectives=objectives)
         if len(objectives) > 1 and self.scheduler == "median":
             raise ConfigError("median stopping compares one objective: give --scheduler asha or none")
+        if self.equal_compute and self.scheduler == "median":
+            raise ConfigError("median stopping compares epochs: with equal_compute, give --scheduler asha or none")
         if len(objectives) > 1 and self.search_algorithm == "cmaes":
             raise ConfigError("CMA-ES optimizes one objective: use another --search-algorithm")
         if self.search_algorithm == "gp" and (self.max_parameters, self.max_operations) != (None, None):

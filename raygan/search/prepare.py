@@ -193,6 +193,8 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     differing = {
         "the search space": earlier.record["space"] != space_to_json(space),
         "the objectives": earlier.objectives != list(objectives),
+        # Their epochs are not those of this study.
+        "equal_compute": settings.equal_compute or earlier.record.get("equal_compute", False),
     } | {
         path: ours.get(path) != theirs.get(path)
         for path in ours | theirs

@@ -27,6 +27,7 @@ class Promotion:
         powers = [self.factor**power for power in range(round(math.log(epochs, self.factor)))]
         # Rounded first, since powers of the factor are not exact.
         self.rungs = sorted({math.ceil(round(power, 6)) for power in powers} - {epochs})
+        self.epochs = epochs
         self.trials = trials
         self.scores: dict[int, dict[str, Scores]] = {rung: {} for rung in self.rungs}
         """Scores by rung and trial."""
@@ -35,12 +36,21 @@ class Promotion:
         self.waiting: dict[str, int] = {}
         """The trials that wait, and their rungs."""
 
-    def learn(self, trial: str, scores: Mapping[int, Scores]) -> None:
-        """Take in a trial's scores by epoch, perhaps of an earlier start of the study."""
+    def rung_at(self, epoch: int, epochs: int) -> int:
+        """The highest rung that a trial of so many epochs has reached after one of them; 0: none."""
+        return max((rung for rung in self.rungs if self._epoch_of(rung, epochs) <= epoch), default=0)
+
+    def _epoch_of(self, rung: int, epochs: int) -> int:
+        """The epoch at which a trial of so many epochs reaches a rung."""
+        return math.ceil(rung * epochs / self.epochs)
+
+    def learn(self, trial: str, scores: Mapping[int, Scores], epochs: int) -> None:
+        """Take in the scores by epoch of a trial of so many epochs, perhaps of an earlier start of the study."""
         for rung in self.rungs:
-            if rung in scores:
-                self.scores[rung][trial] = scores[rung]
-            if rung < max(scores, default=0):
+            epoch = self._epoch_of(rung, epochs)
+            if epoch in scores:
+                self.scores[rung][trial] = scores[epoch]
+            if epoch < max(scores, default=0):
                 self.passed[trial] = rung
 
     def wait(self, trial: str, rung: int) -> None:

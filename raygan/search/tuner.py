@@ -108,7 +108,7 @@ def _trial_config(_kinds: tuple[type[Kind], ...], study: Experiment, config: Con
     `_kinds` are classes of the search file, which a trial may choose by name: sent along, since a worker cannot import
     them.
     """
-    values = {"training/epochs": study.settings.trial_epochs, "training/seed": point["seed"]}
+    values = {"training/epochs": point["epochs"], "training/seed": point["seed"]}
     return with_values(config, values | study.values_at(point["params"]))
 
 
@@ -159,7 +159,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.trials.study.set_user_attr(ELAPSED, self.elapsed)
         self.epochs_here += 1
         rows = self._record()
-        print(f"{name} {epoch_line(metrics, self.experiment.settings.trial_epochs)}   [{self._overview(rows)}]")
+        print(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview(rows)}]")
 
     def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:
         """Show that a trial lost its process and is started again."""

@@ -120,25 +120,25 @@ class Trials:
         self.save()
         return str(trial.user_attrs["trial"])
 
-    def report(self, trial: Trial, metrics: Mapping[str, Any]) -> None:
-        """Record the objective at an epoch, unless that epoch is known."""
+    def report(self, trial: Trial, metrics: Mapping[str, Any], step: int) -> None:
+        """Record the objective as Optuna's intermediate value at a step above 0, unless it has one there."""
         # Optuna takes the values of several objectives only at a trial's end.
-        if len(self.objectives) == 1:
+        if len(self.objectives) == 1 and step > 0:
             with warnings.catch_warnings():
                 # A resumed trial repeats at most one epoch.
                 warnings.filterwarnings("ignore", message=".*already reported", category=UserWarning)
-                trial.report(metrics[f"best_{self.objectives[0]}"], metrics["epoch"])
+                trial.report(metrics[f"best_{self.objectives[0]}"], step)
         self.save()
 
-    def end(self, trial: Trial, metrics: Mapping[str, Any] | None, epochs: int, error: str | None = None) -> None:
-        """Record how a trial ended: failed, complete after `epochs`, or pruned before; `metrics` are its last."""
+    def end(self, trial: Trial, metrics: Mapping[str, Any] | None, error: str | None = None) -> None:
+        """Record how a trial ended: failed, complete after its `epochs`, or pruned before; `metrics` are its last."""
         if self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
             return
         self._show_picture(trial)
         if error is not None or metrics is None:
             trial.set_user_attr("error", error or "the trial ended before its first epoch")
             self.study.tell(trial, state=TrialState.FAIL)
-        elif metrics["epoch"] < epochs:
+        elif metrics["epoch"] < metrics["epochs"]:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, [metrics[f"best_{objective}"] for objective in self.objectives])

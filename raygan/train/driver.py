@@ -106,15 +106,16 @@ class OutOfMemoryError(RunError):
 def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str, Any]], Config]) -> None:
     """One Tune trial: train the configuration at its point of the search space, and report every epoch to Tune.
 
-    `point` has the trial's name, `trial`, its parameters, `params`, and its `seed`. A run that cannot go on reports
-    why, as `error`: an exception would make Tune start it again, as if it had lost its process.
+    `point` has the trial's name, `trial`, its parameters, `params`, its `epochs` and its `seed`. A run that cannot go
+    on reports why, as `error`: an exception would make Tune start it again, as if it had lost its process.
     """
     try:
         run = Run(job, point["trial"], config_at(point), point["params"])
         for epoch in epochs_here(run) if run.config.hardware.workers == 1 else epochs_with_workers(run):
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}
-            tune.report(deciding | {"metrics": json.dumps(epoch.metrics), "restored": epoch.restored})
+            more = {"epochs": run.config.training.epochs, "restored": epoch.restored}
+            tune.report(deciding | more | {"metrics": json.dumps(epoch.metrics)})
     except Exception as error:
         if _is_loss(error, job.folder):
             raise

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raygan.config.section import with_values
+from raygan.models.cost import operations_per_pixel
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import DISTANCE, OptunaSearcher, scheduler
 from raygan.search.experiment import Scheduler, Search, SearchAlgorithm
@@ -41,13 +42,13 @@ def params(suggested: dict[str, Any] | str | None) -> dict[str, Any]:
     return found
 
 
-def result(epoch: int, score: float, *, restored: bool = False) -> dict[str, Any]:
-    return {"epoch": epoch, "best_val_psnr": score, "training_iteration": 1, "restored": restored}
+def result(epoch: int, score: float, *, epochs: int = 3, restored: bool = False) -> dict[str, Any]:
+    return {"epoch": epoch, "epochs": epochs, "best_val_psnr": score, "training_iteration": 1, "restored": restored}
 
 
 def test_first_points_are_suggested_first(tmp_path: Path) -> None:
     searcher = searching(tmp_path, first=[FIRST])
-    assert searcher.suggest("t1") == {"trial": "trial-0001", "params": FIRST, "passed": 0, "seed": 0}
+    assert searcher.suggest("t1") == {"trial": "trial-0001", "params": FIRST, "epochs": 3, "passed": 0, "seed": 0}
     second = searcher.suggest("t2")
     assert second is not None
     assert second["trial"] == "trial-0002"
@@ -99,7 +100,7 @@ def test_optuna_records_several_objectives_at_a_trials_end(tmp_path: Path) -> No
     searcher = searching(tmp_path, trial_epochs=2, objectives=objectives, scheduler="none")
     for name, ssim, operations in (("good", 0.9, 9.0), ("fast", 0.5, 1.0), ("neither", 0.4, 9.5)):
         searcher.suggest(name)
-        scores = {"best_val_ssim": ssim, "best_operations_per_pixel": operations}
+        scores = {"best_val_ssim": ssim, "best_operations_per_pixel": operations, "epochs": 2}
         searcher.on_trial_result(name, scores | {"epoch": 1})
         searcher.on_trial_complete(name, scores | {"epoch": 2})
     assert [trial.values for trial in searcher.trials.study.best_trials] == [[0.9, 9.0], [0.5, 1.0]]
@@ -118,7 +119,7 @@ def test_resumed_search_continues_the_trials_left_running_and_the_random_stream(
     killed.trials.study.ask()
     resumed = searching(tmp_path / "killed", first=[FIRST], scheduler="median")
     first, second = resumed.suggest("u1"), resumed.suggest("u2")
-    assert first == {"trial": "trial-0001", "params": FIRST, "passed": 0, "seed": 0}
+    assert first == {"trial": "trial-0001", "params": FIRST, "epochs": 3, "passed": 0, "seed": 0}
     assert second is not None
     assert second["trial"] == "trial-0003"
     # Resumed, a trial may report its last epoch again.
@@ -155,18 +156,19 @@ PEAK = {
 
 def highest(folder: Path, algorithm: SearchAlgorithm, seed: int, trials: int) -> float:
     """The best score of a search over a paraboloid that peaks at 0; every second trial stops at half its epochs."""
-    searcher = searching(folder, PEAK, search_algorithm=algorithm, seed=seed, trials=trials, trial_epochs=2)
+    options: dict[str, Any] = {"search_algorithm": algorithm, "seed": seed, "scheduler": "median", "repeats": 0}
+    searcher = searching(folder, PEAK, trials=trials, trial_epochs=2, **options)
     best = -math.inf
     for index in range(trials):
         score = -sum((20 * value - 13) ** 2 for value in params(searcher.suggest(f"t{index}")).values())
-        searcher.on_trial_result(f"t{index}", result(1, score - 1))
-        searcher.on_trial_complete(f"t{index}", result(1, score - 1) if index % 2 else result(2, score))
+        searcher.on_trial_result(f"t{index}", result(1, score - 1, epochs=2))
+        searcher.on_trial_complete(f"t{index}", result(1 if index % 2 else 2, score - index % 2, epochs=2))
         best = max(best, score)
     return best
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("algorithm", "trials"), [("tpe", 60), ("gp", 20), ("cmaes", 60), ("nsga2", 60)])
+@pytest.mark.parametrize(("algorithm", "trials"), [("tpe", 60), ("gp", 36), ("cmaes", 60), ("nsga2", 60)])
 def test_search_algorithms_beat_random_search(algorithm: SearchAlgorithm, trials: int, tmp_path: Path) -> None:
     found, by_chance = (
         [highest(tmp_path / f"{one}-{seed}", one, seed, trials) for seed in range(3)] for one in (algorithm, "random")
@@ -182,8 +184,8 @@ def run_part(searcher: OptunaSearcher, trial_id: str, epochs: range, score: floa
     for epoch in epochs:
         ledger.add_epoch(suggested["trial"], {**result(epoch, score), "seconds": 1.0})
     for epoch in epochs[:-1]:
-        searcher.on_trial_result(trial_id, result(epoch, score))
-    searcher.on_trial_complete(trial_id, result(epochs[-1], score))
+        searcher.on_trial_result(trial_id, result(epoch, score, epochs=suggested["epochs"]))
+    searcher.on_trial_complete(trial_id, result(epochs[-1], score, epochs=suggested["epochs"]))
     return str(suggested["trial"])
 
 
@@ -215,7 +217,8 @@ def test_several_objectives_promote_both_ends_of_the_trade_off(tmp_path: Path) -
     def part(searcher: OptunaSearcher, trial_id: str, epoch: int, psnr: float, operations: float) -> str:
         suggested = searcher.suggest(trial_id)
         assert isinstance(suggested, dict)
-        scores = {"epoch": epoch, "best_val_psnr": psnr, "best_operations_per_pixel": operations, "seconds": 1.0}
+        scores = {"epoch": epoch, "epochs": 3, "best_val_psnr": psnr, "best_operations_per_pixel": operations}
+        scores |= {"seconds": 1.0}
         Ledger(searcher.trials.folder).add_epoch(suggested["trial"], scores)
         searcher.on_trial_complete(trial_id, scores)
         return str(suggested["trial"])
@@ -289,7 +292,7 @@ def test_a_search_waits_for_what_may_let_a_trial_go_on(tmp_path: Path) -> None:
     run_part(searcher, "t2", range(1, 2), 21.0)
     assert searcher.suggest("t3") is not None
     assert searcher.suggest("t4") is None
-    searcher.on_trial_complete("t3", result(1, 19.0))
+    searcher.on_trial_complete("t3", result(1, 19.0, epochs=9))
     assert run_part(searcher, "t5", range(2, 4), 22.0) == "trial-0002"
     assert searcher.suggest("t6") == searcher.FINISHED
 
@@ -308,7 +311,7 @@ def test_tpe_proposes_nothing_near_a_started_trial(tmp_path: Path) -> None:
     searcher = searching(tmp_path, space, trials=30, trial_epochs=1)
     for index in range(30):
         values = params(searcher.suggest(f"t{index}")).values()
-        searcher.on_trial_complete(f"t{index}", result(1, -sum((value - 0.4) ** 2 for value in values)))
+        searcher.on_trial_complete(f"t{index}", result(1, -sum((value - 0.4) ** 2 for value in values), epochs=1))
     points = [list(trial.params.values()) for trial in searcher.trials.started()]
     # The first ones are random; late ones are forced: thirty squares of this size nearly fill the space.
     nearest = [
@@ -340,28 +343,29 @@ def scheduling(name: Scheduler, earlier: Mapping[str, Any] | None = None, **opti
     return scheduler(search.settings, earlier or {})
 
 
-def decide(scheduler: Any, scores: dict[str, float], epoch: int, **more: Any) -> dict[str, str]:
-    """What the scheduler says of new trials that report these scores, one after another."""
+def decide(scheduler: Any, scores: dict[str, float], epoch: int, passed: int = 0, **more: Any) -> dict[str, str]:
+    """What the scheduler says of trials that report these scores, one after another, having passed a rung."""
     decisions = {}
     for name, score in scores.items():
-        trial = Trial(name)
+        trial = Trial(name, passed)
         scheduler.on_trial_add(None, trial)
-        decisions[name] = scheduler.on_trial_result(_Controller(), trial, result(epoch, score) | more)
+        decisions[name] = scheduler.on_trial_result(_Controller(), trial, result(epoch, score, epochs=9) | more)
     return decisions
 
 
 def test_successive_halving_ends_a_part_at_every_rung() -> None:
     scores = {"a": 30.0, "b": 20.0, "c": 10.0}
     asha = scheduling("asha")
-    assert [set(decide(asha, scores, epoch).values()) for epoch in (1, 2, 3, 4)] == [{STOP}, {GO}, {STOP}, {GO}]
+    decisions = [decide(asha, scores, epoch, passed) for epoch, passed in ((1, 0), (2, 1), (3, 1), (4, 3))]
+    assert [set(one.values()) for one in decisions] == [{STOP}, {GO}, {STOP}, {GO}]
 
 
 def test_successive_halving_does_not_end_a_part_at_rungs_that_were_passed() -> None:
     asha, went_on = scheduling("asha"), Trial("a", passed=1)
-    decisions = [asha.on_trial_result(_Controller(), went_on, result(epoch, 30.0)) for epoch in (1, 2, 3)]
+    decisions = [asha.on_trial_result(_Controller(), went_on, result(epoch, 30.0, epochs=9)) for epoch in (1, 2, 3)]
     assert decisions == [GO, GO, STOP]
     # A kill between its checkpoint and our record: the epoch is restored, and was never compared.
-    assert asha.on_trial_result(_Controller(), went_on, result(3, 30.0, restored=True)) == STOP
+    assert asha.on_trial_result(_Controller(), went_on, result(3, 30.0, epochs=9, restored=True)) == STOP
 
 
 def test_median_stopping() -> None:
@@ -379,8 +383,41 @@ def test_schedulers_do_not_stop_last_and_restored_epochs_or_errors(name: Schedul
     """Stopped at its last epoch, as Ray's own schedulers do, a trial would be killed while it closes down."""
     scores = {"a": 30.0, "b": 20.0, "c": 10.0, "d": -1.0, "e": -2.0}
     assert set(decide(scheduling(name), scores, epoch=9).values()) == {GO}
-    assert set(decide(scheduling(name), scores, epoch=2, restored=True).values()) == {GO}
+    assert set(decide(scheduling(name), scores, epoch=2, passed=1, restored=True).values()) == {GO}
     assert set(decide(scheduling(name), scores, epoch=0, error="training diverged").values()) == {GO}
+
+
+def test_equal_compute_moves_epochs_and_rungs_with_the_cost(tmp_path: Path) -> None:
+    widths = {"generator/base_width": CategoricalDistribution([16, 32, 64])}
+    searcher = searching(tmp_path, widths, trials=9, trial_epochs=9, equal_compute=True, search_algorithm="random")
+    cost = {
+        width: operations_per_pixel(with_values(PAPER_V1, {"generator/base_width": width}).generator)
+        for width in (16, 32, 64)
+    }
+    searcher.trials.enqueue([{"generator/base_width": width} for width in (16, 64)])
+    base, asha = operations_per_pixel(PAPER_V1.generator), scheduling("asha")
+    epochs = {}
+    for name, width in (("small", 16), ("large", 64)):
+        point = searcher.suggest(name)
+        assert isinstance(point, dict)
+        epochs[width] = point["epochs"]
+        assert point["epochs"] == round(9 * base / cost[width])
+        # The first rung is a ninth of the computation, whatever the network.
+        trial, rung = Trial(name), math.ceil(point["epochs"] / 9)
+        stops = [
+            epoch
+            for epoch in range(1, rung + 1)
+            if asha.on_trial_result(_Controller(), trial, result(epoch, 20.0, epochs=point["epochs"])) == STOP
+        ]
+        assert stops == [rung]
+        for epoch in range(1, rung):
+            searcher.on_trial_result(name, result(epoch, 20.0, epochs=point["epochs"]))
+        searcher.on_trial_complete(name, result(rung, 20.0 + width, epochs=point["epochs"]))
+    assert epochs[16] > epochs[64]
+    assert searcher.promotion.waiting == {"trial-0001": 1, "trial-0002": 1}
+    small, large = searcher.trials.started()
+    # Optuna compares equal computation: its steps are epochs of the configuration as it is.
+    assert max(small.intermediate_values) == max(large.intermediate_values) == 1
 
 
 def test_values_of_the_search_reach_the_trial() -> None:

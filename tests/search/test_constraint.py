@@ -63,7 +63,7 @@ def test_no_trial_exceeds_the_limit(algorithm: Any, tmp_path: Path) -> None:
         assert parameters(with_values(SMALL, values).generator) <= LIMIT
         # The wider the better: what is best lies beyond the limit.
         if index % 3:
-            result = {"epoch": 2, "best_val_psnr": float(values["generator/base_width"])}
+            result = {"epoch": 2, "epochs": 2, "best_val_psnr": float(values["generator/base_width"])}
             proposer.on_trial_complete(f"t{index}", result)
     trials = proposer.trials.study.trials
     refused = [trial for trial in trials if "trial" not in trial.user_attrs]

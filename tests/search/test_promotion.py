@@ -14,7 +14,7 @@ def test_rungs_end_at_the_last_epoch(epochs: int, rungs: list[int]) -> None:
 
 def arrive(promotion: Promotion, rung: int, **scores: float) -> None:
     for trial, score in scores.items():
-        promotion.learn(trial, {rung: (score,)})
+        promotion.learn(trial, {rung: (score,)}, promotion.epochs)
         promotion.wait(trial, rung)
 
 
@@ -53,7 +53,7 @@ def test_trials_that_can_never_go_on_are_told() -> None:
 
 def test_nobody_waits_without_rungs() -> None:
     promotion = Promotion(1, trials=3)
-    promotion.learn("a", {1: (1.0,)})
+    promotion.learn("a", {1: (1.0,)}, 1)
     assert promotion.next() is None
     assert promotion.hopeless() == []
 
@@ -61,9 +61,9 @@ def test_nobody_waits_without_rungs() -> None:
 def test_what_a_trial_has_passed_is_known_from_its_epochs() -> None:
     promotion = Promotion(27, trials=9)
     scores = {epoch: (float(epoch),) for epoch in range(1, 10)}
-    promotion.learn("at the rung", {1: (1.0,)})
-    promotion.learn("beyond it", {epoch: scores[epoch] for epoch in range(1, 4)})
-    promotion.learn("at the last", scores)
+    promotion.learn("at the rung", {1: (1.0,)}, 27)
+    promotion.learn("beyond it", {epoch: scores[epoch] for epoch in range(1, 4)}, 27)
+    promotion.learn("at the last", scores, 27)
     assert promotion.passed == {"beyond it": 1, "at the last": 3}
 
 
@@ -87,9 +87,20 @@ def test_both_ends_of_a_trade_off_are_promoted() -> None:
     promotion = Promotion(9, trials=12)
     trade_offs = {"good": (30.0, -9.0), "fast": (20.0, -1.0), "bad": (19.0, -9.5), "slow": (29.0, -9.5)}
     for trial, scores in (trade_offs | {f"other-{index}": (10.0, -20.0) for index in range(2)}).items():
-        promotion.learn(trial, {1: scores})
+        promotion.learn(trial, {1: scores}, 9)
         promotion.wait(trial, 1)
     assert {promotion.next(), promotion.next()} == {"good", "fast"}
     assert promotion.next() is None
     # Four of twelve may go on: what four others dominate will not.
     assert promotion.hopeless() == ["other-0", "other-1"]
+
+
+def test_rungs_of_a_trial_with_other_epochs_lie_at_the_same_share_of_them() -> None:
+    promotion = Promotion(9, trials=9)
+    assert [promotion.rung_at(epoch, 9) for epoch in (1, 2, 3, 8)] == [1, 1, 3, 3]
+    assert [promotion.rung_at(epoch, 30) for epoch in (3, 4, 9, 10)] == [0, 1, 1, 3]
+    # So few that one epoch reaches both rungs.
+    assert [promotion.rung_at(epoch, 2) for epoch in (1, 2)] == [3, 3]
+    promotion.learn("long", {epoch: (float(epoch),) for epoch in range(1, 12)}, 30)
+    assert (promotion.scores[1]["long"], promotion.scores[3]["long"]) == ((4.0,), (10.0,))
+    assert promotion.passed == {"long": 3}

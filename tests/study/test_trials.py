@@ -37,6 +37,7 @@ def begun(trials: Trials, count: int = 1) -> list[optuna.Trial]:
 def metrics(epoch: int, psnr: float) -> dict[str, Any]:
     return {
         "epoch": epoch,
+        "epochs": 3,
         "val_psnr": psnr,
         "best_val_psnr": psnr,
         "best_val_ssim": 0.5,
@@ -53,9 +54,9 @@ def test_trials_table_derives_from_the_optuna_study_and_the_ledger(tmp_path: Pat
     for trial, epochs in ((pruned, 1), (complete, 3)):
         for epoch in range(1, epochs + 1):
             ledger.add_epoch(trial.user_attrs["trial"], metrics(epoch, 20.0 + epoch))
-            trials.report(trial, metrics(epoch, 20.0 + epoch))
-        trials.end(trial, metrics(epochs, 20.0 + epochs), epochs=3)
-    trials.end(failed, None, epochs=3, error="training diverged")
+            trials.report(trial, metrics(epoch, 20.0 + epoch), epoch)
+        trials.end(trial, metrics(epochs, 20.0 + epochs))
+    trials.end(failed, None, error="training diverged")
     # Refused, and never begun: it has no row.
     trials.study.tell(trials.study.ask(), state=TrialState.PRUNED)
     rows = opened(tmp_path).rows(Ledger(Folder(tmp_path)), [PATH, "sampling/deviation"])
@@ -76,16 +77,16 @@ def test_trials_table_derives_from_the_optuna_study_and_the_ledger(tmp_path: Pat
 def test_trials_end_once(tmp_path: Path) -> None:
     trials = opened(tmp_path)
     [trial] = begun(trials)
-    trials.end(trial, metrics(3, 23.0), epochs=3)
-    trials.end(trial, None, epochs=3, error="killed")
+    trials.end(trial, metrics(3, 23.0))
+    trials.end(trial, None, error="killed")
     assert [(one.state, one.value) for one in opened(tmp_path).started()] == [(TrialState.COMPLETE, 23.0)]
 
 
 def test_killed_study_continues_its_running_trials_first(tmp_path: Path) -> None:
     killed = opened(tmp_path)
     first, ended = begun(killed, 2)
-    killed.report(first, metrics(1, 21.0))
-    killed.end(ended, metrics(3, 22.0), epochs=3)
+    killed.report(first, metrics(1, 21.0), 1)
+    killed.end(ended, metrics(3, 22.0))
     orphan = killed.study.ask()
     resumed = opened(tmp_path)
     unfinished = resumed.unfinished()
@@ -93,8 +94,8 @@ def test_killed_study_continues_its_running_trials_first(tmp_path: Path) -> None
     assert unfinished[0].params == first.params
     assert [resumed.begin(trial, name) for trial in unfinished] == ["trial-0001", "trial-0003"]
     # The epoch that it had reached is not reported twice.
-    resumed.report(unfinished[0], metrics(1, 0.0))
-    resumed.end(unfinished[0], metrics(2, 21.5), epochs=3)
+    resumed.report(unfinished[0], metrics(1, 0.0), 1)
+    resumed.end(unfinished[0], metrics(2, 21.5))
     assert resumed.study.trials[0].intermediate_values == {1: 21.0}
     assert [trial.user_attrs["trial"] for trial in resumed.started()] == ["trial-0001", "trial-0002", "trial-0003"]
 
@@ -126,7 +127,7 @@ def test_pictures_become_artifacts(tmp_path: Path) -> None:
     [trial] = begun(trials)
     Folder(tmp_path).write("pictures/x", b"")
     Image.new("RGB", (2, 2)).save(tmp_path / "pictures" / "trial-0001.png")
-    trials.end(trial, metrics(3, 23.0), epochs=3)
+    trials.end(trial, metrics(3, 23.0))
     [meta] = optuna.artifacts.get_all_artifact_meta(trials.study.trials[0], storage=trials.study._storage)
     picture = tmp_path / "artifacts" / meta.artifact_id
     assert picture.read_bytes() == (tmp_path / "pictures" / "trial-0001.png").read_bytes()
