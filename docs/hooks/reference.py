@@ -94,10 +94,12 @@ def _help_of(arguments: list[str]) -> str:
 
 
 def _model_card() -> str:
-    text = (ROOT / "raygan" / "weights" / "README.md").read_text()
-    # Its links are those of the repository: pages have other addresses here, and other files none.
+    weights = ROOT / "raygan" / "weights"
+    cards = [(weights / name / "README.md").read_text() for name in ("", "synthetic", "baseline")]
+    text = "\n".join([cards[0], *(re.sub(r"^#", "##", card, flags=re.MULTILINE) for card in cards[1:])])
+    # Their links are those of the repository: pages have other addresses here, and other files none.
     text = re.sub(r"\]\((?:\.\./)*docs/(?:explanation/)?", "](../explanation/", text)
-    return re.sub(r"\[([^\]]+)\]\(([\w/]+\.csv)\)", r"`\1`", text)
+    return re.sub(r"\[([^\]]+)\]\([\w./-]+(?:\.csv|/README\.md)\)", r"\1", text)
 
 
 def _settings_page() -> str:

@@ -92,7 +92,7 @@ def _provide(folder: Path) -> None:
     """What the blocks presuppose: studies, images."""
     os.chdir(folder)
     for study in ("v1", "v1-quick", "mine", "own-kinds-quick"):
-        shutil.copytree(ROOT / "raygan" / "weights", folder / "studies" / study / "best")
+        shutil.copytree(ROOT / "raygan" / "weights" / "baseline", folder / "studies" / study / "best")
     for name in ("noisy.jpg", "noisy.png"):
         Image.fromarray(_noisy()).save(folder / name)
     shutil.copy(EXAMPLES / "own_kinds.py", folder)
