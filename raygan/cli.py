@@ -25,7 +25,9 @@ from raygan.weights import DEFAULT
 
 DATABASE = "RAYGAN_OPTUNA_STORAGE"
 """Environment variable for `--optuna-storage`, whose password a command line would show to all on the machine."""
-FILTERS = Literal["median", "bilateral", "nonlocal_means", "total_variation", "wavelet", "bm3d", "all"]
+FILTERS = Literal[
+    "median", "decision_median", "bilateral", "nonlocal_means", "total_variation", "wavelet", "bm3d", "all"
+]
 
 
 def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: str | None = None) -> None:

@@ -18,6 +18,7 @@ KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speck
 METHOD_NAMES = {
     "noisy": "noisy input",
     "median": "median filter 3x3",
+    "decision_median": "median of 0s and 1s alone",
     "nonlocal_means": "non-local means",
     "total_variation": "total variation",
     "bm3d": "BM3D",

@@ -12,7 +12,30 @@ def test_median_is_that_of_scikit_image() -> None:
     assert np.array_equal(filtered("median", noisy)[0].numpy(), np.array(expected))
 
 
-@pytest.mark.parametrize("name", FILTERS)
+def test_decision_median_changes_extreme_values_alone() -> None:
+    noisy = torch.linspace(0.2, 0.8, 90).reshape(1, 3, 5, 6)
+    # One black value, a white area that the smallest window does not leave, and a corner.
+    noisy[0, 0, 2, 2] = 0
+    noisy[0, 1, 1:4, 1:4] = 1
+    noisy[0, 2, 0, 0] = 0
+    filtered_image = filtered("decision_median", noisy)
+    unchanged = (noisy != 0) & (noisy != 1)
+    assert torch.equal(filtered_image[unchanged], noisy[unchanged])
+    plane = noisy[0].numpy()
+    window = np.delete(plane[0, 1:4, 1:4].ravel(), 4)
+    assert filtered_image[0, 0, 2, 2] == pytest.approx(np.median(window))
+    ring = np.pad(plane[1], 2, mode="reflect")[2:7, 2:7]
+    assert filtered_image[0, 1, 2, 2] == pytest.approx(np.median(ring[ring != 1]))
+    corner = np.pad(plane[2], 1, mode="reflect")[:3, :3]
+    assert filtered_image[0, 2, 0, 0] == pytest.approx(np.median(corner[corner != 0]))
+
+
+def test_decision_median_keeps_an_image_of_extremes_alone() -> None:
+    noisy = torch.ones(1, 3, 9, 9)
+    assert torch.equal(filtered("decision_median", noisy), noisy)
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name != "decision_median"])
 @pytest.mark.parametrize("deviation", [0.1, 0.25])
 def test_every_filter_denoises(name: str, deviation: float) -> None:
     """Each removes at least 3 dB of Gaussian noise from an image that is smooth except for one edge."""
