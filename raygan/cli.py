@@ -136,12 +136,21 @@ def _train(experiment: Positional[str], *options: Positional[str]) -> None:
     run_search(loaded, (*options, "--trials", "0"), prog=f"raygan train {experiment}")
 
 
+@dataclass(frozen=True)
+class _Computation:
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to compute on."""
+    precision: Precision = "float32"
+    """bfloat16 is faster on processors that compute in it, and slightly less exact."""
+    self_ensemble: bool = False
+    """Average over all flips and turns of the image: a little better, and eight times as slow."""
+
+
 def _denoise(
     noisy: Positional[str],
     denoised: Positional[str],
     checkpoint: str = DEFAULT,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Precision = "float32",
+    computation: OmitArgPrefixes[_Computation] = _Computation(),
     ray: bool = False,
     max_megapixels: int = MAX_MEGAPIXELS,
 ) -> None:
@@ -152,8 +161,7 @@ def _denoise(
         denoised: The file or folder to write; never the input.
         checkpoint: A denoiser's folder, such as STUDY/best, or one that comes with RayGAN: synthetic, small (faster) or
             baseline.
-        device: Device to compute on.
-        precision: bfloat16 is faster on processors that compute in it, and slightly less exact.
+        computation: How to compute.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
         max_megapixels: Refuse larger images, before they take memory.
     """
@@ -161,7 +169,13 @@ def _denoise(
     from raygan.inference.files import denoise_path
 
     # Loaded here also for a cluster, whose machines may be unable to read the checkpoint or import its network.
-    denoiser = Denoiser(checkpoint, "cpu" if ray else device, precision=precision)
+    device = computation.device
+    denoiser = Denoiser(
+        checkpoint,
+        "cpu" if ray else device,
+        precision=computation.precision,
+        self_ensemble=computation.self_ensemble,
+    )
     ray_device = device if ray else None
     if problems := denoise_path(denoiser, noisy, denoised, max_megapixels=max_megapixels, ray_device=ray_device):
         print("\n".join(["Skipped:", *problems]), file=sys.stderr)
@@ -169,16 +183,18 @@ def _denoise(
 
 
 @dataclass(frozen=True)
-class _EvaluationPhotos:
+class _Evaluation:
     evaluate_on: str = "bsd300"
     """bsd300, samples, or a folder or prefix of clean photos."""
     max_megapixels: int = MAX_MEGAPIXELS
     """Skip larger photos, before they take memory."""
+    self_ensemble: bool = False
+    """Let the denoisers average over all flips and turns of an image, which takes eight times as long."""
 
 
 def _evaluate(
     checkpoints: Positional[tuple[str, ...]] = (DEFAULT,),
-    photos: OmitArgPrefixes[_EvaluationPhotos] = _EvaluationPhotos(),
+    evaluation: OmitArgPrefixes[_Evaluation] = _Evaluation(),
     output: str = "evaluation",
     filters: tuple[FILTERS, ...] = ("median",),
     levels: tuple[Level, ...] = LEVELS,
@@ -190,7 +206,7 @@ def _evaluate(
     Args:
         checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or those that come with RayGAN: synthetic,
             small or baseline.
-        photos: What to evaluate on.
+        evaluation: What to evaluate on, and how to denoise.
         output: Folder for the tables and pictures.
         filters: Classical filters; bm3d needs the package bm3d.
         levels: Noise levels.
@@ -203,10 +219,10 @@ def _evaluate(
     from raygan.evaluation.perceptual import Lpips
     from raygan.report.tables import evaluation_table
 
-    settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None)
-    limit = photos.max_megapixels
+    settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None, evaluation.self_ensemble)
+    photos, limit = evaluation.evaluate_on, evaluation.max_megapixels
     summary = evaluate_checkpoints(
-        checkpoints, photos.evaluate_on, output, settings, max_megapixels=limit, out_of_distribution=out_of_distribution
+        checkpoints, photos, output, settings, max_megapixels=limit, out_of_distribution=out_of_distribution
     )
     print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
 

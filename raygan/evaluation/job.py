@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from raygan.config.kinds import LEVELS, Generator, Level, Noise
 from raygan.data.crops import to_unit_range
 from raygan.evaluation.classical import filtered
 from raygan.evaluation.perceptual import Lpips
-from raygan.inference.denoiser import denoise_in_tiles
+from raygan.inference.denoiser import SelfEnsemble, denoise_in_tiles
 from raygan.metrics import colour_drift, psnr, ssim
 from raygan.noise import add_noise
 from raygan.seeds import torch_generator
@@ -60,6 +60,8 @@ class EvaluationSettings:
     """Levels of noise on evaluation photos; crops of training and validation photos get the mean level alone."""
     lpips: Lpips | None = None
     """Computes LPIPS as well, if given."""
+    self_ensemble: bool = False
+    """Whether denoisers average over all flips and turns of the image (see `raygan.inference.denoiser`)."""
 
 
 def evaluate(
@@ -99,9 +101,14 @@ class _Evaluator:
         self.device = torch.device(device)
         self.lpips = settings.lpips.to(self.device) if settings.lpips else None
         self.generators = {
-            name: (load_weights(folder, one).to(self.device).to(memory_format=torch.channels_last), one.stride)
-            for name, (one, folder) in task.denoisers.items()
+            name: (self._network(one, folder), one.stride) for name, (one, folder) in task.denoisers.items()
         }
+
+    def _network(self, generator: Generator, folder: Folder) -> nn.Module:
+        network = load_weights(folder, generator)
+        if self.settings.self_ensemble:
+            network = SelfEnsemble(network)
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         photo = {"image": str(batch["name"][0]), "set": str(batch["set"][0])}

@@ -173,7 +173,7 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
         (folder / part).mkdir()
         photo.rename(folder / part / f"{'n' * 200}.png")
     command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
-    result = raygan(*command, "--filters", "median", "wavelet", "--levels", "mean")
+    result = raygan(*command, "--filters", "median", "wavelet", "--levels", "mean", "--self-ensemble")
     assert result.returncode == 0, result.stderr
     assert "2/2" in result.stderr
     summary = pd.read_csv(tmp_path / "found" / "summary.csv").set_index(["kind", "method"])

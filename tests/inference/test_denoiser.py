@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 
-from raygan.inference.denoiser import Denoiser, ImageError, denoise
+from raygan.inference.denoiser import Denoiser, ImageError, SelfEnsemble, denoise
 from raygan.models import UNet
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DenoiserError
@@ -52,6 +52,34 @@ def test_multiples_of_the_stride_are_not_padded() -> None:
     images = torch.rand(1, 3, 64, 128)
     with torch.no_grad():
         assert torch.equal(denoise(generator, images, 64), generator(images))
+
+
+def test_self_ensemble_is_the_mean_over_all_flips_and_turns() -> None:
+    """Against NumPy's turns; so it does not matter how an image is held."""
+    generator = UNet(base_width=4).build().eval()
+    image = torch.rand(1, 3, 64, 128)
+    with torch.no_grad():
+        found = SelfEnsemble(generator)(image)
+        results = []
+        for turns in range(4):
+            for mirrored in (False, True):
+                turned = torch.rot90(image.flip(3) if mirrored else image, turns, (2, 3))
+                back = torch.rot90(generator(turned), -turns, (2, 3))
+                results.append(back.flip(3) if mirrored else back)
+        turned_first = SelfEnsemble(generator)(torch.rot90(image, 1, (2, 3)))
+    torch.testing.assert_close(found, torch.stack(results).mean(dim=0))
+    torch.testing.assert_close(turned_first, torch.rot90(found, 1, (2, 3)))
+
+
+def test_a_denoiser_uses_the_self_ensemble_if_asked(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own")
+    noisy = image_of((64, 128, 3), np.uint8)
+    plain, averaged = (Denoiser(folder, self_ensemble=chosen)(noisy) for chosen in (False, True))
+    assert plain.shape == averaged.shape
+    assert not np.array_equal(plain, averaged)
+    # Turned first, the image gives the same result, but for rounding.
+    turned = np.rot90(Denoiser(folder, self_ensemble=True)(np.rot90(noisy).copy()), -1)
+    assert np.abs(turned.astype(int) - averaged.astype(int)).max() <= 1
 
 
 @pytest.fixture
