@@ -176,7 +176,9 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
     result = raygan(*command, "--filters", "median", "wavelet", "--levels", "mean", "--self-ensemble")
     assert result.returncode == 0, result.stderr
     assert "2/2" in result.stderr
-    summary = pd.read_csv(tmp_path / "found" / "summary.csv").set_index(["kind", "method"])
+    table = pd.read_csv(tmp_path / "found" / "summary.csv")
+    assert set(table["set"]) == {"evaluation", "evaluation/a", "evaluation/b"}
+    summary = table[table["set"] == "evaluation"].set_index(["kind", "method"])
     assert set(summary.index.get_level_values("method")) == {"noisy", "median", "wavelet", "raygan"}
     assert set(summary["level"]) == {"mean"}
     for name, label in (("noisy", "noisy input"), ("wavelet", "wavelet"), ("raygan", "RayGAN")):
