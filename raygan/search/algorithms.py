@@ -338,7 +338,7 @@ class MedianStopping(MedianStoppingRule):  # type: ignore[misc]
 def promotion_of(settings: TrialSettings) -> Promotion:
     """The promotion of these settings; without ASHA, there are no rungs to wait at."""
     epochs = settings.trial_epochs if settings.scheduler == "asha" else 1
-    return Promotion(epochs, settings.trials)
+    return Promotion(epochs, settings.trials - number_of_repeats(settings))
 
 
 def scheduler(settings: TrialSettings, earlier: Mapping[str, Sequence[Mapping[str, Any]]]) -> TrialScheduler:

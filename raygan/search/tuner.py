@@ -83,6 +83,7 @@ def run_trials(
     storage.clear()
     if len(trials.ended()) + len(trials.waiting) == settings.trials or limits.is_budget_spent:
         searcher.end_waiting(sorted(trials.waiting))
+        progress.record()
     if (count := len(_finish_ended(trials))) < settings.trials:
         if not limits.is_budget_spent:
             raise KeyboardInterrupt
@@ -138,7 +139,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         name = _trial_name(trial)
         if done := len(self.ledger.epochs_of(name)):
             print(f"{name} goes on after epoch {done}")
-            self._record()
+            self.record()
             return
         shown = {
             path: f"{value:.4g}" if isinstance(value, float) else value
@@ -146,7 +147,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         }
         text = f"{name} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
         print(textwrap.fill(text, 110, subsequent_indent=" " * 12, break_on_hyphens=False))
-        self._record()
+        self.record()
 
     def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
         """Show and record an epoch, unless it is known from an earlier start."""
@@ -158,7 +159,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.ledger.add_epoch(name, metrics)
         self.trials.study.set_user_attr(ELAPSED, self.elapsed)
         self.epochs_here += 1
-        rows = self._record()
+        rows = self.record()
         print(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview(rows)}]")
 
     def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:
@@ -170,7 +171,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         name = _trial_name(trial)
         if name in self.trials.waiting:
             keep_newest(self.trials.folder.child(f"checkpoints/{name}"))
-            self._record()
+            self.record()
             return
         self._end(name, (trial.last_result or {}).get(ERROR))
 
@@ -180,11 +181,12 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self._end(_trial_name(trial), lines[-1])
 
     def _end(self, name: str, error: str | None) -> None:
-        self._record()
+        self.record()
         if error:
             print(f"{name} failed: {error}")
 
-    def _record(self) -> list[TrialRow]:
+    def record(self) -> list[TrialRow]:
+        """Write `trials.csv`, and keep only the denoisers of trials that have ended; returns the rows."""
         rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
         self.ledger.write_trials(rows)
         # Others may have ended too: those that wait and now have no chance to go on.

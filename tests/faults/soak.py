@@ -93,7 +93,14 @@ def main() -> None:
         epochs = Counter((row["trial"], row["epoch"]) for row in study.table("metrics.csv"))
         twice = sum(count > 1 for count in epochs.values())
         print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; killed: {dict(kills)}; trials: {dict(states)}")
-        print(f"epochs recorded twice: {twice}; tracebacks: {study.output().count('Traceback')}")
+        lines = study.output().splitlines()
+        # Of each traceback, the line after its last indented one.
+        ends = Counter(
+            next((line for line in lines[start + 1 :] if not line.startswith(" ")), "")
+            for start, line in enumerate(lines)
+            if line.startswith("Traceback")
+        )
+        print(f"epochs recorded twice: {twice}; tracebacks: {ends.total()}", *ends, sep="\n")
         complete = len(rows) == len(names) == options.trials and set(states) <= set(ENDED) and not twice
     sys.exit(0 if complete else 1)
 

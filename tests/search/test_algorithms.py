@@ -14,7 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 from raygan.config.section import with_values
 from raygan.models.cost import operations_per_pixel
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import DISTANCE, OptunaSearcher, scheduler
+from raygan.search.algorithms import DISTANCE, OptunaSearcher, promotion_of, scheduler
 from raygan.search.experiment import Scheduler, Search, SearchAlgorithm
 from raygan.search.repeats import number_of_repeats
 from raygan.search.space import Space, When
@@ -284,6 +284,8 @@ def test_number_of_repeats() -> None:
     assert counts == {8: 0, 39: 0, 40: 2, 100: 5}
     assert number_of_repeats(replace(search, repeats=7)) == 7
     assert number_of_repeats(replace(search, objectives=("val_psnr", "val_ssim"))) == 0
+    # They do not come to a rung, where others may hope for them.
+    assert promotion_of(search).trials == 95
 
 
 def test_a_search_waits_for_what_may_let_a_trial_go_on(tmp_path: Path) -> None:

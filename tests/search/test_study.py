@@ -58,10 +58,10 @@ def test_trials_table(study: Study) -> None:
     assert [row["trial"] for row in trials] == ["trial-0001", "trial-0002", "trial-0003"]
     columns = [
         *("trial", "state", "epochs", "val_psnr", "val_ssim", "operations_per_pixel", "seconds", "collapsed"),
-        *("checkpoint", "error"),
+        *("checkpoint", "error", "repeats"),
     ]
-    assert list(trials[0])[:10] == columns
-    assert set(list(trials[0])[10:]) == set(json.loads((study.folder / "study.json").read_text())["space"])
+    assert list(trials[0])[:11] == columns
+    assert set(list(trials[0])[11:]) == set(json.loads((study.folder / "study.json").read_text())["space"])
     assert float(trials[0]["optimizers/generator/learning_rate"]) in (0.005, 0.0005)
     for row in trials:
         assert row["state"] == ("complete" if row["epochs"] == "2" else "pruned")
