@@ -1,0 +1,151 @@
+"""The noise of cameras, and JPEG compression on tensors."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared
+from PIL import Image
+from torch import Tensor
+
+from raygan.config.section import ConfigError
+from raygan.noise import Camera
+from raygan.noise.camera import Development, _Draw, demosaicked, mosaic, raw_noise, smoothed
+from raygan.noise.jpeg import compressed
+
+CPU = torch.device("cpu")
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def photo() -> Tensor:
+    """Smooth colours, (3, 96, 128), without blacks or highlights."""
+    random = torch.rand(1, 3, 4, 5, generator=stream()) * 0.6 + 0.2
+    return torch.nn.functional.interpolate(random, (96, 128), mode="bicubic", align_corners=False)[0].clamp(0.1, 0.9)
+
+
+@pytest.mark.parametrize("value", [0.15, 0.4, 0.7])
+@pytest.mark.parametrize(("shot", "read"), [(1e-3, 1e-5), (1e-2, 2e-4)])
+def test_raw_noise_has_the_variance_of_shot_and_read_noise(value: float, shot: float, read: float) -> None:
+    raw = torch.full((1, 1000, 1000), value)
+    noisy = raw_noise(raw, torch.tensor(shot), torch.tensor(read), stream())
+    assert noisy.var().item() == pytest.approx(shot * value + read, rel=0.02)
+    assert noisy.mean().item() == pytest.approx(value, abs=1e-3)
+
+
+def test_development_undoes_the_way_to_raw() -> None:
+    clean = photo()
+    for seed in range(5):
+        development = Development.drawn(_Draw(stream(seed), CPU))
+        # Where the camera's colours are within its range.
+        linear = torch.einsum("cd,dhw->chw", torch.linalg.inv(development.matrix), clean**2.2)
+        inside = ((linear > 0.01) & (linear < 0.85)).all(dim=0)
+        back = development.to_srgb(development.to_raw(clean))
+        assert inside.float().mean() > 0.3
+        torch.testing.assert_close(back[:, inside], clean[:, inside], rtol=0, atol=2e-3)
+        grey = torch.full((3, 2, 2), 0.4)
+        torch.testing.assert_close(development.to_srgb(development.to_raw(grey)), grey, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_demosaicking_keeps_what_was_measured_and_ramps(better: bool) -> None:
+    rows, columns = torch.meshgrid(torch.linspace(0.2, 0.5, 16), torch.linspace(0, 0.4, 20), indexing="ij")
+    colours = torch.stack([rows + columns, rows, rows + columns / 2])
+    found = demosaicked(mosaic(colours), torch.tensor(better))
+    inside = (slice(None), slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(found[inside], colours[inside], rtol=0, atol=1e-5 if not better else 2e-2)
+    assert torch.equal(found[0, ::2, ::2], colours[0, ::2, ::2])
+    assert torch.equal(found[1, ::2, 1::2], colours[1, ::2, 1::2])
+    assert torch.equal(found[2, 1::2, 1::2], colours[2, 1::2, 1::2])
+    grey = torch.full((3, 8, 8), 0.3)
+    torch.testing.assert_close(demosaicked(mosaic(grey), torch.tensor(better)), grey)
+
+
+def test_the_better_demosaicking_is_better_on_a_grey_edge() -> None:
+    """As Malvar et al. found: it corrects a colour by the gradient of the one that was measured."""
+    edge = torch.sigmoid((torch.arange(32.0) - 15.5) / 0.7).expand(3, 32, 32) * 0.6 + 0.2
+    errors = [(demosaicked(mosaic(edge), torch.tensor(better)) - edge).abs().mean() for better in (True, False)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def correlations(noise: Tensor) -> tuple[float, float]:
+    """Between neighbors in a row, and between red and green."""
+    centered = noise - noise.mean(dim=(1, 2), keepdim=True)
+    variance = centered.square().mean()
+    neighbors = (centered[:, :, 1:] * centered[:, :, :-1]).mean() / variance
+    return float(neighbors), float(torch.corrcoef(centered[:2].flatten(1))[0, 1])
+
+
+def test_noise_is_correlated_and_grows_with_the_stops() -> None:
+    clean = torch.full((3, 128, 128), 0.4)
+    deviations, found = [], []
+    for stops in (0.0, 3.5, 7.0):
+        noises = [Camera().add(clean, stops, stream(seed)) - clean for seed in range(8)]
+        deviations.append(np.mean([noise.std().item() for noise in noises]))
+        found += [correlations(noise) for noise in noises if stops]
+    assert deviations[0] < 0.02 < 1.5 * deviations[1] < deviations[2]
+    neighbors, channels = np.mean(found, axis=0)
+    # Both are near 0.7 in photos of real cameras; independent noise has none.
+    assert neighbors > 0.3
+    assert channels > 0.2
+
+
+def test_noise_is_of_the_order_of_real_pairs() -> None:
+    """Correlations of the same sign and order as those of pairs of noisy and clean photos of three cameras."""
+    real = []
+    for noisy in sorted(shared("polyu/train/noisy").iterdir())[::6]:
+        images = [Image.open(file).convert("RGB") for file in (noisy, noisy.parents[1] / "clean" / noisy.name)]
+        first, second = (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255 for image in images)
+        real.append(correlations(first - second))
+    clean = photo()
+    simulated = [correlations(Camera().add(clean, 4.0, stream(seed)) - clean) for seed in range(12)]
+    theirs, ours = np.mean(real, axis=0), np.mean(simulated, axis=0)
+    print(f"neighbors, channels: real {theirs.round(2)}, simulated {ours.round(2)}")
+    assert np.all(theirs > 0)
+    assert np.all(ours > theirs / 3)
+
+
+def test_noise_is_repeatable_of_any_size_and_within_range() -> None:
+    for size in ((3, 33, 47), (3, 64, 64)):
+        clean = torch.rand(size, generator=stream())
+        first, again, other = (Camera().add(clean, 5.0, stream(seed)) for seed in (1, 1, 2))
+        assert first.shape == clean.shape
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert 0 <= first.min() <= first.max() <= 1
+
+
+def test_smoothing_keeps_a_constant_and_smooths_colour_apart_from_brightness() -> None:
+    noise = torch.randn(3, 200, 200, generator=stream())
+    constant = torch.full((3, 20, 20), 0.5)
+    torch.testing.assert_close(smoothed(constant, torch.tensor(1.0), torch.tensor(2.0)), constant)
+    torch.testing.assert_close(smoothed(noise, torch.tensor(0.0), torch.tensor(0.0)), noise)
+    weights = torch.tensor((0.299, 0.587, 0.114))[:, None, None]
+    brightness = [
+        (weights * one).sum(dim=0).std() for one in (noise, smoothed(noise, torch.tensor(0.0), torch.tensor(2.0)))
+    ]
+    assert brightness[1] == pytest.approx(brightness[0].item(), rel=0.02)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("subsampled", [False, True])
+def test_jpeg_is_that_of_pillow(quality: int, subsampled: bool) -> None:
+    pixels = (photo() * 255).round().byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=2 if subsampled else 0)
+    theirs = np.array(Image.open(file)).astype(int)
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    ours = compressed(image, torch.tensor(float(quality)), torch.tensor(subsampled))
+    difference = np.abs((ours * 255).round().int().permute(1, 2, 0).numpy() - theirs)
+    # libjpeg computes in integers, so that a coefficient may fall to the other side of a step.
+    assert difference.mean() < 0.8
+    assert np.quantile(difference, 0.99) <= 6
+    assert difference.mean() < 0.5 * np.abs(pixels.astype(int) - theirs).mean() + 0.3
+
+
+def test_stops_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="high <= 10"):
+        Camera(high=11)
