@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from raygan.config.section import Kind, require
+from raygan.config.section import Kind, Positive, require
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,8 @@ class Noise(Kind, ABC):
     """Intensity at the level "low", the weakest noise."""
     high: float
     """Intensity at the level "high", the strongest noise."""
+    odds: Positive = 1.0
+    """How often training draws it, relative to the other noises."""
     name: str | None = None
     """Name in tables and paths; None: the class name in snake case."""
 

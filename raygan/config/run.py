@@ -162,7 +162,7 @@ class Config(Section):
 
     data: DataConfig
     noises: tuple[Noise, ...]
-    """Noises to remove; each training crop gets one of them, with equal probability."""
+    """Noises to remove; each training crop gets one of them, by their odds."""
     sampling: SamplingPolicy
     """How training draws the intensity of a crop's noise."""
     generator: Generator

@@ -44,11 +44,13 @@ class NormalPolicy(SamplingPolicy):
 def sample_noise(
     noises: Sequence[Noise], policy: SamplingPolicy, count: int, generator: torch.Generator
 ) -> tuple[list[Noise], list[float]]:
-    """A noise for each of `count` images, with equal probability, and its intensity.
+    """A noise for each of `count` images, by the noises' odds, and its intensity.
 
     The generator is on the CPU, so that a seed draws the same on every device.
     """
-    chosen = [noises[index] for index in torch.randint(len(noises), (count,), generator=generator).tolist()]
+    odds = torch.tensor([noise.odds for noise in noises])
+    drawn = torch.multinomial(odds, count, replacement=True, generator=generator)
+    chosen = [noises[index] for index in drawn.tolist()]
     positions = policy.positions(torch.rand(count, generator=generator)).tolist()
     return chosen, [
         noise.low + position * (noise.high - noise.low) for noise, position in zip(chosen, positions, strict=True)

@@ -157,7 +157,8 @@ def test_json_round_trip(config: Config) -> None:
 
 
 def test_json_names_the_class_of_a_kind() -> None:
-    assert Gaussian().to_json() == {"class": "raygan.noise.paper.Gaussian", "low": 0.005, "high": 0.08, "name": None}
+    expected = {"class": "raygan.noise.paper.Gaussian", "low": 0.005, "high": 0.08, "odds": 1.0, "name": None}
+    assert Gaussian().to_json() == expected
     assert Grain(low=0, high=1).to_json()["class"] == f"{__name__}.Grain"
 
 
@@ -183,7 +184,8 @@ if __name__ == "__main__":
 def test_json_of_a_class_in_a_program_is_read_where_it_can_be_imported(tmp_path: Path) -> None:
     (tmp_path / "own_search.py").write_text(OWN)
     written = subprocess.check_output([sys.executable, str(tmp_path / "own_search.py")], text=True)
-    assert json.loads(written) == {"class": "own_search.Fog", "low": 0.1, "high": 0.3, "name": None, "size": 7}
+    expected = {"class": "own_search.Fog", "low": 0.1, "high": 0.3, "odds": 1.0, "name": None, "size": 7}
+    assert json.loads(written) == expected
     read = f"from raygan.config.kinds import Noise; print(Noise.from_json({json.loads(written)}))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     assert "Fog(" in subprocess.check_output([sys.executable, "-c", read], text=True, env=environment)

@@ -206,7 +206,7 @@ def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_pa
 
 
 def test_unknown_filters_are_refused() -> None:
-    with pytest.raises(FilterError, match="there is no filter blur; there are median, bilateral"):
+    with pytest.raises(FilterError, match="there is no filter blur; there are median, decision_median"):
         filters_named(["median", "blur"])
 
 

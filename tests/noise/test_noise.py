@@ -119,5 +119,8 @@ def test_noises_have_equal_odds_and_only_the_given_ones_appear() -> None:
     counts = [noises.count(noise) for noise in NOISES]
     assert sum(counts) == 6000
     assert stats.chisquare(counts).pvalue > 1e-3
+    mixture = [Gaussian(odds=3), Speckle(odds=0.5), SaltAndPepper(odds=0.5)]
+    noises, _ = sample_noise(mixture, UniformPolicy(), 6000, torch_generator("test", 7))
+    assert [noises.count(noise) / 6000 for noise in mixture] == pytest.approx([0.75, 0.125, 0.125], abs=0.02)
     noises, _ = sample_noise([Speckle()], UniformPolicy(), 50, torch_generator("test", 7))
     assert set(noises) == {Speckle()}
