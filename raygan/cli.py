@@ -144,6 +144,8 @@ class _Computation:
     """bfloat16 is faster on processors that compute in it, and slightly less exact."""
     self_ensemble: bool = False
     """Average over all flips and turns of the image: a little better, and eight times as slow."""
+    strength: float = 1.0
+    """How much of the noise is removed: 0 (none) to 1.5; 1 is what the denoiser was trained for."""
 
 
 def _denoise(
@@ -175,6 +177,7 @@ def _denoise(
         "cpu" if ray else device,
         precision=computation.precision,
         self_ensemble=computation.self_ensemble,
+        strength=computation.strength,
     )
     ray_device = device if ray else None
     if problems := denoise_path(denoiser, noisy, denoised, max_megapixels=max_megapixels, ray_device=ray_device):

@@ -81,7 +81,9 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels
             denoised = pyvips.Image.rawload(str(raw), width, height, size, interpretation=image.interpretation)
             if kind == np.uint16:
                 denoised = denoised.copy(bands=channels, format="ushort")
-            _warn_of_noise_left(image, denoised)
+            # With less strength, noise is left on purpose.
+            if denoiser.strength >= 1:
+                _warn_of_noise_left(image, denoised)
             # Inserted into the noisy image, which has the metadata.
             result = image.insert(denoised, 0, 0)
             return _as_file(result, suffix, exif)

@@ -82,6 +82,19 @@ def test_a_denoiser_uses_the_self_ensemble_if_asked(tmp_path: Path) -> None:
     assert np.abs(turned.astype(int) - averaged.astype(int)).max() <= 1
 
 
+def test_strength_is_the_share_of_the_noise_that_is_removed(tmp_path: Path) -> None:
+    folder, noisy = save_denoiser(tmp_path / "own"), image_of((64, 70, 3), np.float32)
+    plain = Denoiser(folder)(noisy)
+    assert np.array_equal(Denoiser(folder, strength=1)(noisy), plain)
+    np.testing.assert_allclose(Denoiser(folder, strength=0)(noisy), noisy, atol=1e-6)
+    for strength in (0.5, 1.5):
+        expected = np.clip(noisy + strength * (plain - noisy), 0, 1)
+        np.testing.assert_allclose(Denoiser(folder, strength=strength)(noisy), expected, atol=1e-5)
+    for strength in (-0.1, 1.6, float("nan")):
+        with pytest.raises(ImageError, match=r"strength must be from 0 to 1\.5"):
+            Denoiser(folder, strength=strength)
+
+
 @pytest.fixture
 def same(tmp_path: Path) -> Denoiser:
     return Denoiser(save_denoiser(tmp_path / "same", identity=True), tile=128)

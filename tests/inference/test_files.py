@@ -159,9 +159,9 @@ def test_strong_noise_that_is_left_is_told(same: Denoiser, mode: str) -> None:
     noisy = Image.fromarray((np.asarray(clean) + drawn).clip(0, 255).astype(np.uint8))
     with pytest.warns(ImageWarning, match=r"strong noise is left \(standard deviation about \d+ of 255, \d+ before\)"):
         denoise_file(same, as_file(noisy, "PNG"), ".png")
-    # No word about noise that is removed.
-    if mode == "RGB":
-        denoise_file(Denoiser(), as_file(noisy, "PNG"), ".png")
+    # No word about noise that is removed, or left on purpose.
+    for strength in (1.0, 0.2):
+        denoise_file(Denoiser(strength=strength), as_file(noisy, "PNG"), ".png")
 
 
 def tiff_of(pixels: NDArray[Any], **options: Any) -> bytes:
