@@ -50,6 +50,9 @@ def test_quick_needs_no_data_and_no_weights() -> None:
     assert search.config.loss.content == MeanSquaredError()
     assert search.space == SEARCH.space
     assert (search.trials, search.trial_epochs) == (8, 4)
+    # More repeats than a quick search has room for are those of the long one.
+    repeating = dataclasses.replace(SEARCH, repeats=20).quick()
+    repeating.check()
 
 
 def test_every_option_reaches_its_value() -> None:

@@ -144,8 +144,8 @@ class Search(_Base, TrialSettings):
     def quick(self) -> Search:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
         name, points = f"{self.name}-quick", [quick(point) for point in self.first_points]
-        config = quick(self.config)
-        return dataclasses.replace(self, name=name, config=config, first_points=points, trials=8, trial_epochs=4)
+        shrunk: dict[str, Any] = {"config": quick(self.config), "first_points": points}
+        return dataclasses.replace(self, name=name, trials=8, trial_epochs=4, repeats=None, **shrunk)
 
     def check(self) -> None:
         """Raise `ConfigError` unless every trial's configuration would be valid."""
