@@ -91,8 +91,8 @@ def test_run_out_of_memory_starts_again_with_half_the_batch_if_asked(
     with pytest.raises(OutOfMemoryError, match=r"out of memory: lower training/batch_size"):
         list(epochs(run_of(tiny_config, tmp_path, **values)))
     run = run_of(tiny_config, tmp_path, **values, training__halve_batch=True)
-    assert [epoch.restored for epoch in itertools.islice(epochs(run), 1)] == [False]
+    assert [epoch.restored for epoch in epochs(run)] == [False, False]
     # Resumed, it still knows.
-    assert [epoch.restored for epoch in epochs(run)] == [True, False]
+    assert [epoch.restored for epoch in epochs(run)] == [True, True]
     kept = json.loads((tmp_path / "checkpoints/winner/epoch-0002/config.json").read_text())
     assert kept["training"]["batch_size"] == 2
