@@ -22,7 +22,7 @@ OVERLAP = 64
 TILE = 512
 """Default side of a tile in pixels."""
 MOST_STRENGTH = 1.5
-"""Beyond it, results show little but what the network got wrong."""
+"""The largest factor of what the network takes for noise."""
 
 Region = Callable[[slice, slice], NDArray[Any]]
 """Returns rows and columns of an image, (H, W, channels)."""

@@ -10,6 +10,7 @@ from raygan.config.section import flat_values
 from raygan.report import tables
 from raygan.report.paper import SYSTEMS
 from raygan.study.ledger import REMEDY
+from raygan.study.objectives import OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder, reading
 
@@ -70,7 +71,8 @@ def _search_summary(study: StudyFiles) -> list[str]:
         lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs{stopped}")
     for row in study.repeated().to_dict("records"):
         name = f"{row['trial']} over {row['seeds']} seeds"
-        lines.append(f"  {name:<44}{row['mean']:>7.2f} ± {row['deviation']:.2f}")
+        objective = OBJECTIVE_NAMES[study.objectives[0]]
+        lines.append(f"  {name:<44}{row['mean']:>7.4g} ± {row['deviation']:.2g}, {objective}")
     epochs = study.systems()[0].epochs
     return [*lines, f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {len(epochs)} epochs"]
 

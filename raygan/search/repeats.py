@@ -19,7 +19,7 @@ def number_of_repeats(settings: TrialSettings) -> int:
     """How many of the search's trials, the last ones, repeat earlier ones."""
     if settings.repeats is not None:
         return settings.repeats
-    # Each is of full length: of trials that stop early, a twentieth costs a fifth of the epochs or so.
+    # Few, since each is of full length where most trials stop early.
     return settings.trials // 20 if settings.trials >= 40 and len(settings.objectives) == 1 else 0
 
 

@@ -168,7 +168,8 @@ def _with_half_batch(run: Run, epochs: Callable[[Run], Iterator[Epoch]]) -> Iter
             yield from epochs(run)
             return
         except OutOfMemoryError:
-            if not run.config.training.halve_batch or checkpoints.files():
+            halves = batch_size % (2 * run.config.hardware.workers) == 0
+            if not run.config.training.halve_batch or not halves or checkpoints.files():
                 raise
         logger.warning("%s is out of memory with batches of %d: it starts again with half", run.name, batch_size)
         # What a resumed run needs to know.

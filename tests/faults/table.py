@@ -1,6 +1,6 @@
 """What can go wrong, and how it ends: `python tests/faults/table.py` runs the tests of each fault and prints a table.
 
-About half an hour on two cores. Ends with 1 if a test fails.
+Ends with 1 if a test fails.
 """
 
 from __future__ import annotations
