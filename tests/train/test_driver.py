@@ -95,8 +95,8 @@ def test_run_out_of_memory_starts_again_with_half_the_batch_if_asked(
     # Resumed, it still knows.
     assert [epoch.restored for epoch in epochs(run)] == [True, True]
     # An odd batch cannot be halved.
+    odd = values | {"training/batch_size": 3, "training/halve_batch": True}
     with pytest.raises(OutOfMemoryError, match="out of memory"):
-        odd = values | {"training/batch_size": 3, "training/halve_batch": True}
         list(epochs(run_of(tiny_config, tmp_path / "odd", **odd)))
     kept = json.loads((tmp_path / "checkpoints/winner/epoch-0002/config.json").read_text())
     assert kept["training"]["batch_size"] == 2
