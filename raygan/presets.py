@@ -1,4 +1,4 @@
-"""Complete configurations: the paper's systems, our denoiser, and the values that make any run quick."""
+"""Complete configurations: the paper's systems, our denoisers, and the values that make any run quick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from raygan.config.section import flat_values, with_values
 from raygan.data.sources import Bsd300, Coco
 from raygan.losses import MeanSquaredError, Vgg19Features
 from raygan.models import ResidualUNet, SingleScore, UNet
-from raygan.noise import Gaussian, SaltAndPepper, Speckle, UniformPolicy
+from raygan.noise import Camera, Gaussian, GreyGaussian, Jpeg, SaltAndPepper, Speckle, UniformPolicy
 
 PAPER_V1 = Config(
     data=DataConfig(photos=Coco(), evaluate_on=Bsd300()),
@@ -57,6 +57,28 @@ DENOISER = with_values(
     },
 )
 """A small residual U-Net trained with the pixel loss alone: the denoiser `baseline`."""
+
+CAMERA = with_values(
+    DENOISER,
+    {
+        "noises": (
+            Camera(odds=5),
+            Gaussian(),
+            Gaussian(low=0.0004, high=0.02) + Jpeg(low=95, high=70, subsampled=0.75),
+            GreyGaussian(odds=0.5),
+            SaltAndPepper(odds=0.5),
+            Speckle(odds=0.5),
+        ),
+        "clean_share": 0.05,
+        "data/crop_size": 96,
+        "generator/blocks": 2,
+        "optimizers/generator/learning_rate": 3e-4,
+        "training/start_from": "synthetic",
+        "training/steps_per_epoch": 500,
+        "training/epochs": 20,
+    },
+)
+"""The denoiser `camera`: `synthetic`, fine-tuned on the noise of cameras beside the paper's."""
 
 QUICK: dict[str, object] = {
     "data/photos": "samples",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -43,6 +44,22 @@ class Noise(Kind, ABC):
         `generator` is on the image's device and is the only source of randomness.
         """
 
+    def add_to_batch(
+        self, clean: Tensor, intensities: Sequence[float], generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """The noisy versions of images, (B, 3, H, W), with an intensity and a generator each; see `add`.
+
+        A model may override this to compute all images at once.
+        """
+        import torch
+
+        drawn = zip(clean, intensities, generators, strict=True)
+        return torch.stack([self.add(image, intensity, generator) for image, intensity, generator in drawn])
+
+    def __add__(self, other: Noise) -> NoiseChain:
+        """This noise, and then the other."""
+        return NoiseChain(noises=(self, other))
+
     @property
     def key(self) -> str:
         """The name in tables and paths."""
@@ -56,6 +73,35 @@ class Noise(Kind, ABC):
     def intensity(self, level: Level) -> float:
         """The intensity at which validation and evaluation add this noise."""
         return {"low": self.low, "mean": self.mean, "high": self.high}[level]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseChain(Noise):
+    """Noises that are added one after the other, clipped to [0, 1] after each: `Gaussian() + Jpeg()`.
+
+    The intensity is the position in each of their ranges: 0 is their low, 1 their high.
+    """
+
+    noises: tuple[Noise, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    def _check(self) -> None:
+        names = [noise.key for noise in self.noises]
+        require("noises not empty, with different names", 0 < len(names) == len(set(names)), noises=names)
+        require_range(self, most=1)
+
+    @property
+    def key(self) -> str:
+        """See `Noise.key`; by default, the names of its noises."""
+        return self.name or "_then_".join(noise.key for noise in self.noises)
+
+    def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
+        """See `Noise.add`."""
+        noisy = clean
+        for noise in self.noises:
+            noisy = noise.add(noisy, noise.low + intensity * (noise.high - noise.low), generator).clamp(0, 1)
+        return noisy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PhotoSource, SamplingPolicy
-from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, Seed, require
+from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, Seed, Share, require
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
@@ -165,6 +165,8 @@ class Config(Section):
     """Noises to remove; each training crop gets one of them, by their odds."""
     sampling: SamplingPolicy
     """How training draws the intensity of a crop's noise."""
+    clean_share: Share = 0.0
+    """Share of the training crops that get no noise, so that the denoiser learns to leave clean photos as they are."""
     generator: Generator
     """The denoising network."""
     discriminator: Discriminator

@@ -38,6 +38,7 @@ Seed = Annotated[int, (">=", 0), ("<", 2**32)]
 NonNegative = Annotated[float, (">=", 0)]
 Positive = Annotated[float, (">", 0)]
 Fraction = Annotated[float, (">=", 0), ("<", 1)]
+Share = Annotated[float, (">=", 0), ("<=", 1)]
 
 
 class ConfigError(InputError, ValueError):

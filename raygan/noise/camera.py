@@ -3,11 +3,13 @@
 A clean sRGB photo is taken back to raw values with a camera drawn at random (Brooks et al., 2019, "Unprocessing images
 for learned raw denoising"), gets noise there (Foi et al., 2008: variance a x + b), and is developed with and without
 that noise. The difference, smoothed as cameras smooth noise, is added to the clean photo, which keeps its detail.
+
+Images are batches, (B, C, H, W); parameters are one value per image, (B,).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from raygan.config.kinds import Noise, require_range
-from raygan.config.section import Fraction
-from raygan.noise.jpeg import compressed
+from raygan.config.section import Share
+from raygan.noise.jpeg import compressed, to_rgb, to_ycbcr
 
 SHOT = 1e-4
 """Variance of the shot noise at white, at ISO 100: the lower end of Brooks et al.'s range."""
@@ -30,7 +32,7 @@ class Camera(Noise):
 
     low: float = 0.0
     high: float = 7.0
-    jpeg: Fraction = 0.75
+    jpeg: Share = 0.75
     """Share of the photos that are compressed as JPEG files, of quality 70 to 98."""
 
     def _check(self) -> None:
@@ -38,114 +40,126 @@ class Camera(Noise):
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         """See `Noise.add`."""
-        height, width = clean.shape[1:]
+        return self.add_to_batch(clean[None], [intensity], [generator])[0]
+
+    def add_to_batch(
+        self, clean: Tensor, intensities: Sequence[float], generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """See `Noise.add_to_batch`."""
+        height, width = clean.shape[2:]
         # A mosaic has whole cells.
-        padded = functional.pad(clean[None], (0, width % 2, 0, height % 2), mode="replicate")[0]
-        draw = _Draw(generator, clean.device)
+        padded = functional.pad(clean, (0, width % 2, 0, height % 2), mode="replicate")
+        draw = Draw(generators, clean.device)
         development = Development.drawn(draw)
         raw = mosaic(development.to_raw(padded))
-        shot, read = noise_levels(intensity, draw)
-        noisy = raw_noise(raw, shot, read, generator)
-        better = draw.chance(0.5)
-        developed = [development.to_srgb(demosaicked(values, better)) for values in (noisy, raw)]
-        difference = smoothed(developed[0] - developed[1], luma=draw.uniform(0, 0.8), chroma=draw.uniform(1, 5))
-        result = (clean + difference[:, :height, :width]).clamp(0, 1)
+        shot, read = noise_levels(intensities, draw)
+        both = torch.cat([raw_noise(raw, shot, read, draw), raw])
+        noisy, without = development.to_srgb(demosaicked(both, draw.chance(0.5).repeat(2))).chunk(2)
+        luma, chroma, kept = draw.uniform(0, 1.2), draw.uniform(1, 6), draw.uniform(0.4, 1)
+        difference = reduced(noisy - without, luma, chroma, kept)
+        result = (clean + difference[..., :height, :width]).clamp(0, 1)
         file = compressed(result, draw.uniform(70, 98).round(), draw.chance(0.5))
-        return torch.where(draw.chance(self.jpeg), file, result)
+        return torch.where(_per_image(draw.chance(self.jpeg)), file, result)
 
 
-class _Draw:
-    """Random scalars, on the image's device."""
+class Draw:
+    """Random numbers, one per image, from each image's own generator, on the images' device."""
 
-    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
-        self.generator, self.device = generator, device
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        self.generators, self.device = generators, device
 
     def uniform(self, low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand((), generator=self.generator, device=self.device)
+        """Numbers uniform in [low, high), (B,)."""
+        drawn = [torch.rand((), generator=generator, device=self.device) for generator in self.generators]
+        return low + (high - low) * torch.stack(drawn)
 
-    def normal(self) -> Tensor:
-        return torch.randn((), generator=self.generator, device=self.device)
+    def normal(self, shape: tuple[int, ...] = ()) -> Tensor:
+        """Standard normal numbers, (B, *shape)."""
+        return torch.stack([torch.randn(shape, generator=one, device=self.device) for one in self.generators])
 
     def chance(self, probability: float) -> Tensor:
-        return torch.rand((), generator=self.generator, device=self.device) < probability
+        """True with a probability, (B,)."""
+        return self.uniform(0, 1) < probability
 
 
-def noise_levels(stops: float, draw: _Draw) -> tuple[Tensor, Tensor]:
+def noise_levels(stops: Sequence[float], draw: Draw) -> tuple[Tensor, Tensor]:
     """Shot and read noise: the variance of a raw value x in [0, 1] is shot * x + read.
 
     Shot noise doubles with each stop; read noise follows it as in the cameras that Brooks et al. measured.
     """
-    shot = SHOT * 2**stops
-    read = torch.exp(2.18 * math.log(shot) + 1.2 + 0.26 * draw.normal())
-    return torch.full_like(read, shot), read
+    shot = SHOT * 2 ** torch.tensor(stops, device=draw.device)
+    return shot, torch.exp(2.18 * shot.log() + 1.2 + 0.26 * draw.normal())
 
 
-def raw_noise(raw: Tensor, shot: Tensor, read: Tensor, generator: torch.Generator) -> Tensor:
+def raw_noise(raw: Tensor, shot: Tensor, read: Tensor, draw: Draw) -> Tensor:
     """Raw values with noise of variance shot * raw + read, clipped to [0, 1] as a sensor does."""
-    normal = torch.randn(raw.shape, generator=generator, device=raw.device)
-    return (raw + (shot * raw + read).sqrt() * normal).clamp(0, 1)
+    deviation = (_per_image(shot) * raw + _per_image(read)).sqrt()
+    return (raw + deviation * draw.normal(tuple(raw.shape[1:]))).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Development:
-    """How a camera develops its colours to sRGB: white balance, colour matrix, gamma, tone curve."""
+    """How cameras develop their colours to sRGB: white balance, colour matrix, gamma, tone curve."""
 
     gains: Tensor
-    """White-balance gains of red, green and blue, (3, 1, 1)."""
+    """White-balance gains of red, green and blue, (B, 3, 1, 1)."""
     matrix: Tensor
-    """From the camera's colours to linear sRGB, (3, 3); its rows sum to 1, so that grey stays grey."""
+    """From the camera's colours to linear sRGB, (B, 3, 3); its rows sum to 1, so that grey stays grey."""
 
     @classmethod
-    def drawn(cls, draw: _Draw) -> Development:
-        """One of a plausible camera: gains as in Brooks et al., and a matrix that makes colours more vivid."""
+    def drawn(cls, draw: Draw) -> Development:
+        """Plausible cameras: gains as in Brooks et al., and matrices that make colours more vivid."""
         red, blue = draw.uniform(1.9, 2.4), draw.uniform(1.5, 1.9)
         rows = []
         for own in range(3):
             vivid, share = draw.uniform(0.3, 0.9), draw.uniform(0.3, 0.9)
             others = [-vivid * share, -vivid * (1 - share)]
             others.insert(own, 1 + vivid)
-            rows.append(torch.stack(others))
-        gains = torch.stack([red, torch.ones_like(red), blue])
-        return cls(gains[:, None, None], torch.stack(rows))
+            rows.append(torch.stack(others, dim=1))
+        gains = torch.stack([red, torch.ones_like(red), blue], dim=1)
+        return cls(gains[:, :, None, None], torch.stack(rows, dim=1))
 
-    def to_raw(self, image: Tensor) -> Tensor:
-        """The camera's linear colours of an sRGB image, both (3, H, W), in [0, 1]."""
+    def to_raw(self, images: Tensor) -> Tensor:
+        """The cameras' linear colours of sRGB images, both (B, 3, H, W), in [0, 1]."""
         # The inverse of the tone curve 3 x² - 2 x³.
-        linear = (0.5 - torch.sin(torch.asin((1 - 2 * image).clamp(-1, 1)) / 3)).clamp(min=1e-8) ** 2.2
-        camera = torch.einsum("cd,dhw->chw", torch.linalg.inv(self.matrix), linear).clamp(0, 1)
+        linear = (0.5 - torch.sin(torch.asin((1 - 2 * images).clamp(-1, 1)) / 3)).clamp(min=1e-8) ** 2.2
+        camera = _colours(torch.linalg.inv(self.matrix), linear).clamp(0, 1)
         # Highlights stay white: dividing them by a gain would leave them grey (Brooks et al., section 3.3).
-        bright = ((camera.mean(dim=0, keepdim=True) - 0.9).clamp(min=0) / 0.1) ** 2
+        bright = ((camera.mean(dim=1, keepdim=True) - 0.9).clamp(min=0) / 0.1) ** 2
         return camera * torch.maximum(bright + (1 - bright) / self.gains, 1 / self.gains)
 
     def to_srgb(self, camera: Tensor) -> Tensor:
-        """The sRGB image of the camera's linear colours, both (3, H, W), in [0, 1]."""
-        balanced = (camera * self.gains).clamp(0, 1)
-        linear = torch.einsum("cd,dhw->chw", self.matrix, balanced).clamp(1e-8, 1)
-        encoded = linear ** (1 / 2.2)
+        """The sRGB images of the cameras' linear colours, both (k * B, 3, H, W), in [0, 1]: k images per camera."""
+        repeats = len(camera) // len(self.gains)
+        balanced = (camera * self.gains.repeat(repeats, 1, 1, 1)).clamp(0, 1)
+        encoded = _colours(self.matrix.repeat(repeats, 1, 1), balanced).clamp(1e-8, 1) ** (1 / 2.2)
         return 3 * encoded**2 - 2 * encoded**3
 
 
 def mosaic(colours: Tensor) -> Tensor:
-    """The values that a Bayer sensor (RGGB) measures, (1, H, W), of colours, (3, H, W), of even height and width."""
-    values = colours[1:2].clone()
-    values[0, ::2, ::2] = colours[0, ::2, ::2]
-    values[0, 1::2, 1::2] = colours[2, 1::2, 1::2]
+    """The values that a Bayer sensor (RGGB) measures, (B, 1, H, W), of colours, (B, 3, H, W); H and W are even."""
+    values = colours[:, 1:2].clone()
+    values[:, 0, ::2, ::2] = colours[:, 0, ::2, ::2]
+    values[:, 0, 1::2, 1::2] = colours[:, 2, 1::2, 1::2]
     return values
 
 
 def demosaicked(values: Tensor, better: Tensor) -> Tensor:
-    """Colours, (3, H, W), from a mosaic, (1, H, W): bilinear, or `better` (Malvar et al., 2004)."""
-    padded = functional.pad(values[None], (2, 2, 2, 2), mode="reflect")
-    cross, rows, columns, diagonal = (
-        torch.where(better, functional.conv2d(padded, malvar), functional.conv2d(padded, bilinear))[0, 0]
-        for malvar, bilinear in zip(_kernels(_MALVAR, values), _kernels(_BILINEAR, values), strict=True)
-    )
-    own = values[0]
+    """Colours, (B, 3, H, W), from mosaics, (B, 1, H, W): bilinear, or where `better`, after Malvar et al. (2004)."""
+    kernels = torch.where(better[:, None, None, None], _kernels(_MALVAR, values), _kernels(_BILINEAR, values))
+    padded = functional.pad(values, (2, 2, 2, 2), mode="reflect").transpose(0, 1)
+    found = functional.conv2d(padded, kernels.flatten(0, 1)[:, None], groups=len(values))
+    cross, rows, columns, diagonal = found.reshape(len(values), 4, *values.shape[2:]).unbind(dim=1)
+    own = values[:, 0]
     red, green, blue = own.clone(), own.clone(), own.clone()
-    green[::2, ::2], green[1::2, 1::2] = cross[::2, ::2], cross[1::2, 1::2]
-    red[::2, 1::2], red[1::2, ::2], red[1::2, 1::2] = rows[::2, 1::2], columns[1::2, ::2], diagonal[1::2, 1::2]
-    blue[1::2, ::2], blue[::2, 1::2], blue[::2, ::2] = rows[1::2, ::2], columns[::2, 1::2], diagonal[::2, ::2]
-    return torch.stack([red, green, blue]).clamp(0, 1)
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    for colour, row, column, interpolated in (
+        *((green, even, even, cross), (green, odd, odd, cross)),
+        *((red, even, odd, rows), (red, odd, even, columns), (red, odd, odd, diagonal)),
+        *((blue, odd, even, rows), (blue, even, odd, columns), (blue, even, even, diagonal)),
+    ):
+        colour[:, row, column] = interpolated[:, row, column]
+    return torch.stack([red, green, blue], dim=1).clamp(0, 1)
 
 
 # 8 times the kernels, 5x5: green at red or blue; a colour at green, between its neighbors in the row, and in the
@@ -164,23 +178,33 @@ _MALVAR = (
 )
 
 
-def _kernels(eighths: tuple[tuple[tuple[float, ...], ...], ...], like: Tensor) -> list[Tensor]:
-    return [torch.tensor(kernel, dtype=like.dtype, device=like.device)[None, None] / 8 for kernel in eighths]
+def _kernels(eighths: tuple[tuple[tuple[float, ...], ...], ...], like: Tensor) -> Tensor:
+    return torch.tensor(eighths, dtype=like.dtype, device=like.device) / 8
 
 
-def smoothed(noise: Tensor, luma: Tensor, chroma: Tensor) -> Tensor:
-    """Noise, (3, H, W), after Gaussian filters of these standard deviations, in pixels, of its luma and its chroma.
+def reduced(noise: Tensor, luma: Tensor, chroma: Tensor, kept: Tensor) -> Tensor:
+    """Noise, (B, 3, H, W), as cameras reduce it: their colours more, whose noise people see, but hardly their blur.
 
-    Cameras smooth colours more, since people see their noise as blotches, but hardly their blur.
+    `luma` and `chroma` are the standard deviations of Gaussian filters, in pixels; `kept` is the share of the chroma's
+    amplitude that is left.
     """
-    weights = torch.tensor((0.299, 0.587, 0.114), device=noise.device)
-    brightness = torch.einsum("c,chw->hw", weights, noise)[None]
-    return _blurred(brightness, luma) + _blurred(noise - brightness, chroma)
+    blurred = _blurred(to_ycbcr(noise), torch.stack([luma, chroma, chroma], dim=1))
+    return to_rgb(blurred * torch.stack([torch.ones_like(kept), kept, kept], dim=1)[:, :, None, None])
 
 
-def _blurred(planes: Tensor, deviation: Tensor, reach: int = 12) -> Tensor:
+def _blurred(planes: Tensor, deviations: Tensor, reach: int = 12) -> Tensor:
+    """Planes, (B, C, H, W), after Gaussian filters with the given deviations, (B, C)."""
     places = torch.arange(-reach, reach + 1, device=planes.device)
-    kernel = torch.softmax(-(places**2) / (2 * deviation**2 + 1e-6), dim=0)
-    padded = functional.pad(planes[:, None], (reach, reach, reach, reach), mode="replicate")
-    rows = functional.conv2d(padded, kernel.reshape(1, 1, 1, -1))
-    return functional.conv2d(rows, kernel.reshape(1, 1, -1, 1))[:, 0]
+    kernels = torch.softmax(-(places**2) / (2 * deviations.flatten()[:, None] ** 2 + 1e-6), dim=1)
+    count = len(kernels)
+    padded = functional.pad(planes, (reach, reach, reach, reach), mode="replicate").flatten(0, 1)[None]
+    rows = functional.conv2d(padded, kernels.reshape(count, 1, 1, -1), groups=count)
+    return functional.conv2d(rows, kernels.reshape(count, 1, -1, 1), groups=count).reshape(planes.shape)
+
+
+def _colours(matrices: Tensor, images: Tensor) -> Tensor:
+    return torch.einsum("bcd,bdhw->bchw", matrices, images)
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

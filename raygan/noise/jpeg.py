@@ -1,12 +1,17 @@
-"""JPEG compression of tensors, on any device."""
+"""JPEG compression as noise, on tensors of any device."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from raygan.config.kinds import Noise
+from raygan.config.section import Share, require
 
 # Tables K.1 and K.2 of the JPEG standard (ITU-T T.81).
 _LUMINANCE = (
@@ -33,40 +38,72 @@ _TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688
 _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
-def compressed(image: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
-    """An image, float32, (3, H, W), in [0, 1], as it comes back from a baseline JPEG file.
+@dataclass(frozen=True, kw_only=True)
+class Jpeg(Noise):
+    """JPEG compression; the intensity is libjpeg's quality, of which less is stronger."""
 
-    `quality` is libjpeg's, 1 to 100; `subsampled` says whether chroma has half the resolution. Both are scalars on the
-    image's device, which never has to wait for the CPU. Chroma is brought back bilinearly.
+    low: float = 40
+    high: float = 10
+    subsampled: Share = 1.0
+    """Share of the images whose chroma has half the resolution, as in most JPEG files."""
+
+    def _check(self) -> None:
+        require("1 <= high <= low <= 100", 1 <= self.high <= self.low <= 100, low=self.low, high=self.high)
+
+    def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
+        """See `Noise.add`."""
+        return self.add_to_batch(clean[None], [intensity], [generator])[0]
+
+    def add_to_batch(
+        self, clean: Tensor, intensities: Sequence[float], generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """See `Noise.add_to_batch`."""
+        drawn = torch.stack([torch.rand((), generator=generator, device=clean.device) for generator in generators])
+        return compressed(clean, torch.tensor(intensities, device=clean.device).floor(), drawn < self.subsampled)
+
+
+def to_ycbcr(images: Tensor) -> Tensor:
+    """Luma and chroma, (B, 3, H, W), of RGB images, as JFIF defines them, but with chroma around 0."""
+    return torch.einsum("cd,bdhw->bchw", torch.tensor(_TO_YCBCR, device=images.device), images)
+
+
+def to_rgb(planes: Tensor) -> Tensor:
+    """The inverse of `to_ycbcr`."""
+    return torch.einsum("cd,bdhw->bchw", torch.tensor(_TO_RGB, device=planes.device), planes)
+
+
+def compressed(images: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
+    """Images, float32, (B, 3, H, W), in [0, 1], as they come back from baseline JPEG files.
+
+    `quality` is libjpeg's, 1 to 100; `subsampled` says whether chroma has half the resolution. Both have one value per
+    image, (B,), on the images' device, which never has to wait for the CPU. Chroma is brought back bilinearly.
     """
-    height, width = image.shape[1:]
-    padded = functional.pad(image[None], (0, -width % 16, 0, -height % 16), mode="replicate")[0]
-    colour = torch.tensor(_TO_YCBCR, device=image.device)
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
     # Rounded wherever libjpeg stores bytes.
-    planes = torch.einsum("cd,dhw->chw", colour, (padded.clamp(0, 1) * 255).round()).round()
+    planes = to_ycbcr((padded.clamp(0, 1) * 255).round()).round()
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
-    luminance = _quantized(planes[:1] - 128, _LUMINANCE, scale) + 128
-    full = _quantized(planes[1:], _CHROMINANCE, scale)
-    half = _quantized(functional.avg_pool2d(planes[1:], 2).round(), _CHROMINANCE, scale)
-    doubled = functional.interpolate(half[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
-    decoded = torch.cat([luminance, torch.where(subsampled, doubled, full)])
-    back = torch.einsum("cd,dhw->chw", torch.tensor(_TO_RGB, device=image.device), decoded)
-    return (back.round().clamp(0, 255) / 255)[:, :height, :width]
+    luminance = _quantized(planes[:, :1] - 128, _LUMINANCE, scale) + 128
+    full = _quantized(planes[:, 1:], _CHROMINANCE, scale)
+    half = _quantized(functional.avg_pool2d(planes[:, 1:], 2).round(), _CHROMINANCE, scale)
+    doubled = functional.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
+    chrominance = torch.where(subsampled[:, None, None, None], doubled, full)
+    decoded = to_rgb(torch.cat([luminance, chrominance], dim=1))
+    return (decoded.round().clamp(0, 255) / 255)[..., :height, :width]
 
 
 def _quantized(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
-    """Planes, (C, H, W), after quantization of the cosine coefficients of their 8x8 blocks."""
-    channels, height, width = planes.shape
-    padded = functional.pad(planes[None], (0, -width % 8, 0, -height % 8), mode="replicate")[0]
-    rows, columns = padded.shape[1] // 8, padded.shape[2] // 8
-    blocks = padded.reshape(channels, rows, 8, columns, 8).permute(0, 1, 3, 2, 4)
+    """Planes, (B, C, H, W), after quantization of the cosine coefficients of their 8x8 blocks."""
+    batch, channels, height, width = planes.shape
+    padded = functional.pad(planes, (0, -width % 8, 0, -height % 8), mode="replicate")
+    rows, columns = padded.shape[2] // 8, padded.shape[3] // 8
+    blocks = padded.reshape(batch, channels, rows, 8, columns, 8).transpose(3, 4)
     cosines = _cosines(planes.device)
     base = torch.tensor(table, dtype=torch.float32, device=planes.device).reshape(8, 8)
-    steps = ((base * scale + 50) / 100).floor().clamp(1, 255)
+    steps = ((base * scale[:, None, None, None, None, None] + 50) / 100).floor().clamp(1, 255)
     coefficients = (cosines @ blocks @ cosines.T / steps).round() * steps
-    restored = cosines.T @ coefficients @ cosines
-    joined = restored.permute(0, 1, 3, 2, 4).reshape(channels, 8 * rows, 8 * columns)
-    return joined[:, :height, :width].round()
+    restored = (cosines.T @ coefficients @ cosines).transpose(3, 4)
+    return restored.reshape(padded.shape)[..., :height, :width].round()
 
 
 def _cosines(device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raygan.config.kinds import Noise, SamplingPolicy
+from raygan.config.run import Config
 from raygan.config.section import Positive
 
 
@@ -41,28 +42,42 @@ class NormalPolicy(SamplingPolicy):
         return positions.clamp(0, 1)
 
 
-def sample_noise(
-    noises: Sequence[Noise], policy: SamplingPolicy, count: int, generator: torch.Generator
-) -> tuple[list[Noise], list[float]]:
-    """A noise for each of `count` images, by the noises' odds, and its intensity.
+def sample_noise(config: Config, count: int, generator: torch.Generator) -> tuple[list[Noise | None], list[float]]:
+    """A noise for each of `count` images, by the noises' odds, and its intensity; None for an image that stays clean.
 
     The generator is on the CPU, so that a seed draws the same on every device.
     """
+    noises = config.noises
     odds = torch.tensor([noise.odds for noise in noises])
-    drawn = torch.multinomial(odds, count, replacement=True, generator=generator)
-    chosen = [noises[index] for index in drawn.tolist()]
-    positions = policy.positions(torch.rand(count, generator=generator)).tolist()
-    return chosen, [
-        noise.low + position * (noise.high - noise.low) for noise, position in zip(chosen, positions, strict=True)
+    drawn = torch.multinomial(odds, count, replacement=True, generator=generator).tolist()
+    positions = config.sampling.positions(torch.rand(count, generator=generator)).tolist()
+    clean = [False] * count
+    if config.clean_share:
+        clean = (torch.rand(count, generator=generator) < config.clean_share).tolist()
+    intensities = [
+        noises[index].low + position * (noises[index].high - noises[index].low)
+        for index, position in zip(drawn, positions, strict=True)
     ]
+    return [None if stays else noises[index] for index, stays in zip(drawn, clean, strict=True)], intensities
 
 
 def add_noise(
-    clean: Tensor, noises: Sequence[Noise], intensities: Sequence[float], generators: Sequence[torch.Generator]
+    clean: Tensor,
+    noises: Sequence[Noise | None],
+    intensities: Sequence[float],
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     """The noisy version of each image, clipped to [0, 1]: float32, (B, 3, H, W), like `clean`.
 
-    `noises`, `intensities` and `generators` have one element per image.
+    `noises`, `intensities` and `generators` have one element per image; where the noise is None, it stays clean.
     """
-    drawn = zip(clean, noises, intensities, generators, strict=True)
-    return torch.stack([noise.add(image, intensity, stream) for image, noise, intensity, stream in drawn]).clamp_(0, 1)
+    if not len(clean) == len(noises) == len(intensities) == len(generators):
+        counts = [len(noises), len(intensities), len(generators)]
+        raise ValueError(f"give a noise, an intensity and a generator for each of {len(clean)} images, not {counts}")
+    noisy = clean.clone()
+    for noise in dict.fromkeys(noises):
+        rows = [row for row, its in enumerate(noises) if its == noise]
+        if noise is not None:
+            chosen = [(intensities[row], generators[row]) for row in rows]
+            noisy[rows] = noise.add_to_batch(clean[rows], *zip(*chosen, strict=True))
+    return noisy.clamp_(0, 1)

@@ -270,7 +270,7 @@ class _Trainer:
         rows = slice(self.worker.rank * share, (self.worker.rank + 1) * share)
         key = (training.seed, epoch, step)
         kinds = torch_generator("noise kinds", *key)
-        noises, intensities = sample_noise(self.config.noises, self.config.sampling, training.batch_size, kinds)
+        noises, intensities = sample_noise(self.config, training.batch_size, kinds)
         streams = [torch_generator("noise", *key, row, device=device) for row in range(rows.start, rows.stop)]
         noisy = add_noise(clean, noises[rows], intensities[rows], streams)
         layout = torch.channels_last

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raygan.config.section import ConfigError
 from raygan.noise import Camera
-from raygan.noise.camera import Development, _Draw, demosaicked, mosaic, raw_noise, smoothed
+from raygan.noise.camera import Development, Draw, demosaicked, mosaic, raw_noise, reduced
 from raygan.noise.jpeg import compressed
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def photo() -> Tensor:
 @pytest.mark.parametrize(("shot", "read"), [(1e-3, 1e-5), (1e-2, 2e-4)])
 def test_raw_noise_has_the_variance_of_shot_and_read_noise(value: float, shot: float, read: float) -> None:
     raw = torch.full((1, 1000, 1000), value)
-    noisy = raw_noise(raw, torch.tensor(shot), torch.tensor(read), stream())
+    noisy = raw_noise(raw[None], torch.tensor([shot]), torch.tensor([read]), Draw([stream()], CPU))
     assert noisy.var().item() == pytest.approx(shot * value + read, rel=0.02)
     assert noisy.mean().item() == pytest.approx(value, abs=1e-3)
 
@@ -39,14 +39,14 @@ def test_raw_noise_has_the_variance_of_shot_and_read_noise(value: float, shot: f
 def test_development_undoes_the_way_to_raw() -> None:
     clean = photo()
     for seed in range(5):
-        development = Development.drawn(_Draw(stream(seed), CPU))
+        development = Development.drawn(Draw([stream(seed)], CPU))
         # Where the camera's colours are within its range.
-        linear = torch.einsum("cd,dhw->chw", torch.linalg.inv(development.matrix), clean**2.2)
+        linear = torch.einsum("cd,dhw->chw", torch.linalg.inv(development.matrix[0]), clean**2.2)
         inside = ((linear > 0.01) & (linear < 0.85)).all(dim=0)
-        back = development.to_srgb(development.to_raw(clean))
+        [back] = development.to_srgb(development.to_raw(clean[None]))
         assert inside.float().mean() > 0.3
         torch.testing.assert_close(back[:, inside], clean[:, inside], rtol=0, atol=2e-3)
-        grey = torch.full((3, 2, 2), 0.4)
+        grey = torch.full((1, 3, 2, 2), 0.4)
         torch.testing.assert_close(development.to_srgb(development.to_raw(grey)), grey, rtol=0, atol=2e-3)
 
 
@@ -54,20 +54,21 @@ def test_development_undoes_the_way_to_raw() -> None:
 def test_demosaicking_keeps_what_was_measured_and_ramps(better: bool) -> None:
     rows, columns = torch.meshgrid(torch.linspace(0.2, 0.5, 16), torch.linspace(0, 0.4, 20), indexing="ij")
     colours = torch.stack([rows + columns, rows, rows + columns / 2])
-    found = demosaicked(mosaic(colours), torch.tensor(better))
+    [found] = demosaicked(mosaic(colours[None]), torch.tensor([better]))
     inside = (slice(None), slice(2, -2), slice(2, -2))
     torch.testing.assert_close(found[inside], colours[inside], rtol=0, atol=1e-5 if not better else 2e-2)
     assert torch.equal(found[0, ::2, ::2], colours[0, ::2, ::2])
     assert torch.equal(found[1, ::2, 1::2], colours[1, ::2, 1::2])
     assert torch.equal(found[2, 1::2, 1::2], colours[2, 1::2, 1::2])
-    grey = torch.full((3, 8, 8), 0.3)
-    torch.testing.assert_close(demosaicked(mosaic(grey), torch.tensor(better)), grey)
+    grey = torch.full((1, 3, 8, 8), 0.3)
+    torch.testing.assert_close(demosaicked(mosaic(grey), torch.tensor([better])), grey)
 
 
 def test_the_better_demosaicking_is_better_on_a_grey_edge() -> None:
     """As Malvar et al. found: it corrects a colour by the gradient of the one that was measured."""
     edge = torch.sigmoid((torch.arange(32.0) - 15.5) / 0.7).expand(3, 32, 32) * 0.6 + 0.2
-    errors = [(demosaicked(mosaic(edge), torch.tensor(better)) - edge).abs().mean() for better in (True, False)]
+    both = demosaicked(mosaic(edge.expand(2, -1, -1, -1)), torch.tensor([True, False]))
+    errors = (both - edge).abs().mean(dim=(1, 2, 3))
     assert errors[0] < 0.6 * errors[1]
 
 
@@ -108,6 +109,13 @@ def test_noise_is_of_the_order_of_real_pairs() -> None:
     assert np.all(ours > theirs / 3)
 
 
+def test_noise_of_a_batch_is_that_of_each_image() -> None:
+    clean = torch.stack([photo(), photo().flip(2)])
+    batch = Camera().add_to_batch(clean, [2.0, 6.0], [stream(1), stream(2)])
+    for row, stops in enumerate((2.0, 6.0)):
+        torch.testing.assert_close(batch[row], Camera().add(clean[row], stops, stream(row + 1)))
+
+
 def test_noise_is_repeatable_of_any_size_and_within_range() -> None:
     for size in ((3, 33, 47), (3, 64, 64)):
         clean = torch.rand(size, generator=stream())
@@ -119,15 +127,18 @@ def test_noise_is_repeatable_of_any_size_and_within_range() -> None:
 
 
 def test_smoothing_keeps_a_constant_and_smooths_colour_apart_from_brightness() -> None:
+    def filtered(noise: Tensor, luma: float, chroma: float, kept: float = 1.0) -> Tensor:
+        return reduced(noise[None], *torch.tensor([[luma], [chroma], [kept]]))[0]
+
     noise = torch.randn(3, 200, 200, generator=stream())
     constant = torch.full((3, 20, 20), 0.5)
-    torch.testing.assert_close(smoothed(constant, torch.tensor(1.0), torch.tensor(2.0)), constant)
-    torch.testing.assert_close(smoothed(noise, torch.tensor(0.0), torch.tensor(0.0)), noise)
+    torch.testing.assert_close(filtered(constant, 1.0, 2.0), constant, rtol=0, atol=1e-5)
+    torch.testing.assert_close(filtered(noise, 0.0, 0.0), noise, rtol=0, atol=1e-4)
     weights = torch.tensor((0.299, 0.587, 0.114))[:, None, None]
-    brightness = [
-        (weights * one).sum(dim=0).std() for one in (noise, smoothed(noise, torch.tensor(0.0), torch.tensor(2.0)))
-    ]
+    brightness = [(weights * one).sum(dim=0).std() for one in (noise, filtered(noise, 0.0, 2.0))]
     assert brightness[1] == pytest.approx(brightness[0].item(), rel=0.02)
+    grey = filtered(noise, 0.0, 0.0, kept=0.0)
+    torch.testing.assert_close(grey, (weights * noise).sum(dim=0).expand(3, -1, -1), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
@@ -138,7 +149,7 @@ def test_jpeg_is_that_of_pillow(quality: int, subsampled: bool) -> None:
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=2 if subsampled else 0)
     theirs = np.array(Image.open(file)).astype(int)
     image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-    ours = compressed(image, torch.tensor(float(quality)), torch.tensor(subsampled))
+    [ours] = compressed(image[None], torch.tensor([float(quality)]), torch.tensor([subsampled]))
     difference = np.abs((ours * 255).round().int().permute(1, 2, 0).numpy() - theirs)
     # libjpeg computes in integers, so that a coefficient may fall to the other side of a step.
     assert difference.mean() < 0.8

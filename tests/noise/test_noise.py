@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from scipy import stats
 from skimage.util import random_noise
 
 from raygan.config.kinds import LEVELS, Level, Noise, SamplingPolicy
+from raygan.config.run import Config
 from raygan.noise import Gaussian, NormalPolicy, SaltAndPepper, Speckle, UniformPolicy, add_noise, sample_noise
 from raygan.presets import PAPER_V1
 from raygan.seeds import torch_generator
@@ -78,7 +80,7 @@ def test_noise_of_an_image_depends_on_its_own_stream_alone() -> None:
         alone = add_noise(image, noises[part], intensities[part], [torch_generator("test", row)])
         assert torch.equal(alone, whole[part])
     assert not torch.equal(noisy_of(clean, Gaussian(), 0.05, seed=1), noisy_of(clean, Gaussian(), 0.05, seed=2))
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="each of 4 images"):
         add_noise(clean, noises, intensities, [torch_generator("test")])
 
 
@@ -97,11 +99,14 @@ def test_noisy_images_stay_in_the_unit_range(noise: Noise) -> None:
     assert (noisy.min().item(), noisy.max().item()) == (0, 1)
 
 
+def mixture(*noises: Noise, policy: SamplingPolicy | None = None, clean_share: float = 0.0) -> Config:
+    return dataclasses.replace(PAPER_V1, noises=noises, sampling=policy or UniformPolicy(), clean_share=clean_share)
+
+
 def positions(policy: SamplingPolicy) -> np.ndarray:
-    noises, intensities = sample_noise(NOISES, policy, 6000, torch_generator("test", 5))
-    return np.array(
-        [(value - noise.low) / (noise.high - noise.low) for noise, value in zip(noises, intensities, strict=True)]
-    )
+    noises, intensities = sample_noise(mixture(*NOISES, policy=policy), 6000, torch_generator("test", 5))
+    drawn = zip(noises, intensities, strict=True)
+    return np.array([(value - noise.low) / (noise.high - noise.low) for noise, value in drawn if noise is not None])
 
 
 def test_uniform_policy_is_uniform_over_the_range_of_each_noise() -> None:
@@ -115,12 +120,26 @@ def test_normal_policy_is_a_normal_truncated_to_the_range(deviation: float) -> N
 
 
 def test_noises_have_equal_odds_and_only_the_given_ones_appear() -> None:
-    noises, _ = sample_noise(NOISES, UniformPolicy(), 6000, torch_generator("test", 7))
+    noises, _ = sample_noise(mixture(*NOISES), 6000, torch_generator("test", 7))
     counts = [noises.count(noise) for noise in NOISES]
     assert sum(counts) == 6000
     assert stats.chisquare(counts).pvalue > 1e-3
-    mixture = [Gaussian(odds=3), Speckle(odds=0.5), SaltAndPepper(odds=0.5)]
-    noises, _ = sample_noise(mixture, UniformPolicy(), 6000, torch_generator("test", 7))
-    assert [noises.count(noise) / 6000 for noise in mixture] == pytest.approx([0.75, 0.125, 0.125], abs=0.02)
-    noises, _ = sample_noise([Speckle()], UniformPolicy(), 50, torch_generator("test", 7))
+    unequal = mixture(Gaussian(odds=3), Speckle(odds=0.5), SaltAndPepper(odds=0.5))
+    noises, _ = sample_noise(unequal, 6000, torch_generator("test", 7))
+    assert [noises.count(noise) / 6000 for noise in unequal.noises] == pytest.approx([0.75, 0.125, 0.125], abs=0.02)
+    noises, _ = sample_noise(mixture(Speckle()), 50, torch_generator("test", 7))
     assert set(noises) == {Speckle()}
+
+
+def test_a_share_of_the_images_stays_clean() -> None:
+    config = mixture(*NOISES, clean_share=0.25)
+    noises, intensities = sample_noise(config, 6000, torch_generator("test", 7))
+    assert noises.count(None) / 6000 == pytest.approx(0.25, abs=0.02)
+    # What the others get does not change.
+    all_noisy, same = sample_noise(mixture(*NOISES), 6000, torch_generator("test", 7))
+    assert intensities == same
+    assert all(one in (None, other) for one, other in zip(noises, all_noisy, strict=True))
+    clean = torch.rand(4, 3, 16, 16, generator=torch_generator("clean"))
+    streams = [torch_generator("test", row) for row in range(4)]
+    noisy = add_noise(clean, [None, Gaussian(), None, Gaussian()], [0.05] * 4, streams)
+    assert [torch.equal(one, other) for one, other in zip(noisy, clean, strict=True)] == [True, False, True, False]
