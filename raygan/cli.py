@@ -189,6 +189,9 @@ def _denoise(
 class _Evaluation:
     evaluate_on: str = "bsd300"
     """bsd300, samples, or a folder or prefix of clean photos."""
+    pairs: str | None = None
+    """Evaluate on pairs instead: a folder or prefix with noisy/ and clean/ of the same names, or a CSV file with the
+    columns noisy and clean."""
     max_megapixels: int = MAX_MEGAPIXELS
     """Skip larger photos, before they take memory."""
     self_ensemble: bool = False
@@ -223,9 +226,16 @@ def _evaluate(
     from raygan.report.tables import evaluation_table
 
     settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None, evaluation.self_ensemble)
-    photos, limit = evaluation.evaluate_on, evaluation.max_megapixels
+    if out_of_distribution and evaluation.pairs is not None:
+        raise InputError("pairs have their own noise: give --pairs or --out-of-distribution, not both")
     summary = evaluate_checkpoints(
-        checkpoints, photos, output, settings, max_megapixels=limit, out_of_distribution=out_of_distribution
+        checkpoints,
+        evaluation.pairs or evaluation.evaluate_on,
+        output,
+        settings,
+        max_megapixels=evaluation.max_megapixels,
+        out_of_distribution=out_of_distribution,
+        pairs=evaluation.pairs is not None,
     )
     print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
 

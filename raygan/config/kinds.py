@@ -184,6 +184,18 @@ class PhotoSource(Kind, ABC):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairSource(Kind, ABC):
+    """Where pairs of noisy and clean photos of the same scenes come from."""
+
+    @abstractmethod
+    def find(self) -> tuple[Folder, list[tuple[str, str]]]:
+        """The folder, and the names of each pair's files in it: noisy, clean. Several may share the clean one.
+
+        Raises `PhotosError` if there are none.
+        """
+
+
 def require_range(noise: Noise, most: float | None = None) -> None:
     """Raise `ConfigError` unless 0 <= low <= high, and high <= `most` if that is given."""
     require("0 <= low <= high", 0 <= noise.low <= noise.high, low=noise.low, high=noise.high)

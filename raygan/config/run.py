@@ -10,7 +10,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PhotoSource, SamplingPolicy
+from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PairSource, PhotoSource, SamplingPolicy
 from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, Seed, Share, require
 
 Precision = Literal["float32", "bfloat16"]
@@ -27,12 +27,17 @@ class DataConfig(Section):
     """Clean photos to train on: coco (downloaded), samples (generated), or a folder or s3:// gs:// prefix."""
     evaluate_on: PhotoSource
     """Clean photos to evaluate on: bsd300 (downloaded), samples, or a folder or s3:// gs:// prefix."""
+    pairs: PairSource | None = None
+    """Pairs of noisy and clean photos: a folder or prefix with noisy/ and clean/ of the same names, or a CSV file with
+    the columns noisy and clean. If there are any, val_psnr and val_ssim are those of held-out pairs. None: no pairs."""
+    pairs_share: Share = 0.5
+    """Share of each training batch that is cut from the pairs; the rest is photos with noise."""
     train_photos: Count = 1000
-    """Maximum number of training photos."""
+    """Maximum number of training photos, and of training pairs."""
     val_photos: Count = 100
-    """Maximum number of validation photos; never more than a fifth of the usable photos."""
+    """Maximum number of validation photos, and of validation pairs; never more than a fifth of the usable ones."""
     val_crops: Count = 100
-    """Number of fixed crops from the validation photos."""
+    """Number of fixed crops from the validation photos, and from the validation pairs."""
     crop_size: int = 256
     """Side of the square crops in pixels: a multiple of 32 and of the generator's stride."""
     augmentation: Literal["none", "flips", "flips_and_rotations"] = "none"

@@ -28,7 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from raygan.errors import InputError
 
-PLACES = re.compile(r"(photos|evaluate_on)/(class|location)$|start_from$|loss/content/weights$")
+PLACES = re.compile(r"(photos|evaluate_on|pairs)/(class|location)$|start_from$|loss/content/weights$")
 """Paths that say where something lies: it may have moved, and is told by its content."""
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 """How the bounds of a number are written in its type, such as `Annotated[int, (">=", 1), ("<=", 4)]`."""
@@ -224,6 +224,15 @@ def field_types(section: type[Section]) -> dict[str, Any]:
     return section._field_types
 
 
+def kind_at(field_type: Any) -> type[Kind] | None:
+    """The base class of the kinds that a field of this type can hold; None where it holds other values, or several."""
+    is_union = typing.get_origin(field_type) in (types.UnionType, typing.Union)
+    for one in typing.get_args(field_type) if is_union else (field_type,):
+        if isinstance(one, type) and issubclass(one, Kind):
+            return one
+    return None
+
+
 def field_docs(section: type) -> dict[str, str]:
     """The docstrings under the fields of a dataclass, those of its base classes included, as one line each."""
     docs: dict[str, str] = {}
@@ -266,16 +275,16 @@ def _as_kinds(value: Any, kind: Any, current: Any) -> Any:
     """A value for a field, in which the names of kinds are replaced by kinds."""
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_as_kinds(one, typing.get_args(kind)[0], current) for one in value)
-    is_name = isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Kind)
-    return _from_text(kind, value, current) if is_name else value
+    base = kind_at(kind)
+    return _from_text(base, value, current) if isinstance(value, str) and base is not None else value
 
 
-def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...]) -> Kind:
+def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...] | None) -> Kind:
     """The kind that a text means: a current one, or a new one with the fields it shares with the one it replaces.
 
     A name is that of a class, in any case, with or without underscores.
     """
-    for one in current if isinstance(current, tuple) else (current,):
+    for one in current if isinstance(current, tuple) else filter(None, (current,)):
         if text == one.key or _normalized(text) == _normalized(type(one).__name__):
             return one
     kinds = _subclasses(base)
@@ -300,8 +309,9 @@ def _to_plain(value: Any) -> Any:
 
 
 def _from_plain(value: Any, kind: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, Section) and isinstance(value, Mapping):
-        return kind.from_json(value)
+    section = kind_at(kind) or kind
+    if isinstance(section, type) and issubclass(section, Section) and isinstance(value, Mapping):
+        return section.from_json(value)
     if typing.get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_from_plain(one, typing.get_args(kind)[0]) for one in value)
     return value

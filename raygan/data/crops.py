@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +35,8 @@ class CachedCrops:
     training: TrainingConfig
     rank: int = 0
     workers: int = 1
+    pairs: Photos | None = None
+    """Pairs from which `data/pairs_share` of each batch is cut."""
 
     @property
     def steps(self) -> int:
@@ -40,25 +44,36 @@ class CachedCrops:
         return self.training.steps_per_epoch or max(1, len(self.photos) // self.training.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """One epoch's batches of this worker: uint8, (batch, 3, crop_size, crop_size), on the CPU."""
+        """One epoch's batches of this worker: uint8, (batch, 3, crop_size, crop_size), on the CPU.
+
+        With pairs, there are 6 channels: the clean crop, then the noisy one, 0 except where `pairs_in_batch`.
+        """
         for step in range(self.steps):
             yield _as_tensor(self.batch(epoch, step))
 
     def batch(self, epoch: int, step: int) -> NDArray[np.uint8]:
-        """The batch of one step, from 0: (batch, crop_size, crop_size, 3)."""
-        seed, batch_size, share = self.training.seed, self.training.batch_size, self.training.batch_size // self.workers
-        order = _epoch_order(seed, epoch, len(self.photos), self.steps * batch_size)
-        first = step * batch_size + self.rank * share
+        """The batch of one step, from 0: (batch, crop_size, crop_size, 3 or 6)."""
+        seed, share = self.training.seed, self.training.batch_size // self.workers
+        first = step * self.training.batch_size + self.rank * share
         crops = []
         for position in range(first, first + share):
             random = np.random.default_rng(derived_seed("crops", seed, epoch, position))
-            crop = self.photos.crop(order[position], self.data.crop_size, random)
+            crop = self._crop(epoch, position, random)
             if self.data.augmentation != "none" and random.integers(2):
                 crop = crop[:, ::-1]
             if self.data.augmentation == "flips_and_rotations":
                 crop = np.rot90(crop, int(random.integers(4)))
             crops.append(crop)
         return np.stack(crops)
+
+    def _crop(self, epoch: int, position: int, random: np.random.Generator) -> NDArray[np.uint8]:
+        """The crop at a position of the epoch, before augmentation."""
+        batch_size = self.training.batch_size
+        is_pair = self.pairs is not None and pairs_in_batch(self.data, batch_size)[position % batch_size]
+        source = self.pairs if self.pairs is not None and is_pair else self.photos
+        order = _epoch_order(self.training.seed, epoch, len(source), self.steps * batch_size)
+        crop = source.crop(order[position], self.data.crop_size, random)
+        return crop if self.pairs is None or is_pair else np.concatenate([crop, np.zeros_like(crop)], axis=2)
 
 
 class StreamedCrops:
@@ -70,9 +85,11 @@ class StreamedCrops:
     cores that training holds.
     """
 
-    def __init__(self, photos: StoredPhotos, config: Config, *, rank: int = 0, workers: int = 1) -> None:
+    def __init__(
+        self, photos: StoredPhotos, config: Config, *, rank: int = 0, workers: int = 1, pairs: Photos | None = None
+    ) -> None:
         self.config = config
-        self.cut = CachedCrops(photos, config.data, config.training, rank=rank, workers=workers)
+        self.cut = CachedCrops(photos, config.data, config.training, rank, workers, pairs)
         self.steps = self.cut.steps
         self._pipeline: Iterator[Any] = iter(())
         self._next_epoch = 0
@@ -107,11 +124,34 @@ CropSource = CachedCrops | StreamedCrops
 """What a training worker draws its crops from."""
 
 
-def validation_crops(photos: Photos, data: DataConfig) -> Tensor:
-    """The fixed crops that every run of this data configuration is validated on: uint8, (val_crops, 3, S, S)."""
-    streams = [np.random.default_rng(derived_seed("validation crops", data.seed, i)) for i in range(data.val_crops)]
-    crops = [photos.crop(i % len(photos), data.crop_size, random) for i, random in enumerate(streams)]
-    return _as_tensor(np.stack(crops))
+@dataclass(frozen=True)
+class ValidationCrops:
+    """The fixed crops that a run is validated on, on the CPU."""
+
+    photos: Tensor
+    """uint8, (val_crops, 3, S, S)."""
+    pairs: Tensor | None = None
+    """uint8, (val_crops, 6, S, S): clean, then noisy."""
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+def validation_crops(photos: Photos, data: DataConfig, pairs: Photos | None = None) -> ValidationCrops:
+    """The fixed crops that every run of this data configuration is validated on."""
+
+    def cut(photos: Photos) -> Tensor:
+        streams = [np.random.default_rng(derived_seed("validation crops", data.seed, i)) for i in range(data.val_crops)]
+        crops = [photos.crop(i % len(photos), data.crop_size, random) for i, random in enumerate(streams)]
+        return _as_tensor(np.stack(crops))
+
+    return ValidationCrops(cut(photos), None if pairs is None else cut(pairs))
+
+
+def pairs_in_batch(data: DataConfig, batch_size: int) -> list[bool]:
+    """Which positions of a batch are cut from pairs, if there are any: evenly spread, as many as their share says."""
+    counts = [math.floor(position * data.pairs_share + 1e-9) for position in range(batch_size + 1)]
+    return [later > earlier for earlier, later in itertools.pairwise(counts)]
 
 
 def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:
@@ -134,5 +174,5 @@ def _read_steps(batch: dict[str, NDArray[Any]], crops: CachedCrops, first_epoch:
 
 
 def _as_tensor(crops: NDArray[np.uint8]) -> Tensor:
-    """Crops (B, S, S, 3) as uint8 (B, 3, S, S), copied: torch must not hold the object store's read-only memory."""
+    """Crops (B, S, S, C) as uint8 (B, C, S, S), copied: torch must not hold the object store's read-only memory."""
     return torch.from_numpy(crops.transpose(0, 3, 1, 2).copy())

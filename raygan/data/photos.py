@@ -42,12 +42,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 # Checked in `decode_photo` instead, where the user can raise it.
 Image.MAX_IMAGE_PIXELS = None
 
+Decode = Callable[[int, str], tuple[NDArray[np.uint8], str, str]]
+"""Makes pixels, a problem or an empty string, and the digest of a file's content of an index and a name."""
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Decoded photos in memory: names, and pixels as uint8 (H, W, 3), of any sizes, perhaps read-only."""
+    """Decoded photos in memory: names, and pixels as uint8 (H, W, 3), of any sizes, perhaps read-only.
+
+    Pairs have the pixels (H, W, 6): the clean photo, then the noisy one.
+    """
 
     names: list[str]
     pixels: list[NDArray[np.uint8]]
@@ -59,7 +65,7 @@ class Photos:
         return Photos(self.names[part], self.pixels[part])
 
     def crop(self, index: int, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-        """A square of a photo, (size, size, 3), at a random position."""
+        """A square of a photo, (size, size, 3 or 6), at a random position."""
         height, width, _ = self.pixels[index].shape
         top, left = int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
         return self.pixels[index][top : top + size, left : left + size]
@@ -93,7 +99,9 @@ class TrainingPhotos:
     train: Photos | StoredPhotos
     validation: Photos
     sha256: str = ""
-    """Of the names and contents of both."""
+    """Of the names and contents of both, and of the pairs."""
+    train_pairs: Photos | None = None
+    validation_pairs: Photos | None = None
 
 
 def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
@@ -123,10 +131,10 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
         # A tenth more than what is missing, so that a few unusable ones do not cost another round.
         batch = candidates[seen : seen + (wanted - len(usable)) * 11 // 10 + 1]
         seen += len(batch)
-        more, bad = _split_problems(read(batch, pixels=not stream), digests)
+        more, bad = split_problems(read(batch, pixels=not stream), digests)
         usable = Photos(usable.names + more.names, usable.pixels + more.pixels)
         problems |= bad
-    _warn(problems, seen)
+    warn_of(problems, seen)
     if len(usable) < 2:
         raise PhotosError(
             f"{folder} has {len(usable)} usable photos of {seen}, but at least 2 are needed: RGB, both sides >= "
@@ -138,7 +146,7 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
     sha256 = hashlib.sha256(json.dumps([(name, contents[name]) for name in used.names]).encode()).hexdigest()
     if stream:
         stored = StoredPhotos(folder, used.names[held_out:], config.max_megapixels)
-        validation, _ = _split_problems(read(used.names[:held_out]))
+        validation, _ = split_problems(read(used.names[:held_out]))
         return TrainingPhotos(stored, validation, sha256)
     return TrainingPhotos(used[held_out:], used[:held_out], sha256)
 
@@ -149,17 +157,22 @@ def evaluation_photos(source: PhotoSource, max_megapixels: int = MAX_MEGAPIXELS)
     Usable ones have 3 channels and both sides >= 16; others are skipped with one warning that counts and names them.
     Raises `PhotosError` if none is left. Ray must be running.
     """
+    return evaluation_rows(_read(*source.find(), SMALLEST_EVALUATED, max_megapixels), source.key, "evaluation")
+
+
+def evaluation_rows(photos: Dataset, source: str, part: str) -> Dataset:
+    """The usable ones of photos or pairs that were read, as the set `part`; see `evaluation_photos`."""
     from ray.data.expressions import col, lit
 
-    photos = _read(*source.find(), SMALLEST_EVALUATED, max_megapixels).materialize()
+    photos = photos.materialize()
     labels = photos.select_columns(["name", "problem"]).take_all()
     problems = {row["name"]: row["problem"] for row in labels if row["problem"]}
-    _warn(problems, len(labels))
+    warn_of(problems, len(labels))
     if len(problems) == len(labels):
-        raise PhotosError(f"{source.key} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
+        raise PhotosError(f"{source} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
     # Materialized, so that no reading task waits for a core that the evaluation's actors hold.
     usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index", "digest"])
-    return usable.with_column("set", lit("evaluation")).materialize()
+    return usable.with_column("set", lit(part)).materialize()
 
 
 def fingerprint(folder: Folder, names: list[str]) -> dict[str, Any]:
@@ -185,7 +198,7 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
     train = photos.train
     if isinstance(train, StoredPhotos):
         names = train.names[:EVALUATED_TRAINING_PHOTOS]
-        train, _ = _split_problems(_read(train.folder, names, config.crop_size, config.max_megapixels))
+        train, _ = split_problems(_read(train.folder, names, config.crop_size, config.max_megapixels))
     datasets = []
     for part, chosen in (("training", train), ("validation", photos.validation)):
         rows = []
@@ -238,10 +251,10 @@ def _problem(image: Image.Image, smallest: int, max_megapixels: int) -> str:
 def _samples(config: DataConfig) -> TrainingPhotos:
     size = max(256, config.crop_size)
     names = [f"dead-leaves-{index:05d}" for index in range(config.train_photos)]
-    train, _ = _split_problems(_rows(names, lambda index, name: (dead_leaves(size, config.seed, index), "", name)))
+    train, _ = split_problems(_rows(names, lambda index, name: (dead_leaves(size, config.seed, index), "", name)))
     folder, crop_size = Folder(sample_photos_folder(VALIDATION_PHOTOS)), config.crop_size
-    validation, problems = _split_problems(_read(folder, list(VALIDATION_PHOTOS), crop_size, config.max_megapixels))
-    _warn(problems, len(VALIDATION_PHOTOS))
+    validation, problems = split_problems(_read(folder, list(VALIDATION_PHOTOS), crop_size, config.max_megapixels))
+    warn_of(problems, len(VALIDATION_PHOTOS))
     validation = validation[: config.val_photos]
     sha256 = hashlib.sha256(json.dumps([size, config.seed, names, validation.names]).encode()).hexdigest()
     return TrainingPhotos(train, validation, sha256)
@@ -256,12 +269,18 @@ def _mean_bytes(folder: Folder, names: list[str], config: DataConfig) -> float:
 
 def _read(folder: Folder, names: list[str], smallest: int, max_megapixels: int, *, pixels: bool = True) -> Dataset:
     """The photos of a folder, as `_rows`; only the first pixel of each unless `pixels`."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def decode(_: int, name: str) -> tuple[NDArray[np.uint8], str, str]:
         photo, problem, digest = decode_photo(folder, name, smallest, max_megapixels)
         return np.asarray(photo if pixels else photo.crop((0, 0, 1, 1))), problem, digest
+
+    return decoded_where_they_are(folder, names, decode)
+
+
+def decoded_where_they_are(folder: Folder, names: list[str], decode: Decode) -> Dataset:
+    """`_rows`, on the machine that has the folder."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not folder.is_local or len(ray.nodes()) == 1:
         return _rows(names, decode)
@@ -272,7 +291,7 @@ def _read(folder: Folder, names: list[str], smallest: int, max_megapixels: int, 
     return _rows(names, decode, num_cpus=min(1, cores), scheduling_strategy=where)
 
 
-def _rows(names: list[str], decode: Callable[[int, str], tuple[NDArray[np.uint8], str, str]], **where: Any) -> Dataset:
+def _rows(names: list[str], decode: Decode, **where: Any) -> Dataset:
     """Rows of `index`, `name`, and what `decode` makes of these: `pixels`, `problem`, empty for a usable photo, and
     `digest`, the same for copies of a photo."""
     import ray.data
@@ -295,7 +314,7 @@ def _blocks(rows: int) -> int:
     return max(min(8, rows), -(-rows // 16))
 
 
-def _split_problems(dataset: Dataset, digests: dict[str, str] | None = None) -> tuple[Photos, dict[str, str]]:
+def split_problems(dataset: Dataset, digests: dict[str, str] | None = None) -> tuple[Photos, dict[str, str]]:
     """The usable photos in order, and the problems of the others by name.
 
     Photos whose digest is in `digests` already, which gets those of the usable ones with their names, are copies.
@@ -314,11 +333,12 @@ def _split_problems(dataset: Dataset, digests: dict[str, str] | None = None) -> 
     return usable, problems
 
 
-def _warn(problems: dict[str, str], seen: int) -> None:
+def warn_of(problems: dict[str, str], seen: int, what: str = "photos") -> None:
+    """Warn of what was skipped, of `seen` in all, by reason; `problems` are reasons by name."""
     parts = []
     for reason, group in itertools.groupby(sorted(problems, key=lambda name: (problems[name], name)), problems.get):
         names = list(group)
         shown = names if len(names) <= 5 else [*names[:5], "…"]
         parts.append(f"{len(names)} {reason} ({', '.join(shown)})")
     if parts:
-        logger.warning("skipped %d of %d photos: %s", len(problems), seen, "; ".join(parts))
+        logger.warning("skipped %d of %d %s: %s", len(problems), seen, what, "; ".join(parts))

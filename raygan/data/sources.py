@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from raygan.config.kinds import PhotoSource
+from raygan.config.kinds import PairSource, PhotoSource
 from raygan.config.section import require
 from raygan.data.download import BSD300, COCO, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
@@ -81,6 +83,51 @@ class PhotoFolder(PhotoSource):
         return _images_in(self.location)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PairFolder(PairSource):
+    """A folder or prefix with noisy/ and clean/, or a CSV file that lists pairs.
+
+    Files pair up by their names without the suffix. Several noisy shots of clean/NAME.png may lie in noisy/NAME/. The
+    CSV file has a header and the columns noisy and clean: paths, relative to its folder.
+    """
+
+    location: str
+    """Path or prefix."""
+
+    def _check(self) -> None:
+        require("location not empty", bool(self.location.strip()), location=self.location)
+
+    @property
+    def key(self) -> str:
+        """See `Kind.key`: the location."""
+        return self.location
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """See `Kind.parse`: every text is a folder, a prefix or a file."""
+        return cls(location=text)
+
+    def find(self) -> tuple[Folder, list[tuple[str, str]]]:
+        """See `PairSource.find`."""
+        if self.location.lower().endswith(".csv"):
+            return _listed_pairs(self.location)
+        folder = Folder(self.location)
+        noisy, clean = (
+            {_stem(name): f"{part}/{name}" for name in image_names(folder.child(part))} for part in ("noisy", "clean")
+        )
+        partners = {stem: stem if stem in clean else stem.rpartition("/")[0] for stem in noisy}
+        if alone := sorted(noisy[stem] for stem, partner in partners.items() if partner not in clean):
+            logger.warning("left out %d files of %s without a clean partner: %s", len(alone), folder, _some(alone))
+        if unused := sorted(set(clean) - set(partners.values())):
+            logger.warning("left out %d clean files of %s without a noisy one: %s", len(unused), folder, _some(unused))
+        pairs = [(noisy[stem], clean[partner]) for stem, partner in partners.items() if partner in clean]
+        if not pairs:
+            raise PhotosError(
+                f"{folder} holds no pairs: it needs the folders noisy and clean, with files of the same names"
+            )
+        return folder, pairs
+
+
 def image_names(folder: Folder) -> list[str]:
     """The names of the image files in a folder, sorted; warns of other formats and of earlier results, left out."""
     files = folder.files()
@@ -90,9 +137,30 @@ def image_names(folder: Folder) -> list[str]:
         logger.warning("left out earlier results in %s: %s", folder, ", ".join(sorted(set(results))))
     others = [name for name in files if not name.lower().endswith(SUFFIXES) and _is_image(name)]
     if others:
-        some = ", ".join([*others[:5], *(["…"] if len(others) > 5 else [])])
-        logger.warning("left out %d images that are not of %s: %s", len(others), ", ".join(SUFFIXES), some)
+        logger.warning("left out %d images that are not of %s: %s", len(others), ", ".join(SUFFIXES), _some(others))
     return [name for name in files if name.lower().endswith(SUFFIXES)]
+
+
+def _listed_pairs(file: str) -> tuple[Folder, list[tuple[str, str]]]:
+    place, mark, name = file.rpartition("/")
+    folder = Folder(f"{place}{mark}" or ".")
+    try:
+        rows = csv.DictReader(io.StringIO(folder.read(name).decode("utf-8-sig")))
+        pairs = [(row["noisy"], row["clean"]) for row in rows]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise PhotosError(f"{file} cannot be read as a CSV file with the columns noisy and clean ({cause})") from error
+    if not pairs or not all(noisy and clean for noisy, clean in pairs):
+        raise PhotosError(f"{file} needs a noisy and a clean file in each row, and at least one row")
+    return folder, pairs
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join([*names[:5], *(["…"] if len(names) > 5 else [])])
 
 
 def _is_image(name: str) -> bool:

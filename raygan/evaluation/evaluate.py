@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from raygan.config.run import MAX_MEGAPIXELS, Config
 from raygan.config.section import with_values
+from raygan.data.pairs import evaluation_pairs
 from raygan.data.photos import evaluation_photos
-from raygan.evaluation.job import EvaluationSettings, EvaluationTask, Row, evaluate
+from raygan.data.sources import PairFolder
+from raygan.evaluation.job import PAIRS, EvaluationSettings, EvaluationTask, Row, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
@@ -21,7 +23,7 @@ from raygan.weights import DEFAULT, denoiser_folder
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-SETS = ("training", "validation", "evaluation")
+SETS = ("training", "validation", "evaluation", PAIRS)
 BEST = {"psnr": "max", "ssim": "max", "colour_drift": "min", "lpips": "min"}
 """Statistic that gives the best of several images' values, by metric."""
 
@@ -72,13 +74,15 @@ def evaluate_checkpoints(
     *,
     max_megapixels: int = MAX_MEGAPIXELS,
     out_of_distribution: bool = False,
+    pairs: bool = False,
 ) -> pd.DataFrame:
     """Compare denoisers with each other, the noisy input and classical filters; returns the summary.
 
     `checkpoints` are folders such as STUDY/best, or s3:// or gs:// prefixes; `evaluate_on` is the name of a source of
     photos, a folder or a prefix, of which larger photos than `max_megapixels` are skipped, and `output` the folder of
-    `write_evaluation`. The noises are those that the first denoiser was trained on, or else `OUT_OF_DISTRIBUTION`.
-    Raises `DenoiserError`, `PhotosError` and `StorageError`.
+    `write_evaluation`. The noises are those that the first denoiser was trained on, or else `OUT_OF_DISTRIBUTION`; with
+    `pairs`, `evaluate_on` has pairs of noisy and clean photos instead (see `raygan.data.sources.PairFolder`). Raises
+    `DenoiserError`, `PhotosError` and `StorageError`.
     """
     from raygan.train.cluster import resolved_device, start_ray
 
@@ -88,7 +92,10 @@ def evaluate_checkpoints(
     config = with_values(configs[0], values)
     Folder(output).require_writable()
     start_ray()
-    photos = evaluation_photos(config.data.evaluate_on, max_megapixels)
+    if pairs:
+        photos = evaluation_pairs(PairFolder(location=evaluate_on), max_megapixels)
+    else:
+        photos = evaluation_photos(config.data.evaluate_on, max_megapixels)
     denoisers = {name: (one.generator, folder) for one, (name, folder) in zip(configs, folders.items(), strict=True)}
     task = EvaluationTask(OUT_OF_DISTRIBUTION if out_of_distribution else config.noises, denoisers)
     return write_evaluation(photos, [task], settings or EvaluationSettings(), resolved_device(config), Folder(output))

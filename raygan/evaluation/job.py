@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 PICTURES = 4
-"""Evaluation photos, the first ones by name, of which before/after pictures are kept."""
+"""Evaluation photos, and pairs, the first ones by name, of which before/after pictures are kept."""
+PAIRS = "pairs"
+"""The set, and the kind of noise, of pairs of noisy and clean photos."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
 """A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it."""
@@ -69,17 +71,19 @@ def evaluate(
 ) -> Iterator[list[Row]]:
     """Evaluate denoisers on photos in a Ray Data job; yields the rows of each photo as it is done.
 
-    `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`). Each of the `actors`
-    takes `resources` (CPU, GPU) and holds all generators. The noise on a photo depends on its name, the noise's key and
-    the level alone. A generator's input is on the GPU if there is one; all else is computed on the CPU.
+    `photos` has rows of `name`, `pixels` and `set` (see `raygan.data.photos.evaluation_photos`, and, for pairs,
+    `raygan.data.pairs.evaluation_pairs`). Each of the `actors` takes `resources` (CPU, GPU) and holds all generators.
+    The noise on a photo depends on its name, the noise's key and the level alone. A generator's input is on the GPU if
+    there is one; all else is computed on the CPU.
     """
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     labels = photos.select_columns(["name", "set"]).take_all()
-    names = sorted(row["name"] for row in labels if row["set"] == "evaluation")
+    shown = [sorted(row["name"] for row in labels if row["set"] == part)[:PICTURES] for part in ("evaluation", PAIRS)]
     # Names of files may be too long or become the same: a number comes first.
-    pictures = {name: f"{number}-{PurePath(name).stem[:60]}" for number, name in enumerate(names[:PICTURES], start=1)}
+    names = dict.fromkeys(itertools.chain.from_iterable(shown))
+    pictures = {name: f"{number}-{PurePath(name).stem[:60]}" for number, name in enumerate(names, start=1)}
     arguments = (task, settings, pictures, "cuda" if resources.get("GPU") else "cpu")
     needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     pool = ray.data.ActorPoolStrategy(size=actors)
@@ -112,24 +116,38 @@ class _Evaluator:
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         photo = {"image": str(batch["name"][0]), "set": str(batch["set"][0])}
-        clean = to_unit_range(torch.from_numpy(np.array(batch["pixels"][0])).permute(2, 0, 1)[None], "cpu")
-        levels = self.settings.levels if photo["set"] == "evaluation" else MEAN_ONLY
-        rows = [row for noise in self.task.noises for level in levels for row in self._rows(photo, clean, noise, level)]
+        image = to_unit_range(torch.from_numpy(np.array(batch["pixels"][0])).permute(2, 0, 1)[None], "cpu")
+        rows = list(self._pair_rows(photo, image) if photo["set"] == "pairs" else self._noise_rows(photo, image))
         return {column: [row[column] for row in rows] for column in rows[0]}
 
-    def _rows(self, photo: Row, clean: Tensor, noise: Noise, level: Level) -> Iterator[Row]:
+    def _noise_rows(self, photo: Row, clean: Tensor) -> Iterator[Row]:
+        """The rows of a clean photo, with each noise at each level."""
+        name = photo["image"]
+        levels = self.settings.levels if photo["set"] == "evaluation" else MEAN_ONLY
+        for noise, level in itertools.product(self.task.noises, levels):
+            intensity = noise.intensity(level)
+            key = (zlib.crc32(name.encode()), zlib.crc32(noise.key.encode()), LEVELS.index(level))
+            noisy = add_noise(clean, [noise], [intensity], [torch_generator("evaluation noise", *key)])
+            kind = {"kind": noise.key, "level": level, "intensity": intensity}
+            picture = ""
+            if photo["set"] == "evaluation" and level == "mean" and name in self.pictures:
+                picture = f"{self.pictures[name]}-{noise.key}-{intensity:g}.png"
+            yield from self._rows(photo | kind, clean, noisy, picture)
+
+    def _pair_rows(self, photo: Row, pair: Tensor) -> Iterator[Row]:
+        """The rows of a pair; real noise has no known intensity, and stands at the mean level."""
+        clean, noisy = pair[:, :3], pair[:, 3:]
+        name = photo["image"]
+        picture = f"{self.pictures[name]}-{PAIRS}.png" if name in self.pictures else ""
+        return self._rows(photo | {"kind": PAIRS, "level": "mean", "intensity": 1.0}, clean, noisy, picture)
+
+    def _rows(self, photo: Row, clean: Tensor, noisy: Tensor, picture: str) -> Iterator[Row]:
         """One row per method."""
-        name, intensity = photo["image"], noise.intensity(level)
-        key = (zlib.crc32(name.encode()), zlib.crc32(noise.key.encode()), LEVELS.index(level))
-        noisy = add_noise(clean, [noise], [intensity], [torch_generator("evaluation noise", *key)])
         results, seconds = self._results(noisy)
         images = [clean, *results.values()]
         distances = self.lpips(clean, images[1:]) if self.lpips else []
-        picture = ""
-        if photo["set"] == "evaluation" and level == "mean" and name in self.pictures:
-            picture = f"{self.pictures[name]}-{noise.key}-{intensity:g}.png"
         for index, (method, denoised) in enumerate(results.items()):
-            row = photo | {"kind": noise.key, "level": level, "intensity": intensity, "method": method}
+            row = photo | {"method": method}
             for metric in (psnr, ssim, colour_drift):
                 row[metric.__name__] = metric(clean.double(), denoised.double()).item()
             if distances:

@@ -13,7 +13,7 @@ from raygan.report.paper import paper_table
 from raygan.study.objectives import LESS_IS_BETTER, pareto_front
 from raygan.study.reader import StudyFiles, System
 
-KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle"}
+KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle", "pairs": "real noise"}
 """The names of noises in tables: a user's own noise has its key."""
 METHOD_NAMES = {
     "noisy": "noisy input",
@@ -23,6 +23,7 @@ METHOD_NAMES = {
     "total_variation": "total variation",
     "bm3d": "BM3D",
     "raygan": "RayGAN",
+    "start": "where training started",
 }
 """The names of filters and denoisers in tables: others have their own."""
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (lower is better)"}
@@ -58,16 +59,41 @@ def result_table(study: StudyFiles) -> str:
         label = "the paper: {system} on {photos}".format(**paper.iloc[0])
         table.loc[label] = [scores_text(*of_kind, unit=unit) for of_kind in scores]
     text = as_text(table, f"mean of {at_mean['images'].iloc[0]} photos, mean intensity")
+    pairs = study.summary.query("set == 'pairs'")
+    if not pairs.empty:
+        text += "\n\n" + as_text(_by_kind(pairs, unit), f"mean of {pairs['images'].iloc[0]} held-out pairs")
     return "\n".join([text, " / ".join(measures.values())]) if "lpips" in measures else text
 
 
+def gain_text(study: StudyFiles) -> str:
+    """Whether training on pairs was worth it: the denoiser's PSNR on held-out pairs against where training started.
+
+    Empty without pairs or a denoiser to start from.
+    """
+    means = study.summary.query("set == 'pairs'").set_index("method")["psnr_mean"]
+    if not {"raygan", "start"} <= set(means.index):
+        return ""
+    gain = means["raygan"] - means["start"]
+    start = study.config.training.start_from
+    if gain > 0:
+        return f"On the held-out pairs, it is {gain:.2f} dB better than {start}, where training started."
+    return (
+        f"On the held-out pairs, it is no better than {start}, where training started ({gain:+.2f} dB): keep {start}."
+    )
+
+
 def evaluation_table(summary: pd.DataFrame) -> str:
-    """Every method's means over the evaluation photos: one table per level, one row per method, with its seconds."""
+    """Every method's means over the evaluation photos: one table per level, one row per method, with its seconds.
+
+    Or over pairs, if it is they that were evaluated.
+    """
     blocks = []
-    for level, rows in summary[summary["set"] == "evaluation"].groupby("level", sort=False):
+    evaluated = summary[summary["set"].isin(("evaluation", "pairs"))]
+    for (part, level), rows in evaluated.groupby(["set", "level"], sort=False):
         seconds = rows.groupby("method", sort=False)["seconds_mean"].mean()
         table = _by_kind(rows).assign(seconds=seconds.map("{:.3f}".format).to_list())
-        blocks.append(as_text(table, f"{level} intensity, {rows['images'].iloc[0]} photos"))
+        images = rows["images"].iloc[0]
+        blocks.append(as_text(table, f"{images} pairs" if part == "pairs" else f"{level} intensity, {images} photos"))
     return "\n\n".join([*blocks, f"Means: {' / '.join(measures_of(summary).values())}, and seconds per photo."])
 
 

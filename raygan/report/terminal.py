@@ -29,7 +29,7 @@ def _final_report(study: StudyFiles) -> str:
     folder = study.folder
     if not study.is_comparison:
         values = study.record["best_trial"]["values"]
-        lines = [tables.result_table(study), *_search_summary(study), ""]
+        lines = [tables.result_table(study), *filter(None, [tables.gain_text(study)]), *_search_summary(study), ""]
         lines += ["Best configuration:" if values else "The base configuration, unchanged (see best/config.json)"]
         lines += [f"  {path} = {tables.short(value)}" for path, value in values.items()]
         denoisers = {"best/": "the denoiser: weights, configuration, metrics"}

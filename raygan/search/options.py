@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import tyro
 
 from raygan.config.run import Config
-from raygan.config.section import ConfigError, Kind, field_docs, flat_values, parse_value, type_at, with_values
+from raygan.config.section import ConfigError, field_docs, flat_values, kind_at, parse_value, type_at, with_values
 from raygan.search.experiment import NAME, Comparison, Experiment, Search
 from raygan.search.space import without
 
 SHORTCUTS = {
     "photos": "data/photos",
+    "pairs": "data/pairs",
     "evaluate_on": "data/evaluate_on",
     "epochs": "training/epochs",
     "workers": "hardware/workers",
@@ -84,11 +85,12 @@ def _options(experiment: Experiment) -> dict[str, tuple[Any, Any, str]]:
         options["seed"] = int, experiment.settings.seed, "Seed of each arm's first trial."
     for name, path in SHORTCUTS.items():
         section, _, leaf = path.partition("/")
-        kind = type_at(experiment.config, path)
+        kind, default = type_at(experiment.config, path), flat_values(experiment.config)[path]
         # A kind is given by its name, or by a text that means one.
-        kind = str if isinstance(kind, type) and issubclass(kind, Kind) else kind
+        if kind_at(kind) is not None:
+            kind = str if default is not None else str | None
         docs = field_docs(type(getattr(experiment.config, section)))
-        options[name] = kind, flat_values(experiment.config)[path], docs[leaf]
+        options[name] = kind, default, docs[leaf]
     return options
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from raygan.config.kinds import ContentLoss, PhotoSource
 from raygan.config.run import Config
 from raygan.config.section import flat_values, with_values
+from raygan.data.pairs import with_pairs
 from raygan.data.photos import StoredPhotos, fingerprint, training_photos
 from raygan.data.sources import PhotoFolder, Samples
 from raygan.search.algorithms import check_first_points
@@ -97,6 +98,8 @@ def read_inputs(experiment: Experiment) -> Inputs:
         for source in (config.data.photos, config.data.evaluate_on):
             if isinstance(source, PhotoFolder):
                 source.find()
+        if config.data.pairs is not None:
+            config.data.pairs.find()
     contents = dict.fromkeys(content for config in configs for content in _contents(experiment, config))
     sources = {content.weights_source: content for content in contents}
     weights = {source: content.read_weights() for source, content in sources.items() if source is not None}
@@ -116,7 +119,7 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
     check_machines(folder)
     # These may be downloaded, gigabytes perhaps: not for a search that does not fit.
     _check_sources(config.data.photos, config.data.evaluate_on)
-    photos = training_photos(config.data, photo_memory())
+    photos = with_pairs(training_photos(config.data, photo_memory()), config.data)
     check_photos(photos)
     streamed = isinstance(photos.train, StoredPhotos)
     config = with_values(config, {"data/cache": "stream" if streamed else "memory"})
@@ -126,6 +129,9 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
     )
+    if photos.train_pairs is not None and photos.validation_pairs is not None and config.data.pairs is not None:
+        counts = f"{len(photos.train_pairs)} to train, {len(photos.validation_pairs)} to validate"
+        print(f"Pairs: {counts}, from {config.data.pairs.key}; val_psnr and val_ssim are those of the pairs")
     check_disk(folder, config, settings, concurrent)
     identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
     job = Job(folder, share_photos(photos), inputs.content_weights)

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from ray.tune import TuneError
 
 from raygan.config.section import differing_values, with_values
+from raygan.data.pairs import held_out_pairs
 from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask
@@ -32,6 +33,7 @@ from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser
 from raygan.train.cluster import start_ray, with_idle_cores
 from raygan.train.driver import Run, RunError, epochs_with_workers
 from raygan.train.loop import DivergedError
+from raygan.weights import denoiser_folder
 
 NO_SPACE = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\][^\n]*")
 """How Python tells that a disk, or a user's share of it, is full."""
@@ -151,14 +153,20 @@ def _evaluate(study: _Study) -> dict[str, Any]:
     """Evaluate the denoisers on the evaluation photos and on crops of the others, and write `evaluation/`."""
     config, folder = study.prepared.config, study.folder
     photos = evaluation_photos(config.data.evaluate_on, config.data.max_megapixels)
-    crops = fixed_crops(ray.get(study.prepared.job.photos), config.data)
+    trained_on = ray.get(study.prepared.job.photos)
+    parts = [photos, *fixed_crops(trained_on, config.data)]
+    if (pairs := held_out_pairs(trained_on)) is not None:
+        parts.append(pairs)
     if study.experiment.has_winner:
         best = with_values(config, study.record["best_trial"]["values"])
-        tasks = [EvaluationTask(best.noises, {"raygan": (best.generator, folder.child("best"))})]
+        denoisers = {"raygan": (best.generator, folder.child("best"))}
+        if (start := best.training.start_from) is not None:
+            denoisers["start"] = (best.generator, Folder(denoiser_folder(start)))
+        tasks = [EvaluationTask(best.noises, denoisers)]
     else:
         tasks = _arm_tasks(study)
-    both = photos.union(*crops).materialize()
-    write_evaluation(both, tasks, EvaluationSettings(), config, folder.child("evaluation"))
+    everything = parts[0].union(*parts[1:]).materialize()
+    write_evaluation(everything, tasks, EvaluationSettings(), config, folder.child("evaluation"))
     return {"status": FINISHED, "finished": _now()}
 
 

@@ -174,8 +174,11 @@ def photo_memory() -> float:
 
 def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
     """Put decoded photos into the object store, once for all runs; raises `HardwareError` if they do not fit."""
-    parts = [part for part in (photos.train, photos.validation) if isinstance(part, Photos)]
-    size, room = sum(pixels.nbytes for part in parts for pixels in part.pixels), _object_store()
+    parts = (photos.train, photos.validation, photos.train_pairs, photos.validation_pairs)
+    size, room = (
+        sum(pixels.nbytes for part in parts if isinstance(part, Photos) for pixels in part.pixels),
+        _object_store(),
+    )
     if size > room:
         raise HardwareError(
             f"the decoded photos take {size / 1e9:.1f} GB, but a node's object store holds {room / 1e9:.1f} GB: give "

@@ -85,10 +85,13 @@ class Run:
         assert isinstance(photos, TrainingPhotos)
         crops: CropSource
         if isinstance(photos.train, StoredPhotos):
-            crops = StreamedCrops(photos.train, config, rank=worker.rank, workers=worker.workers)
+            crops = StreamedCrops(
+                photos.train, config, rank=worker.rank, workers=worker.workers, pairs=photos.train_pairs
+            )
         else:
-            crops = CachedCrops(photos.train, config.data, config.training, worker.rank, worker.workers)
-        val_crops = validation_crops(photos.validation, config.data)
+            workers = worker.rank, worker.workers
+            crops = CachedCrops(photos.train, config.data, config.training, *workers, photos.train_pairs)
+        val_crops = validation_crops(photos.validation, config.data, photos.validation_pairs)
         source = config.loss.content.weights_source
         weights = self.job.content_weights[source] if source is not None else {}
         record = RunRecord(self.job.folder, self.name, self.values)

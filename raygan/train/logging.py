@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from raygan.config.run import Config
+from raygan.data.crops import ValidationCrops
 from raygan.study.storage import Folder
-from raygan.train.validation import noisy_validation_crops
+from raygan.train.validation import noisy_validation_crops, validation_pairs
 
 CROPS = 4
 """Validation crops in a picture."""
@@ -74,16 +75,20 @@ class RunLog:
         self.writer.close()
 
 
-def before_and_after(generator: nn.Module, crops: Tensor, config: Config, device: torch.device) -> dict[str, Tensor]:
-    """A picture for each noise, at its mean intensity: float32, (3, rows * S, 3 * S), in [0, 1].
+def before_and_after(
+    generator: nn.Module, crops: ValidationCrops, config: Config, device: torch.device
+) -> dict[str, Tensor]:
+    """A picture for each noise, at its mean intensity, and for pairs: float32, (3, rows * S, 3 * S), in [0, 1].
 
     A row for each of the first validation crops, in columns noisy, denoised and clean.
     """
     rows = range(min(CROPS, len(crops)))
+    shown = {noise.key: noisy_validation_crops(crops, config, noise, "mean", rows) for noise in config.noises}
+    if crops.pairs is not None:
+        shown["pairs"] = validation_pairs(crops.pairs, rows)
     pictures: dict[str, Tensor] = {}
-    for noise in config.noises:
-        clean, noisy = noisy_validation_crops(crops, config, noise, "mean", rows)
+    for name, (clean, noisy) in shown.items():
         with torch.inference_mode():
             denoised = generator(noisy.to(device)).cpu().clamp(0, 1)
-        pictures[noise.key] = torch.cat(list(torch.cat([noisy, denoised, clean], dim=3)), dim=1)
+        pictures[name] = torch.cat(list(torch.cat([noisy, denoised, clean], dim=3)), dim=1)
     return pictures

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raygan.config.run import AdamConfig, Config, TrainingConfig
-from raygan.data.crops import CropSource, to_unit_range
+from raygan.data.crops import CropSource, ValidationCrops, pairs_in_batch, to_unit_range
 from raygan.errors import InputError
 from raygan.models.blocks import normalize_over_workers
 from raygan.models.cost import operations_per_pixel
@@ -92,7 +92,7 @@ class Epoch:
 def train(
     config: Config,
     crops: CropSource,
-    val_crops: Tensor,
+    val_crops: ValidationCrops,
     content_weights: dict[str, Tensor],
     *,
     worker: Worker | None = None,
@@ -100,7 +100,7 @@ def train(
 ) -> Iterator[Epoch]:
     """Train to the configured number of epochs; yields each epoch once its checkpoint is saved.
 
-    `val_crops` are uint8, (N, 3, S, S); `content_weights` come from `config.loss.content.read_weights`. With a
+    `content_weights` come from `config.loss.content.read_weights`. With a
     `record`, the run resumes from its newest checkpoint, after yielding the epochs before. With several workers,
     torch's default process group must be initialized. On one CPU worker the same configuration gives the same result to
     the last bit, resumed or not. Raises `DivergedError` if a loss is not finite, and `CheckpointError`.
@@ -133,7 +133,7 @@ class _Trainer:
         self,
         config: Config,
         crops: CropSource,
-        val_crops: Tensor,
+        val_crops: ValidationCrops,
         content_weights: dict[str, Tensor],
         worker: Worker,
         saved: Saved | None,
@@ -265,14 +265,20 @@ class _Trainer:
     def _noisy_batch(self, epoch: int, step: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """A batch of crops, uint8, as clean and noisy images on the device, in the layout that convolutions prefer."""
         training, device, share = self.config.training, self.worker.device, len(pixels)
-        clean = to_unit_range(pixels, device)
+        # Of pairs, the noisy photo follows the clean one.
+        clean = to_unit_range(pixels[:, :3], device)
         # Drawn for the whole batch, of which this worker has some rows: the number of workers changes no noise.
         rows = slice(self.worker.rank * share, (self.worker.rank + 1) * share)
         key = (training.seed, epoch, step)
         kinds = torch_generator("noise kinds", *key)
         noises, intensities = sample_noise(self.config, training.batch_size, kinds)
         streams = [torch_generator("noise", *key, row, device=device) for row in range(rows.start, rows.stop)]
-        noisy = add_noise(clean, noises[rows], intensities[rows], streams)
+        has_pairs = pixels.shape[1] > 3
+        of_pairs = pairs_in_batch(self.config.data, training.batch_size)[rows] if has_pairs else [False] * share
+        wanted = [None if is_pair else noise for is_pair, noise in zip(of_pairs, noises[rows], strict=True)]
+        noisy = add_noise(clean, wanted, intensities[rows], streams)
+        if any(of_pairs):
+            noisy[of_pairs] = to_unit_range(pixels[of_pairs, 3:], device)
         layout = torch.channels_last
         return clean.contiguous(memory_format=layout), noisy.contiguous(memory_format=layout)
 

@@ -76,8 +76,9 @@ def test_an_epoch_is_125_steps_or_one_pass_over_the_photos() -> None:
 
 def test_validation_crops_are_fixed_and_spread_over_the_photos() -> None:
     crops = validation_crops(numbered_photos(3), DATA)
-    assert torch.equal(crops, validation_crops(numbered_photos(3), DATA))
-    assert crops[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1]
+    assert torch.equal(crops.photos, validation_crops(numbered_photos(3), DATA).photos)
+    assert crops.photos[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1]
+    assert crops.pairs is None
 
 
 def test_unit_range_is_exact_at_its_ends() -> None:

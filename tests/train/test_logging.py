@@ -55,7 +55,7 @@ def test_tensorboard_has_scalars_hyperparameters_and_the_pictures_of_the_best_ep
     for picture in pictures.values():
         noisy, denoised, clean = picture.split(64, dim=2)
         assert torch.equal(noisy, denoised)
-        assert torch.equal(clean[:, :64], crops[0] / 255)
+        assert torch.equal(clean[:, :64], crops.photos[0] / 255)
 
     log = opened(tmp_path)
     log.add_epoch({"epoch": 1, "best_epoch": 1, "val_psnr": 20.0}, pictures)
@@ -67,7 +67,7 @@ def test_tensorboard_has_scalars_hyperparameters_and_the_pictures_of_the_best_ep
         pixels = np.asarray(image)
     # Of each noise the first crop.
     assert pixels.shape == (192, 192, 3)
-    assert np.array_equal(pixels[:64, 128:].transpose(2, 0, 1), crops[0].numpy())
+    assert np.array_equal(pixels[:64, 128:].transpose(2, 0, 1), crops.photos[0].numpy())
 
     events = EventAccumulator(str(tmp_path / "tensorboard" / "run"))
     events.Reload()

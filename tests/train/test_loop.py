@@ -20,6 +20,7 @@ from raygan.data.samples import dead_leaves
 from raygan.models.cost import operations_per_pixel
 from raygan.noise import Gaussian
 from raygan.presets import PAPER_V0
+from raygan.seeds import derived_seed
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import CheckpointError, DenoiserError, load_generator
 from raygan.train.loop import DivergedError, Epoch, RunRecord, train
@@ -318,3 +319,39 @@ def test_the_papers_full_size(tmp_path: Path) -> None:
     assert run.metrics[1]["content_loss"] < run.metrics[0]["content_loss"]
     generator, _ = load_generator(run.folder.child("checkpoints/run/epoch-0002/denoiser"))
     assert sum(weight.numel() for weight in generator.parameters()) == 29_247_491
+
+
+def test_training_on_pairs_removes_their_noise(tiny_config: Config, tmp_path: Path) -> None:
+    """Real noise that no model describes: a pattern that is the same everywhere."""
+    photos = leaves(count=6)
+    stripes = np.where(np.arange(96)[:, None, None] % 8 < 4, 30, 0)
+    noisy = [(np.minimum(pixels, 220) + stripes).astype(np.uint8) for pixels in photos.pixels]
+    both = [np.concatenate(one, axis=2) for one in zip(photos.pixels, noisy, strict=True)]
+    pairs = Photos(photos.names, both)
+    values = {
+        "generator": "ResidualUNet",
+        "generator/base_width": 8,
+        "generator/residual": True,
+        "training/steps_per_epoch": 40,
+        "training/pixel_epochs": None,
+        "data/pairs_share": 0.5,
+    }
+    config = with_values(tiny_config, values)
+    crops = CachedCrops(photos, config.data, config.training, pairs=pairs)
+    val_crops = validation_crops(photos, config.data, pairs)
+    *_, last = train(config, crops, val_crops, {}, record=RunRecord(Folder(tmp_path), "run"))
+    metrics = last.metrics
+    assert metrics["val_psnr"] == metrics["val_psnr_pairs"] > metrics["val_psnr_noisy"] + 3
+    # Half of each batch has the configured noises.
+    assert metrics["val_psnr_gaussian_high"] > 14
+    # The loss on pairs is that of their own noise.
+    alone = with_values(config, {"data/pairs_share": 1.0, "training/epochs": 1, "training/steps_per_epoch": 1})
+    crops = CachedCrops(photos, alone.data, alone.training, pairs=pairs)
+    [epoch] = train(alone, crops, val_crops, {})
+    [batch] = crops.batches(1)
+    torch.manual_seed(derived_seed("initial weights", alone.training.seed))
+    generator = alone.generator.build().train()
+    torch.manual_seed(derived_seed("layers", alone.training.seed, 1, 0))
+    with torch.no_grad():
+        difference = generator(batch[:, 3:] / 255) - batch[:, :3] / 255
+    assert epoch.metrics["pixel_loss"] == pytest.approx(difference.abs().mean().item(), rel=1e-4)

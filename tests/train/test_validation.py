@@ -43,7 +43,7 @@ def test_noise_has_the_three_levels_of_each_model() -> None:
     crops = validation_crops(PHOTOS, config.data)
     sums = validate(torch.nn.Identity(), crops, config, CPU, range(len(crops)))
     random = np.random.default_rng(0)
-    clean = crops.numpy() / 255
+    clean = crops.photos.numpy() / 255
     for key, mode, argument, intensities in (
         ("gaussian", "gaussian", "var", (0.005, 0.0425, 0.08)),
         ("salt_and_pepper", "s&p", "amount", (0.02, 0.045, 0.07)),
@@ -63,6 +63,29 @@ def test_dividing_crops_among_workers_changes_nothing(tiny_config: Config) -> No
     assert len(whole) == 21
     for name, total in whole.items():
         assert sum(part[name].item() for part in parts) == pytest.approx(total.item(), rel=1e-6)
+
+
+def test_pairs_are_scored_as_they_are_and_decide(tiny_config: Config) -> None:
+    generator = network(tiny_config)
+    noisy = Photos(PHOTOS.names, [pixels // 2 + 60 for pixels in PHOTOS.pixels])
+    both = [np.concatenate(one, axis=2) for one in zip(PHOTOS.pixels, noisy.pixels, strict=True)]
+    crops = validation_crops(PHOTOS, tiny_config.data, Photos(PHOTOS.names, both))
+    sums = validate(generator, crops, tiny_config, CPU, range(len(crops)))
+    assert crops.pairs is not None
+    expected = dict.fromkeys(("psnr", "ssim", "psnr_noisy"), 0.0)
+    for pair in crops.pairs.numpy():
+        clean, shot = pair[:3] / 255, pair[3:] / 255
+        with torch.no_grad():
+            denoised = generator(torch.from_numpy(shot[None]).float())[0].double().numpy().clip(0, 1)
+        expected["psnr"] += peak_signal_noise_ratio(clean, denoised, data_range=1)
+        expected["ssim"] += structural_similarity(clean, denoised, data_range=1, channel_axis=0)
+        expected["psnr_noisy"] += peak_signal_noise_ratio(clean, shot, data_range=1)
+    assert {name: sums[name].item() for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert sums["psnr_pairs"] == sums["psnr"]
+    without = validate(generator, validation_crops(PHOTOS, tiny_config.data), tiny_config, CPU, range(len(crops)))
+    assert sums["psnr_gaussian_mean"] == without["psnr_gaussian_mean"]
+    parts = [validate(generator, crops, tiny_config, CPU, range(rank, 3, 2)) for rank in range(2)]
+    assert sum(part["psnr"].item() for part in parts) == pytest.approx(sums["psnr"].item(), rel=1e-6)
 
 
 def test_noise_depends_on_the_data_seed_alone(tiny_config: Config) -> None:

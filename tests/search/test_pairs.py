@@ -1,0 +1,98 @@
+"""Training on pairs of noisy and clean photos, as a user runs it, and evaluating on them."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import raygan, run_search, warnings_of
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from raygan.data.samples import dead_leaves
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+TINY = {
+    "training/steps_per_epoch": 4,
+    "training/batch_size": 4,
+    "training/precision": "float32",
+    "generator/base_width": 4,
+    "generator/blocks": 1,
+    "discriminator/base_width": 4,
+    "data/crop_size": 64,
+    "data/train_photos": 6,
+    "data/val_crops": 4,
+}
+OPTIONS = [option for path, value in TINY.items() for option in ("--set", f"{path}={value}")]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pairs with noise that is the same everywhere."""
+    folder = tmp_path_factory.mktemp("camera")
+    for part in ("noisy", "clean"):
+        (folder / part).mkdir()
+    for index in range(10):
+        clean = dead_leaves(96, 0, index)
+        Image.fromarray(clean).save(folder / "clean" / f"{index}.png")
+        noisy = clean // 2 + np.where(np.arange(96)[:, None, None] % 4 < 2, 60, 40)
+        Image.fromarray(noisy.astype(np.uint8)).save(folder / "noisy" / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that trained on the pairs from random weights, without a search."""
+    storage = tmp_path_factory.mktemp("studies")
+    start = ["--set", "training/start_from=none", "--trials", "0", "--epochs", "1", "--name", "first"]
+    run = run_search("--pairs", pairs, "--storage", storage, *OPTIONS, *start, file="finetune")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert warnings_of(run) == ""
+    assert "Pairs: 6 to train, 2 to validate" in run.stdout
+    assert "mean of 2 held-out pairs" in run.stdout
+    return storage / "first"
+
+
+def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trained: Path) -> None:
+    start = ["--set", f"training/start_from={trained / 'best'}", "--name", "second", "--trials", "2"]
+    epochs = ["--trial-epochs", "1", "--epochs", "2"]
+    run = run_search("--pairs", pairs, "--storage", trained.parent, *OPTIONS, *start, *epochs, file="finetune")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert warnings_of(run) == ""
+    folder = trained.parent / "second"
+    summary = pd.read_csv(folder / "evaluation" / "summary.csv").query("set == 'pairs'").set_index("method")
+    assert list(summary.index) == ["noisy", "median", "raygan", "start"]
+    assert set(summary["images"]) == {2}
+    gain = summary.loc["raygan", "psnr_mean"] - summary.loc["start", "psnr_mean"]
+    expected = f"it is {gain:.2f} dB better than" if gain > 0 else f"it is no better than {trained / 'best'}"
+    assert expected in run.stdout
+    # Trials are compared on pairs.
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["val_psnr"] == row["val_psnr_pairs"] for row in rows)
+    assert json.loads((folder / "study.json").read_text())["config"]["data"]["pairs"]["location"] == str(pairs)
+    report = raygan("report", folder)
+    assert report.returncode == 0, report.stderr
+
+
+def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: Path, tmp_path: Path) -> None:
+    run = raygan("evaluate", trained / "best", "--pairs", pairs, "--output", tmp_path, "--filters", "median")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "10 pairs" in run.stdout
+    table = pd.read_csv(tmp_path / "per_image.csv")
+    assert set(table["kind"]) == {"pairs"}
+    assert list(table["method"].unique()) == ["noisy", "median", "raygan"]
+    for row in table.query("method == 'noisy'").itertuples():
+        name = Path(str(row.image)).name
+        clean, noisy = (np.asarray(Image.open(pairs / part / name)) / 255 for part in ("clean", "noisy"))
+        assert row.psnr == pytest.approx(peak_signal_noise_ratio(clean, noisy, data_range=1), abs=1e-4)
+        similarity = structural_similarity(clean, noisy, data_range=1, channel_axis=2)
+        assert row.ssim == pytest.approx(similarity, abs=1e-4)
+    # Before-and-after pictures of the first four.
+    assert len(list((tmp_path / "pictures").iterdir())) == 4
+    both = raygan("evaluate", trained / "best", "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
+    assert (both.returncode, "give --pairs or --out-of-distribution, not both" in both.stderr) == (2, True)
+    none = raygan("evaluate", trained / "best", "--pairs", tmp_path / "missing", "--output", tmp_path)
+    assert (none.returncode, "holds no pairs" in none.stderr) == (2, True)
