@@ -60,7 +60,7 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `raygan` command; ends the process with 2 on bad input."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    functions = (_search, _train, _denoise, _evaluate, _report, _compare, _dashboard, _export, _fetch)
+    functions = (_search, _train, _denoise, _evaluate, _noise, _report, _compare, _dashboard, _export, _fetch)
     commands: dict[str, Callable[..., None]] = {function.__name__[1:]: function for function in functions}
     description = "Find, train and evaluate image denoisers on Ray."
     config = (tyro.conf.FlagCreatePairsOff,)
@@ -238,6 +238,51 @@ def _evaluate(
         pairs=evaluation.pairs is not None,
     )
     print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
+
+
+@dataclass(frozen=True)
+class _Frames:
+    flat_frames: str | None = None
+    """Folder of your own raw frames of a grey card: 16-bit grey TIFF or PNG files of the mosaic, not demosaicked."""
+    black: float = 0.0
+    """Value of black in these frames."""
+    white: float = 65535.0
+    """Value of white in these frames."""
+
+
+def _noise(
+    photo: Positional[str],
+    picture: Positional[str],
+    camera: str | None = None,
+    iso: float = 3200.0,
+    profiles: str | None = None,
+    frames: OmitArgPrefixes[_Frames] = _Frames(),
+) -> None:
+    """Show the noise of a camera model on a clean photo, and print the settings to train with it.
+
+    Args:
+        photo: A clean photo.
+        picture: PNG file to write: the photo without and with noise, and the variance curve.
+        camera: Camera model that darktable has measured, such as "Canon EOS 6D".
+        iso: ISO of the shot.
+        profiles: darktable's noiseprofiles.json; the default is that of the installed darktable.
+        frames: Your own measurement.
+    """
+    from raygan.noise.calibration import darktable_profile, profile_of_frames, read_frames
+    from raygan.report.noise import noise_picture
+
+    if (camera is None) == (frames.flat_frames is None):
+        raise InputError("give --camera MODEL or --flat-frames FOLDER")
+    if camera is not None:
+        profile = darktable_profile(camera, iso, profiles)
+    else:
+        profile = profile_of_frames(read_frames(str(frames.flat_frames)), iso, frames.black, frames.white)
+    noise_picture(photo, profile, picture)
+    model = profile.camera()
+    values = {"shot": model.shot, "read": model.read, "high": profile.stops}
+    print(f"Variance of raw values x in [0, 1] at ISO {iso:g}: {profile.shot:.4g} x + {profile.read:.4g}")
+    options = " ".join(f"--set noises/camera/{name}={value:.4g}" for name, value in values.items())
+    print(f"To train with it: --set noises=camera {options}\nWritten: {picture}")
 
 
 def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> None:

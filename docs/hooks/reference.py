@@ -28,6 +28,7 @@ COMMANDS = {
     "raygan train": ["train", "v1"],
     "raygan denoise": ["denoise"],
     "raygan evaluate": ["evaluate"],
+    "raygan noise": ["noise"],
     "raygan report": ["report"],
     "raygan compare": ["compare"],
     "raygan dashboard": ["dashboard"],
@@ -39,9 +40,10 @@ CLI_INTRODUCTION = """# Command line
 This page is generated from the commands' own `--help`.
 
 `raygan search` and `raygan train` take a search file (`FILE.py`) or the name of a search that comes with RayGAN: `v1`,
-`v0`, `ablation`, `adversarial_weight`, `architecture`, `content_loss`, `denoiser`, `discriminator`, `noise_policy` or
-`perception`. Their options and defaults are those of the experiment, so `raygan search NAME --help` differs between
-experiments. In a clone, `python searches/v1.py` is the same as `raygan search v1`.
+`v0`, `ablation`, `adversarial_weight`, `architecture`, `camera`, `content_loss`, `denoiser`, `discriminator`,
+`finetune`, `noise_policy` or `perception`. Their options and defaults are those of the experiment, so
+`raygan search NAME --help` differs between experiments. In a clone, `python searches/v1.py` is the same as
+`raygan search v1`.
 
 Shell completion: `raygan --tyro-print-completion bash` (or `zsh`, `tcsh`) prints a completion script.
 
@@ -61,6 +63,7 @@ BASES = {
     "discriminator": kinds.Discriminator,
     "loss/content": kinds.ContentLoss,
     "data/photos": kinds.PhotoSource,
+    "data/pairs": kinds.PairSource,
 }
 
 
@@ -110,15 +113,18 @@ def _settings_page() -> str:
             parts.append(f"## {name}\n\n{_sentences(type(value))}\n\n{_table(_rows(value, f'{name}/'))}")
         if base := BASES.get(name):
             parts.append(f"## {name}\n\n{field_docs(Config)[name]}\n\n{_kinds(base, name)}")
-        if name in ("loss", "data"):
-            path = next(path for path in BASES if path.startswith(f"{name}/"))
-            parts.append(f"### Classes for {path}\n\n{_kinds(BASES[path], path)}")
+        for path in BASES:
+            if path.startswith(f"{name}/"):
+                parts.append(f"### Classes for {path}\n\n{_kinds(BASES[path], path)}")
+        if not isinstance(value, Section | tuple):
+            row = (name, _type_name(field_types(Config)[name]), str(value), field_docs(Config)[name])
+            parts.append(f"## {name}\n\n{_table(iter([row]))}")
     return "\n\n".join(parts)
 
 
 def _kinds(base: type[Kind], path: str) -> str:
     own = [kind for kind in _subclasses(base)[1:] if kind.__module__.startswith("raygan.")]
-    shown = [kind for kind in own if "_" not in kind.__name__ and "out_of_distribution" not in kind.__module__]
+    shown = [kind for kind in own if "_" not in kind.__name__]
     return "\n\n".join(f"**`{kind.__name__}`** {_sentences(kind)}\n\n{_table(_fields(kind, path))}" for kind in shown)
 
 

@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from raygan.config.kinds import Noise, require_range
-from raygan.config.section import Share
+from raygan.config.section import NonNegative, Positive, Share
 from raygan.noise.jpeg import compressed, to_rgb, to_ycbcr
 
-SHOT = 1e-4
-"""Variance of the shot noise at white, at ISO 100: the lower end of Brooks et al.'s range."""
 MOST_STOPS = 10.0
 """Stops above ISO 100 at most: ISO 102,400."""
 
@@ -32,6 +30,12 @@ class Camera(Noise):
 
     low: float = 0.0
     high: float = 7.0
+    shot: Positive = 1e-4
+    """Variance of the shot noise at white and ISO 100; the default is the lower end of Brooks et al.'s range, as of a
+    small sensor. It doubles with each stop."""
+    read: NonNegative | None = None
+    """Variance of the read noise at ISO 100, which quadruples with each stop. None: drawn, as it goes with shot noise
+    in the cameras that Brooks et al. measured."""
     jpeg: Share = 0.75
     """Share of the photos that are compressed as JPEG files, of quality 70 to 98."""
 
@@ -52,7 +56,7 @@ class Camera(Noise):
         draw = Draw(generators, clean.device)
         development = Development.drawn(draw)
         raw = mosaic(development.to_raw(padded))
-        shot, read = noise_levels(intensities, draw)
+        shot, read = self._noise_levels(torch.tensor(intensities, device=clean.device), draw)
         both = torch.cat([raw_noise(raw, shot, read, draw), raw])
         noisy, without = development.to_srgb(demosaicked(both, draw.chance(0.5).repeat(2))).chunk(2)
         luma, chroma, kept = draw.uniform(0, 1.2), draw.uniform(1, 6), draw.uniform(0.4, 1)
@@ -60,6 +64,12 @@ class Camera(Noise):
         result = (clean + difference[..., :height, :width]).clamp(0, 1)
         file = compressed(result, draw.uniform(70, 98).round(), draw.chance(0.5))
         return torch.where(_per_image(draw.chance(self.jpeg)), file, result)
+
+    def _noise_levels(self, stops: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Shot and read noise: the variance of a raw value x in [0, 1] is shot * x + read."""
+        shot = self.shot * 2**stops
+        drawn = torch.exp(2.18 * shot.log() + 1.2 + 0.26 * draw.normal())
+        return shot, drawn if self.read is None else self.read * 4**stops
 
 
 class Draw:
@@ -80,15 +90,6 @@ class Draw:
     def chance(self, probability: float) -> Tensor:
         """True with a probability, (B,)."""
         return self.uniform(0, 1) < probability
-
-
-def noise_levels(stops: Sequence[float], draw: Draw) -> tuple[Tensor, Tensor]:
-    """Shot and read noise: the variance of a raw value x in [0, 1] is shot * x + read.
-
-    Shot noise doubles with each stop; read noise follows it as in the cameras that Brooks et al. measured.
-    """
-    shot = SHOT * 2 ** torch.tensor(stops, device=draw.device)
-    return shot, torch.exp(2.18 * shot.log() + 1.2 + 0.26 * draw.normal())
 
 
 def raw_noise(raw: Tensor, shot: Tensor, read: Tensor, draw: Draw) -> Tensor:

@@ -1,0 +1,132 @@
+"""The noise of a given camera model: from darktable's measurements, or from frames that its owner took."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.optimize import nnls
+
+from raygan.errors import InputError
+from raygan.noise.camera import Camera
+
+PROFILES = tuple(
+    f"{place}/darktable/noiseprofiles.json"
+    for place in (
+        "/usr/share",
+        "/usr/local/share",
+        "/opt/darktable/share",
+        "/Applications/darktable.app/Contents/Resources/share",
+    )
+)
+"""Where an installed darktable keeps its profiles."""
+BLOCK = 16
+"""Side of the blocks of a frame whose mean and variance are compared."""
+ISO = 100
+"""The ISO at which `Camera` states its noise."""
+
+
+class CalibrationError(InputError):
+    """A camera's noise cannot be found out."""
+
+
+@dataclass(frozen=True)
+class NoiseProfile:
+    """Noise of raw values x in [0, 1], of variance shot * x + read, at an ISO."""
+
+    shot: float
+    read: float
+    iso: float
+
+    @property
+    def stops(self) -> float:
+        """The ISO as an intensity of `Camera`: stops above ISO 100."""
+        return math.log2(self.iso / ISO)
+
+    def camera(self) -> Camera:
+        """The noise model of this camera, around this ISO: photon noise grows with the gain, read noise squared."""
+        factor = ISO / self.iso
+        return Camera(shot=self.shot * factor, read=self.read * factor**2)
+
+
+def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseProfile:
+    """What darktable measured for a camera model, such as "Canon EOS 6D", scaled from its nearest ISO to this one.
+
+    `file` is darktable's noiseprofiles.json; None: that of the installed darktable. Its green channel is taken, which
+    white balance does not scale. Raises `CalibrationError` if there is no such file or model.
+    """
+    found = next((Path(place) for place in ([file] if file else PROFILES) if Path(place).is_file()), None)
+    if found is None:
+        raise CalibrationError(
+            f"there is no {file or 'noiseprofiles.json of darktable'}: install darktable, or name its file "
+            "with --profiles"
+        )
+    try:
+        makers = json.loads(found.read_bytes())["noiseprofiles"]
+        models = {f"{maker['maker']} {one['model']}": one["profiles"] for maker in makers for one in maker["models"]}
+    except (ValueError, LookupError, TypeError) as error:
+        raise CalibrationError(f"{found} is not a file of darktable's noise profiles ({error})") from error
+    named = [name for name in models if model.casefold() in (name.casefold(), name.partition(" ")[2].casefold())]
+    if not named:
+        similar = [name for name in models if model.casefold() in name.casefold()][:10]
+        hint = f"similar ones: {', '.join(similar)}" if similar else "give maker and model, such as Canon EOS 6D"
+        raise CalibrationError(f"{found} has no camera {model!r}; {hint}")
+    nearest: dict[str, Any] = min(models[named[0]], key=lambda one: abs(math.log(one["iso"] / iso)))
+    gain = iso / nearest["iso"]
+    return NoiseProfile(nearest["a"][1] * gain, max(0.0, nearest["b"][1]) * gain**2, iso)
+
+
+def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
+    """The 16-bit grey images of a folder; raises `CalibrationError` if there are none."""
+    frames = []
+    for file in sorted(Path(location).glob("*")):
+        if file.suffix.lower() in (".png", ".tif", ".tiff"):
+            try:
+                with Image.open(file, formats=("PNG", "TIFF")) as image:
+                    frames.append(np.asarray(image) if image.mode.startswith("I") else np.zeros(0))
+            except (OSError, ValueError) as error:
+                raise CalibrationError(f"{file} cannot be read: {error}") from error
+            if frames[-1].ndim != 2:
+                raise CalibrationError(f"{file} is no 16-bit grey image: give the undemosaicked values of the sensor")
+    if not frames:
+        raise CalibrationError(f"{location} has no .tif, .tiff or .png files")
+    return frames
+
+
+def profile_of_frames(
+    frames: Iterable[NDArray[np.number[Any]]], iso: float, black: float, white: float
+) -> NoiseProfile:
+    """The profile that explains the noise of raw frames of something smooth and out of focus, such as a grey card.
+
+    Frames are mosaics, (H, W), of linear values from `black` to `white`, all at this ISO; they should span dark to
+    bright. In blocks of one colour of the mosaic, the variance is that of the differences between neighbors, so that
+    uneven light does not count. Raises `CalibrationError` for fewer than 10 usable blocks.
+    """
+    means, variances = [], []
+    for frame in frames:
+        values = (frame[::2, 1::2].astype(np.float64) - black) / (white - black)
+        height, width = (size // BLOCK * BLOCK for size in values.shape)
+        blocks = values[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).swapaxes(1, 2)
+        mean = blocks.mean(axis=(2, 3)).ravel()
+        variance = (np.diff(blocks, axis=3) ** 2).mean(axis=(2, 3)).ravel() / 2
+        # Neither black nor white, where noise is cut off.
+        usable = (mean > 0.001) & (blocks.max(axis=(2, 3)).ravel() < 0.98)
+        means.append(mean[usable])
+        variances.append(variance[usable])
+    mean, variance = np.concatenate(means or [np.zeros(0)]), np.concatenate(variances or [np.zeros(0)])
+    if len(mean) < 10:
+        raise CalibrationError(
+            f"the frames have {len(mean)} usable blocks of {BLOCK}x{BLOCK} values, but at least 10 are needed: neither "
+            "black nor white, with the right --black and --white"
+        )
+    # A block's variance is known to a fixed fraction of itself: without the weights, bright blocks would decide alone.
+    weight = 1 / (variance + variance.mean() / 10)
+    (shot, read), _ = nnls(np.stack([mean * weight, weight], axis=1), variance * weight)
+    return NoiseProfile(float(shot), float(read), iso)

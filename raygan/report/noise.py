@@ -1,0 +1,61 @@
+"""A picture of what a camera's noise does to a photo, with its variance curve."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from raygan.config.run import MAX_MEGAPIXELS
+from raygan.data.photos import SMALLEST_EVALUATED, decode_photo
+from raygan.data.sources import PhotosError
+from raygan.noise.calibration import NoiseProfile
+from raygan.seeds import torch_generator
+from raygan.study.storage import Folder
+
+SIDE = 512
+"""Pixels of the photo that are shown, at most, in each direction."""
+HEIGHT, MARGIN = 300, 60
+"""Of the curve, in pixels."""
+
+
+def noise_picture(file: str, profile: NoiseProfile, output: str) -> None:
+    """Write the middle of a clean photo, the same with the camera's noise beside it, and the variance in raw values.
+
+    Raises `PhotosError` if the photo cannot be used, and `StorageError`.
+    """
+    target = Folder(Path(output).parent)
+    target.require_writable()
+    photo, problem, _ = decode_photo(Folder(Path(file).parent), Path(file).name, SMALLEST_EVALUATED, MAX_MEGAPIXELS)
+    if problem:
+        raise PhotosError(f"{file} is {problem}: give a clean RGB photo")
+    width, height = min(SIDE, photo.width), min(SIDE, photo.height)
+    left, top = (photo.width - width) // 2, (photo.height - height) // 2
+    shown = photo.crop((left, top, left + width, top + height))
+    clean = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
+    noisy = profile.camera().add(clean, profile.stops, torch_generator("noise picture"))
+    pixels = (noisy.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = Image.new("RGB", (max(2 * width, 600), height + HEIGHT), "white")
+    picture.paste(shown, (0, 0))
+    picture.paste(Image.fromarray(pixels), (width, 0))
+    _draw_curve(ImageDraw.Draw(picture), profile, picture.width, height)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    target.write(Path(output).name, content.getvalue())
+
+
+def _draw_curve(draw: ImageDraw.ImageDraw, profile: NoiseProfile, width: int, top: int) -> None:
+    left, right, upper, lower = MARGIN, width - MARGIN, top + MARGIN, top + HEIGHT - MARGIN
+    most = profile.shot + profile.read
+    draw.line([(left, upper), (left, lower), (right, lower)], "black", 2)
+    values = [profile.shot * x + profile.read for x in (0.0, 1.0)]
+    ends = [(x, lower - (lower - upper) * value / most) for x, value in zip((left, right), values, strict=True)]
+    draw.line(ends, "teal", 3)
+    title = f"variance of raw values x at ISO {profile.iso:g}: {profile.shot:.3g} x + {profile.read:.3g}"
+    draw.text((left, top + MARGIN // 3), title, "black")
+    draw.text((left, lower + 8), "x = 0", "black")
+    draw.text((right - 30, lower + 8), "x = 1", "black")
+    draw.text((4, upper), f"{most:.2g}", "black")

@@ -1,0 +1,119 @@
+"""The noise of a given camera model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import raygan
+from PIL import Image
+
+from raygan.data.samples import dead_leaves
+from raygan.noise import Camera
+from raygan.noise.calibration import CalibrationError, NoiseProfile, darktable_profile, profile_of_frames, read_frames
+from raygan.noise.camera import Draw
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> str:
+    """A file in darktable's format, made for the test."""
+    measured = [
+        {"name": "x", "iso": iso, "a": [9.0, iso * 3e-8, 9.0], "b": [9.0, iso**2 * 2e-12, 9.0]}
+        for iso in (100, 400, 1600)
+    ]
+    makers = [{"maker": "Maker", "models": [{"comment": "", "model": "One II", "profiles": measured}]}]
+    file = tmp_path / "noiseprofiles.json"
+    file.write_text(json.dumps({"version": 0, "noiseprofiles": makers}))
+    return str(file)
+
+
+@pytest.mark.parametrize("iso", [100, 700, 6400])
+def test_a_profile_of_darktable_is_scaled_to_the_iso(profiles: str, iso: int) -> None:
+    profile = darktable_profile("maker one ii", iso, profiles)
+    assert (profile.shot, profile.read) == pytest.approx((iso * 3e-8, iso**2 * 2e-12))
+    assert darktable_profile("One II", iso, profiles) == profile
+    camera = profile.camera()
+    assert (camera.shot, camera.read) == pytest.approx((3e-6, 2e-8))
+    # The model adds that variance at this ISO.
+    shot, read = camera._noise_levels(torch.tensor([profile.stops]), Draw([torch.Generator()], torch.device("cpu")))
+    assert (shot.item(), read.item()) == pytest.approx((profile.shot, profile.read), rel=1e-4)
+
+
+def test_a_camera_that_is_not_there_is_refused(profiles: str, tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="has no camera 'one'; similar ones: Maker One II"):
+        darktable_profile("one", 100, profiles)
+    with pytest.raises(CalibrationError, match="give maker and model"):
+        darktable_profile("other", 100, profiles)
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(CalibrationError, match="is not a file of darktable's noise profiles"):
+        darktable_profile("one", 100, str(tmp_path / "bad.json"))
+    with pytest.raises(CalibrationError, match=r"there is no .*missing"):
+        darktable_profile("one", 100, str(tmp_path / "missing"))
+
+
+def frames(shot: float, read: float) -> list[np.ndarray]:
+    """Raw frames with a gradient of light, 16 bits, black at 512."""
+    random = np.random.default_rng(0)
+    light = np.linspace(0.02, 0.8, 512)[None, :] * np.linspace(0.3, 1, 256)[:, None]
+    values = [random.normal(light, np.sqrt(shot * light + read)) for _ in range(2)]
+    return [(one * (65535 - 512) + 512).round().clip(0, 65535).astype(np.uint16) for one in values]
+
+
+@pytest.mark.parametrize(("shot", "read"), [(1e-3, 1e-6), (2e-3, 1e-4)])
+def test_frames_of_a_grey_card_give_the_variance_that_they_have(shot: float, read: float) -> None:
+    profile = profile_of_frames(frames(shot, read), 1600, 512, 65535)
+    assert profile.shot == pytest.approx(shot, rel=0.05)
+    assert profile.read == pytest.approx(read, rel=0.15, abs=5e-6)
+    assert profile.iso == 1600
+    with pytest.raises(CalibrationError, match="have 0 usable blocks"):
+        profile_of_frames(frames(shot, read), 1600, 65534, 65535)
+
+
+def test_the_command_writes_a_picture_and_the_settings(profiles: str, tmp_path: Path) -> None:
+    Image.fromarray(dead_leaves(96, 0, 0)).save(tmp_path / "photo.png")
+    run = raygan(
+        "noise",
+        tmp_path / "photo.png",
+        tmp_path / "out.png",
+        "--camera",
+        "One II",
+        "--iso",
+        800,
+        "--profiles",
+        profiles,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "2.4e-05 x + 1.28e-06" in run.stdout
+    assert "--set noises/camera/shot=3e-06 --set noises/camera/read=2e-08 --set noises/camera/high=3" in run.stdout
+    with Image.open(tmp_path / "out.png") as picture:
+        pixels = np.asarray(picture)
+    assert np.array_equal(pixels[:96, :96], dead_leaves(96, 0, 0))
+    assert not np.array_equal(pixels[:96, 96:192], pixels[:96, :96])
+    (tmp_path / "frames").mkdir()
+    for index, frame in enumerate(frames(1e-3, 1e-6)):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{index}.tif")
+    assert len(read_frames(str(tmp_path / "frames"))) == 2
+    options = ["--flat-frames", tmp_path / "frames", "--black", 512, "--iso", 1600]
+    run = raygan("noise", tmp_path / "photo.png", tmp_path / "out.png", *options)
+    assert run.returncode == 0, run.stderr
+    assert "at ISO 1600: 0.00" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --camera MODEL or --flat-frames FOLDER"),
+        (["--camera", "x", "--flat-frames", "y"], "give --camera MODEL or --flat-frames FOLDER"),
+        (["--flat-frames", "missing"], "missing has no .tif, .tiff or .png files"),
+    ],
+)
+def test_bad_options_are_refused(options: list[str], message: str, tmp_path: Path) -> None:
+    Image.fromarray(dead_leaves(96, 0, 0)).save(tmp_path / "photo.png")
+    run = raygan("noise", tmp_path / "photo.png", tmp_path / "out.png", *options)
+    assert (run.returncode, message in run.stderr) == (2, True), run.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_cameras_own_noise_levels() -> None:
+    assert NoiseProfile(2e-4, 4e-6, 200).camera() == Camera(shot=1e-4, read=1e-6)
