@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -192,6 +192,11 @@ class _Evaluation:
     pairs: str | None = None
     """Evaluate on pairs instead: a folder or prefix with noisy/ and clean/ of the same names, or a CSV file with the
     columns noisy and clean."""
+    protocol: Literal["paper", "awgn15", "awgn25", "awgn50"] = "paper"
+    """paper: the denoiser's own noises, clipped to [0, 1]. awgn15 and so on: unclipped Gaussian noise of that standard
+    deviation (of 255), on CBSD68 if the photos contain it, beside published scores."""
+    out_of_distribution: bool = False
+    """Add noise that `synthetic` was not trained on: stronger, Poisson, JPEG and others."""
     max_megapixels: int = MAX_MEGAPIXELS
     """Skip larger photos, before they take memory."""
     self_ensemble: bool = False
@@ -205,7 +210,6 @@ def _evaluate(
     filters: tuple[FILTERS, ...] = ("median",),
     levels: tuple[Level, ...] = LEVELS,
     lpips: bool = False,
-    out_of_distribution: bool = False,
 ) -> None:
     """Compare denoisers with each other and with classical filters.
 
@@ -217,26 +221,33 @@ def _evaluate(
         filters: Classical filters; bm3d needs the package bm3d.
         levels: Noise levels.
         lpips: Compute LPIPS too; needs pip install 'raygan[lpips]' and its pretrained weights.
-        out_of_distribution: Add noise that the denoisers were not trained on: stronger, Poisson, JPEG and others.
     """
+    from raygan.data.sources import PairFolder
     from raygan.evaluation.classical import filters_named
     from raygan.evaluation.evaluate import evaluate_checkpoints
     from raygan.evaluation.job import EvaluationSettings
+    from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
     from raygan.evaluation.perceptual import Lpips
+    from raygan.evaluation.protocols import PROTOCOLS
     from raygan.report.tables import evaluation_table
 
     settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None, evaluation.self_ensemble)
-    if out_of_distribution and evaluation.pairs is not None:
-        raise InputError("pairs have their own noise: give --pairs or --out-of-distribution, not both")
+    protocol = PROTOCOLS.get(evaluation.protocol)
+    if (evaluation.pairs is not None) + evaluation.out_of_distribution + (protocol is not None) > 1:
+        raise InputError("give one of --pairs, --out-of-distribution and --protocol: each has its own noise")
+    if protocol is not None:
+        settings = replace(settings, levels=("mean",))
     summary = evaluate_checkpoints(
         checkpoints,
-        evaluation.pairs or evaluation.evaluate_on,
+        PairFolder(location=evaluation.pairs) if evaluation.pairs is not None else evaluation.evaluate_on,
         output,
         settings,
         max_megapixels=evaluation.max_megapixels,
-        out_of_distribution=out_of_distribution,
-        pairs=evaluation.pairs is not None,
+        noises=OUT_OF_DISTRIBUTION if evaluation.out_of_distribution else None,
+        protocol=protocol,
     )
+    for method, psnr, source in protocol.published() if protocol is not None else ():
+        print(f"published on CBSD68: {method} {psnr:.2f} dB ({source})")
     print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
 
 

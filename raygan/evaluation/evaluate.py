@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
+from raygan.config.kinds import Noise, PairSource
 from raygan.config.run import MAX_MEGAPIXELS, Config
 from raygan.config.section import with_values
 from raygan.data.pairs import evaluation_pairs
 from raygan.data.photos import evaluation_photos
-from raygan.data.sources import PairFolder
 from raygan.evaluation.job import PAIRS, EvaluationSettings, EvaluationTask, Row, evaluate
-from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
+from raygan.evaluation.protocols import Protocol
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.weights import DEFAULT, denoiser_folder
@@ -68,36 +68,38 @@ def write_evaluation(
 
 def evaluate_checkpoints(
     checkpoints: Sequence[str] = (DEFAULT,),
-    evaluate_on: str = "bsd300",
+    evaluate_on: str | PairSource = "bsd300",
     output: str = "evaluation",
     settings: EvaluationSettings | None = None,
     *,
     max_megapixels: int = MAX_MEGAPIXELS,
-    out_of_distribution: bool = False,
-    pairs: bool = False,
+    noises: tuple[Noise, ...] | None = None,
+    protocol: Protocol | None = None,
 ) -> pd.DataFrame:
     """Compare denoisers with each other, the noisy input and classical filters; returns the summary.
 
     `checkpoints` are folders such as STUDY/best, or s3:// or gs:// prefixes; `evaluate_on` is the name of a source of
-    photos, a folder or a prefix, of which larger photos than `max_megapixels` are skipped, and `output` the folder of
-    `write_evaluation`. The noises are those that the first denoiser was trained on, or else `OUT_OF_DISTRIBUTION`; with
-    `pairs`, `evaluate_on` has pairs of noisy and clean photos instead (see `raygan.data.sources.PairFolder`). Raises
-    `DenoiserError`, `PhotosError` and `StorageError`.
+    photos, a folder or a prefix, of which larger photos than `max_megapixels` are skipped, or a source of pairs of
+    noisy and clean photos; `output` is the folder of `write_evaluation`. `noises` are by default those that the first
+    denoiser was trained on; a `protocol` has its own. Raises `DenoiserError`, `PhotosError` and `StorageError`.
     """
     from raygan.train.cluster import resolved_device, start_ray
 
     folders = {"raygan" if len(checkpoints) == 1 else path: Folder(denoiser_folder(path)) for path in checkpoints}
     configs = [load_generator(folder)[1] for folder in folders.values()]
-    values = {"hardware/device": "auto", "hardware/workers": 1, "data/evaluate_on": evaluate_on}
+    source = evaluate_on.key if isinstance(evaluate_on, PairSource) else evaluate_on
+    values = {"hardware/device": "auto", "hardware/workers": 1, "data/evaluate_on": source}
     config = with_values(configs[0], values)
     Folder(output).require_writable()
     start_ray()
-    if pairs:
-        photos = evaluation_pairs(PairFolder(location=evaluate_on), max_megapixels)
+    if isinstance(evaluate_on, PairSource):
+        photos = evaluation_pairs(evaluate_on, max_megapixels)
     else:
         photos = evaluation_photos(config.data.evaluate_on, max_megapixels)
     denoisers = {name: (one.generator, folder) for one, (name, folder) in zip(configs, folders.items(), strict=True)}
-    task = EvaluationTask(OUT_OF_DISTRIBUTION if out_of_distribution else config.noises, denoisers)
+    task = EvaluationTask(noises or config.noises, denoisers)
+    if protocol is not None:
+        photos, task = protocol.photos_of(photos), EvaluationTask((protocol.noise,), denoisers, clipped=False)
     return write_evaluation(photos, [task], settings or EvaluationSettings(), resolved_device(config), Folder(output))
 
 

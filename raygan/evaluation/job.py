@@ -50,6 +50,8 @@ class EvaluationTask:
     noises: tuple[Noise, ...]
     denoisers: Mapping[str, tuple[Generator, Folder]]
     """By name: the network, and the folder with its `generator.safetensors`."""
+    clipped: bool = True
+    """Whether noisy values below 0 and above 1 are clipped, as files clip them."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class _Evaluator:
         for noise, level in itertools.product(self.task.noises, levels):
             intensity = noise.intensity(level)
             key = (zlib.crc32(name.encode()), zlib.crc32(noise.key.encode()), LEVELS.index(level))
-            noisy = add_noise(clean, [noise], [intensity], [torch_generator("evaluation noise", *key)])
+            stream = torch_generator("evaluation noise", *key)
+            noisy = add_noise(clean, [noise], [intensity], [stream], clip=self.task.clipped)
             kind = {"kind": noise.key, "level": level, "intensity": intensity}
             picture = ""
             if photo["set"] == "evaluation" and level == "mean" and name in self.pictures:

@@ -66,8 +66,10 @@ def add_noise(
     noises: Sequence[Noise | None],
     intensities: Sequence[float],
     generators: Sequence[torch.Generator],
+    *,
+    clip: bool = True,
 ) -> Tensor:
-    """The noisy version of each image, clipped to [0, 1]: float32, (B, 3, H, W), like `clean`.
+    """The noisy version of each image, clipped to [0, 1] unless told otherwise: float32, (B, 3, H, W), like `clean`.
 
     `noises`, `intensities` and `generators` have one element per image; where the noise is None, it stays clean.
     """
@@ -80,4 +82,4 @@ def add_noise(
         if noise is not None:
             chosen = [(intensities[row], generators[row]) for row in rows]
             noisy[rows] = noise.add_to_batch(clean[rows], *zip(*chosen, strict=True))
-    return noisy.clamp_(0, 1)
+    return noisy.clamp_(0, 1) if clip else noisy

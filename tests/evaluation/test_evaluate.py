@@ -195,7 +195,7 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
 def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     photos, output = str(write_photos(2)), str(tmp_path / "found")
     settings = EvaluationSettings(levels=("low",))
-    summary = evaluate_checkpoints([denoiser.location], photos, output, settings, out_of_distribution=True)
+    summary = evaluate_checkpoints([denoiser.location], photos, output, settings, noises=OUT_OF_DISTRIBUTION)
     names = [noise.key for noise in OUT_OF_DISTRIBUTION]
     assert list(summary["kind"].unique()) == names
     assert len(summary) == len(names) * 3

@@ -93,6 +93,6 @@ def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: P
     # Before-and-after pictures of the first four.
     assert len(list((tmp_path / "pictures").iterdir())) == 4
     both = raygan("evaluate", trained / "best", "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
-    assert (both.returncode, "give --pairs or --out-of-distribution, not both" in both.stderr) == (2, True)
+    assert (both.returncode, "give one of --pairs, --out-of-distribution" in both.stderr) == (2, True)
     none = raygan("evaluate", trained / "best", "--pairs", tmp_path / "missing", "--output", tmp_path)
     assert (none.returncode, "holds no pairs" in none.stderr) == (2, True)

@@ -1,0 +1,102 @@
+"""The noise of real cameras: denoisers against filters on pairs: `python benchmarks/camera.py PAIRS [DENOISER ...]`.
+
+Each filter gets its best strength for these very pairs, which flatters it. OpenCV's non-local means and BM3D are
+included where their packages (opencv-python-headless, bm3d) are installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.restoration import denoise_nl_means
+from timing import show
+
+from raygan.config.run import MAX_MEGAPIXELS
+from raygan.data.photos import decode_photo
+from raygan.data.sources import PairFolder
+from raygan.inference.denoiser import Denoiser
+
+Pixels = NDArray[np.uint8]
+Filter = Callable[[Pixels, float], Pixels]
+"""Of a noisy image and a strength, in levels of 8 bits."""
+STRENGTHS = {"scikit-image's NLM": (2, 3, 4, 6), "OpenCV's NLM": (2, 3, 4, 5, 6, 8), "BM3D": (3, 5, 7, 10)}
+
+
+def filters() -> dict[str, Filter]:
+    """Those whose packages are there."""
+
+    def scikit(noisy: Pixels, strength: float) -> Pixels:
+        deviation = strength / 255
+        found = denoise_nl_means(
+            noisy / np.float32(255), h=0.8 * deviation, sigma=deviation, patch_size=5, patch_distance=6, channel_axis=-1
+        )
+        return np.rint(255 * found.clip(0, 1)).astype(np.uint8)
+
+    known: dict[str, Filter] = {"scikit-image's NLM": scikit}
+    if importlib.util.find_spec("cv2"):
+        import cv2
+
+        known["OpenCV's NLM"] = lambda noisy, strength: np.asarray(
+            cv2.fastNlMeansDenoisingColored(noisy, None, strength, strength, 7, 21)
+        )
+    if importlib.util.find_spec("bm3d"):
+        import bm3d
+
+        def transformed(noisy: Pixels, strength: float) -> Pixels:
+            return np.rint(255 * bm3d.bm3d_rgb(noisy / 255, strength / 255).clip(0, 1)).astype(np.uint8)
+
+        known["BM3D"] = transformed
+    return known
+
+
+def scores(clean: Pixels, denoised: Pixels) -> tuple[float, float]:
+    """PSNR in dB, and SSIM."""
+    return (
+        float(peak_signal_noise_ratio(clean, denoised)),
+        float(structural_similarity(clean, denoised, channel_axis=2)),
+    )
+
+
+def main() -> None:
+    """Print a table: means over the pairs, and how many of them the last denoiser wins against each method."""
+    folder, pairs = PairFolder(location=sys.argv[1]).find()
+    names = sys.argv[2:] or ["synthetic", "camera"]
+    denoisers = {name: Denoiser(name) for name in names}
+    known = filters()
+    table: dict[str, list[tuple[float, float]]] = {}
+    for noisy_name, clean_name in pairs:
+        images: list[Image.Image] = []
+        for name in (noisy_name, clean_name):
+            image, problem, _ = decode_photo(folder, name, 16, MAX_MEGAPIXELS)
+            assert not problem, f"{name}: {problem}"
+            images.append(image)
+        noisy, clean = (np.asarray(image) for image in images)
+        table.setdefault("noisy", []).append(scores(clean, noisy))
+        for name, method in known.items():
+            for strength in STRENGTHS[name]:
+                found = scores(clean, method(noisy, strength))
+                table.setdefault(f"{name}, strength {strength}", []).append(found)
+        for name, denoiser in denoisers.items():
+            table.setdefault(name, []).append(scores(clean, denoiser(noisy)))
+    best = {
+        name: max((key for key in table if key.startswith(name)), key=lambda key: np.mean(table[key])) for name in known
+    }
+    shown = ["noisy", *best.values(), *names]
+    judged = np.array(table[names[-1]])[:, 0]
+    rows = []
+    for name in shown:
+        psnr, ssim = np.array(table[name]).T
+        wins = "" if name == names[-1] else f"{(judged > psnr).sum()} of {len(judged)}"
+        rows.append((name, f"{psnr.mean():.2f}", f"{ssim.mean():.4f}", f"{(judged - psnr).mean():+.2f}", wins))
+    columns = ("", "PSNR, dB", "SSIM", f"{names[-1]}'s gain, dB", f"{names[-1]} is better on")
+    show(f"{len(pairs)} pairs, 8 bits", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Protocols of the literature: noise, photos and published scores that belong together."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from raygan.noise import Gaussian
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+CBSD68 = frozenset(
+    [
+        "101085",
+        "101087",
+        "102061",
+        "103070",
+        "105025",
+        "106024",
+        "108005",
+        "108070",
+        "108082",
+        "109053",
+        "119082",
+        "12084",
+        "123074",
+        "126007",
+        "130026",
+        "134035",
+        "14037",
+        "143090",
+        "145086",
+        "147091",
+        "148026",
+        "148089",
+        "157055",
+        "159008",
+        "160068",
+        "16077",
+        "163085",
+        "167062",
+        "167083",
+        "170057",
+        "175032",
+        "175043",
+        "182053",
+        "189080",
+        "19021",
+        "196073",
+        "197017",
+        "208001",
+        "210088",
+        "21077",
+        "216081",
+        "219090",
+        "220075",
+        "223061",
+        "227092",
+        "229036",
+        "236037",
+        "24077",
+        "241004",
+        "241048",
+        "253027",
+        "253055",
+        "260058",
+        "271035",
+        "285079",
+        "291000",
+        "295087",
+        "296007",
+        "296059",
+        "299086",
+        "300091",
+        "302008",
+        "304034",
+        "304074",
+        "306005",
+        "3096",
+        "33039",
+        "351093",
+    ]
+)
+"""The 68 photos of BSD300's test part (Roth and Black, 2009) that the literature evaluates on, in colour: CBSD68."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Additive Gaussian noise of one standard deviation, not clipped: values below 0 and above 1 stay as they are."""
+
+    name: str
+    deviation: float
+    """Of 255."""
+
+    @property
+    def noise(self) -> Gaussian:
+        """The noise, whose three levels are the same."""
+        variance = (self.deviation / 255) ** 2
+        return Gaussian(name=self.name, low=variance, high=variance)
+
+    def photos_of(self, photos: Dataset) -> Dataset:
+        """CBSD68, if the photos to evaluate on contain it; otherwise all of them."""
+        names = [row["name"] for row in photos.select_columns(["name"]).take_all()]
+        if not {PurePath(name).stem for name in names} >= CBSD68:
+            print(f"Protocol {self.name}: unclipped Gaussian noise, all {len(names)} photos (CBSD68 is not among them)")
+            return photos
+        print(f"Protocol {self.name}: unclipped Gaussian noise, the 68 photos of CBSD68")
+        return photos.filter(lambda row: PurePath(row["name"]).stem in CBSD68).materialize()
+
+    def published(self) -> list[tuple[str, float, str]]:
+        """Published scores on CBSD68: method, PSNR in dB, source."""
+        rows = csv.DictReader(files("raygan.evaluation").joinpath("published.csv").read_text().splitlines())
+        return [(row["method"], float(row["psnr"]), row["source"]) for row in rows if row["protocol"] == self.name]
+
+
+PROTOCOLS = {f"awgn{deviation}": Protocol(f"awgn{deviation}", deviation) for deviation in (15, 25, 50)}
+"""By name; the protocol `paper` is what evaluation does without any: clipped noise, all photos."""
