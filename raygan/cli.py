@@ -141,7 +141,8 @@ class _Computation:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on."""
     precision: Precision = "float32"
-    """bfloat16 is faster on processors that compute in it, and slightly less exact."""
+    """bfloat16 is slightly less exact, and faster on processors that compute in it, but much slower on others; auto
+    chooses it where it is faster."""
     self_ensemble: bool = False
     """Average over all flips and turns of the image: a little better, and eight times as slow."""
     strength: float = 1.0

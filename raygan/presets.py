@@ -53,7 +53,7 @@ DENOISER = with_values(
         "training/warm_up_steps": 200,
         "training/average_decay": 0.995,
         "training/max_gradient_norm": 0.1,
-        "training/precision": "bfloat16",
+        "training/precision": "auto",
     },
 )
 """A small residual U-Net trained with the pixel loss alone: the denoiser `baseline`."""

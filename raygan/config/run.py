@@ -13,7 +13,7 @@ from typing import Literal
 from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PairSource, PhotoSource, SamplingPolicy
 from raygan.config.section import Count, Fraction, Natural, NonNegative, Positive, Section, Seed, Share, require
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 MAX_MEGAPIXELS = 200
 """Size above which an image is refused, before it takes memory, unless another limit is given."""
@@ -132,7 +132,8 @@ class TrainingConfig(Section):
     """Batch-normalization statistics with several workers: of each worker's part of the batch, or of the whole batch,
     which equals training with one worker and costs communication in every layer."""
     precision: Precision = "float32"
-    """Precision of the networks' computation; weights, losses and optimizers stay in float32."""
+    """Precision of the networks' computation; weights, losses and optimizers stay in float32. auto: bfloat16 where the
+    device computes in it, which is faster there, and float32 elsewhere, where bfloat16 is many times slower."""
     seed: Seed = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
 

@@ -149,8 +149,9 @@ class Denoiser:
         `self_ensemble` averages over all flips and turns of the image, which takes eight times as long. `strength`, 0
         to 1.5, is how much of what the network takes for noise is removed.
 
-        "bfloat16" is faster on processors that support it; with it, the denoiser `baseline` loses 0.002 dB on Gaussian
-        noise and speckle, and 0.05 dB on salt and pepper (see `docs/explanation/denoiser.md`).
+        "bfloat16" is faster on processors that compute in it, where "auto" chooses it; with it, the denoiser `baseline`
+        loses 0.002 dB on Gaussian noise and speckle, and 0.05 dB on salt and pepper (see
+        `docs/explanation/denoiser.md`).
 
         Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the
         device is missing, the precision is unknown or the strength out of range.

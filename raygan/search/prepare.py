@@ -81,7 +81,9 @@ class Prepared:
     def resolved(self) -> dict[str, Any]:
         """What was resolved, by configuration path, for the records."""
         values = flat_values(self.config)
-        return {path: values[path] for path in ("hardware/device", "data/cache", "training/best_by")}
+        return {
+            path: values[path] for path in ("hardware/device", "training/precision", "data/cache", "training/best_by")
+        }
 
 
 def read_inputs(experiment: Experiment) -> Inputs:

@@ -26,6 +26,8 @@ from raygan.train.checkpoint import keep_denoiser, keep_newest
 from raygan.train.cluster import resources
 from raygan.train.driver import ERROR, RETRIES, Job, run_trial
 
+WRITING_SHARE = 0.05
+"""Share of the time that writing `trials.csv` may take: the whole table would make long searches ever slower."""
 ELAPSED = "elapsed_seconds"
 """Optuna user attribute of the study: see `SearchProgress.elapsed`."""
 
@@ -83,7 +85,7 @@ def run_trials(
     storage.clear()
     if len(trials.ended()) + len(trials.waiting) == settings.trials or limits.is_budget_spent:
         searcher.end_waiting(sorted(trials.waiting))
-        progress.record()
+    progress.record(at_once=True)
     if (count := len(_finish_ended(trials))) < settings.trials:
         if not limits.is_budget_spent:
             raise KeyboardInterrupt
@@ -124,6 +126,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
         self.epochs_here = 0
         self.ended: set[str] = set()
+        self.next_writing = 0.0
+        """From when on `trials.csv` may be written again."""
 
     @property
     def elapsed(self) -> float:
@@ -185,10 +189,17 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         if error:
             print(f"{name} failed: {error}")
 
-    def record(self) -> list[TrialRow]:
-        """Write `trials.csv`, and keep only the denoisers of trials that have ended; returns the rows."""
+    def record(self, *, at_once: bool = False) -> list[TrialRow]:
+        """Write `trials.csv`, unless that would take too much of the time, and reduce ended trials to their denoisers.
+
+        Returns the table's rows.
+        """
         rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
-        self.ledger.write_trials(rows)
+        started = time.monotonic()
+        if at_once or started >= self.next_writing:
+            self.ledger.write_trials(rows)
+            now = time.monotonic()
+            self.next_writing = now + (now - started) / WRITING_SHARE
         # Others may have ended too: those that wait and now have no chance to go on.
         for name in {row.trial for row in rows if row.state in ENDED} - self.ended:
             self.ended.add(name)

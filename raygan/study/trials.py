@@ -54,6 +54,8 @@ class Trials:
         self.objectives = tuple(objectives)
         self.waiting: set[str] = set()
         """The names of the trials that wait at a rung: to Optuna, they run."""
+        self._ended_rows: dict[str, TrialRow] = {}
+        """The rows of trials that have ended, which do not change any more."""
         # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
         self._scratch = None if folder.is_local or url else tempfile.TemporaryDirectory()
         if self._scratch is not None:
@@ -169,6 +171,14 @@ class Trials:
 
     def _row(self, trial: FrozenTrial, ledger: Ledger, paths: Sequence[str]) -> TrialRow:
         name = trial.user_attrs["trial"]
+        if name not in self._ended_rows:
+            row = self._new_row(trial, name, ledger, paths)
+            if not trial.state.is_finished():
+                return row
+            self._ended_rows[name] = row
+        return self._ended_rows[name]
+
+    def _new_row(self, trial: FrozenTrial, name: str, ledger: Ledger, paths: Sequence[str]) -> TrialRow:
         epochs = ledger.epochs_of(name)
         last = epochs[-1] if epochs else {}
         return TrialRow(

@@ -14,12 +14,14 @@ from types import FrameType
 
 import ray
 import ray.data
+import torch
 from ray._common.utils import get_ray_address_file
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.photos import Photos, TrainingPhotos
 from raygan.errors import InputError
+from raygan.train.step import computes_in_bfloat16
 
 
 class HardwareError(InputError):
@@ -134,11 +136,17 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 def resolved_device(config: Config) -> Config:
-    """The configuration with `hardware/device` settled: cuda if the running cluster has GPUs, unless it says."""
-    if config.hardware.device != "auto":
-        return config
-    device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
-    return with_values(config, {"hardware/device": device})
+    """The configuration with `hardware/device` and `training/precision` settled, where they are auto.
+
+    The device is cuda if the running cluster has GPUs. The precision is that which suits this machine; on GPUs that
+    others have, it stays auto.
+    """
+    device, precision = config.hardware.device, config.training.precision
+    if device == "auto":
+        device = "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    if precision == "auto" and (device == "cpu" or torch.cuda.is_available()):
+        precision = "bfloat16" if computes_in_bfloat16(device) else "float32"
+    return with_values(config, {"hardware/device": device, "training/precision": precision})
 
 
 def resources(config: Config) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,17 @@ class Gan:
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context for forward passes; it must end before weights are updated, since it caches converted weights."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    enabled = precision == "bfloat16" or (precision == "auto" and computes_in_bfloat16(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+@functools.cache
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether a device of this type, on this machine, has instructions for bfloat16; others emulate it, slowly."""
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def pixel_step(gan: Gan, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:

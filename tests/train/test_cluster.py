@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 
 from raygan.config.run import Config
 from raygan.config.section import with_values
@@ -20,6 +21,7 @@ from raygan.train.cluster import (
     trials_at_once,
     with_idle_cores,
 )
+from raygan.train.step import autocast
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -33,6 +35,18 @@ def test_cluster_without_gpus_computes_on_cpus() -> None:
         pytest.skip("this machine has a GPU")
     assert resolved_device(PAPER_V1).hardware.device == "cpu"
     assert resolved_device(config_of(device="cuda")).hardware.device == "cuda"
+
+
+def test_precision_is_bfloat16_where_the_processor_computes_in_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if "flags" not in flags:
+        pytest.skip("needs an x86 processor, whose features Linux lists")
+    fast = bool({"avx512_bf16", "amx_bf16"} & set(flags))
+    resolved = resolved_device(with_values(PAPER_V1, {"training/precision": "auto", "hardware/device": "cpu"}))
+    assert resolved.training.precision == ("bfloat16" if fast else "float32")
+    with autocast(torch.device("cpu"), "auto"):
+        assert torch.is_autocast_enabled("cpu") is fast
+    assert resolved_device(PAPER_V1).training.precision == "float32"
 
 
 def test_trials_at_once_are_as_many_as_fit() -> None:
