@@ -161,7 +161,8 @@ def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, di
         side = min(height, width, PICTURE_SIDE)
         top, left = (height - side) // 2, (width - side) // 2
         middles = [one[top : top + side, left : left + side] for one in np.split(strip, len(names), axis=1)]
-        yield str(image), f"{kind} {intensity:g}", dict(zip(names, middles, strict=True))
+        noise = kind if kind == KIND_NAMES["pairs"] else f"{kind} {intensity:g}"
+        yield str(image), noise, dict(zip(names, middles, strict=True))
 
 
 def _as_jpeg(crops: Iterable[NDArray[np.uint8]]) -> bytes:

@@ -16,6 +16,7 @@ SET_NAMES = {
     "training": "training photos (one fixed crop of each)",
     "validation": "validation photos (one fixed crop of each)",
     "evaluation": "evaluation photos",
+    "pairs": "held-out pairs",
 }
 
 
@@ -56,6 +57,7 @@ def _of_study(study: StudyFiles) -> Iterator[Part]:
     about = [
         f"Trained on {photos['train']} photos of {data.photos.key}, validated on {photos['validation']}, evaluated on "
         f"{data.evaluate_on.key}. Scores are PSNR in dB and SSIM.",
+        *([f"Pairs of noisy and clean photos: {data.pairs.key}. {tables.gain_text(study)}"] if data.pairs else []),
         f"Content loss: {record['content_loss']}.",
         f"Started {record['started']}; versions: {versions}.",
     ]
@@ -63,12 +65,13 @@ def _of_study(study: StudyFiles) -> Iterator[Part]:
     photo_sets = {str(name): _words(name) for name in study.summary["set"].unique()}
     for system in study.systems():
         if system.denoisers:
-            yield from (_scores(study, system, photo_set) for photo_set in photo_sets)
+            # The paper has no pairs.
+            yield from (_scores(study, system, photo_set) for photo_set in photo_sets if photo_set != "pairs")
         else:
             yield Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."])
     averages = f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}."
     for photo_set, words in photo_sets.items():
-        if photo_set.startswith("evaluation"):
+        if photo_set.startswith(("evaluation", "pairs")):
             table = {f"{study.name}-methods-{photo_set}".replace("/", "-"): tables.methods_table(study, photo_set)}
             yield Part(f"{study.name}: all methods on the {words}", depth=3, text=[averages], tables=table)
     if study.is_comparison:
@@ -128,7 +131,8 @@ def _words(photo_set: str) -> str:
 def _best_epochs(systems: Sequence[System]) -> Part:
     text = [
         "The epoch with the highest val PSNR is kept: the mean over the noises at low, mean and high intensity, on "
-        f"fixed crops of validation photos with fixed noise. The paper kept epoch {BEST_EPOCH} of 30."
+        "fixed crops of validation photos with fixed noise; with pairs, the mean over fixed crops of held-out pairs. "
+        f"The paper kept epoch {BEST_EPOCH} of 30."
     ]
     for system in systems:
         if best := system.best_epoch:
