@@ -193,9 +193,9 @@ class _Evaluation:
     pairs: str | None = None
     """Evaluate on pairs instead: a folder or prefix with noisy/ and clean/ of the same names, or a CSV file with the
     columns noisy and clean."""
-    protocol: Literal["paper", "awgn15", "awgn25", "awgn50"] = "paper"
-    """paper: the denoiser's own noises, clipped to [0, 1]. awgn15 and so on: unclipped Gaussian noise of that standard
-    deviation (of 255), on CBSD68 if the photos contain it, beside published scores."""
+    protocol: Literal["awgn15", "awgn25", "awgn50"] | None = None
+    """Unclipped Gaussian noise of standard deviation 15, 25 or 50 (of 255), as in the literature, on CBSD68 if the
+    photos contain it. None: the denoiser's own noises, clipped to [0, 1]."""
     out_of_distribution: bool = False
     """Add noise that `synthetic` was not trained on: stronger, Poisson, JPEG and others."""
     max_megapixels: int = MAX_MEGAPIXELS
@@ -233,7 +233,7 @@ def _evaluate(
     from raygan.report.tables import evaluation_table
 
     settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None, evaluation.self_ensemble)
-    protocol = PROTOCOLS.get(evaluation.protocol)
+    protocol = PROTOCOLS[evaluation.protocol] if evaluation.protocol is not None else None
     if (evaluation.pairs is not None) + evaluation.out_of_distribution + (protocol is not None) > 1:
         raise InputError("give one of --pairs, --out-of-distribution and --protocol: each has its own noise")
     if protocol is not None:
@@ -247,8 +247,6 @@ def _evaluate(
         noises=OUT_OF_DISTRIBUTION if evaluation.out_of_distribution else None,
         protocol=protocol,
     )
-    for method, psnr, source in protocol.published() if protocol is not None else ():
-        print(f"published on CBSD68: {method} {psnr:.2f} dB ({source})")
     print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
 
 

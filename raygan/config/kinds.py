@@ -57,8 +57,9 @@ class Noise(Kind, ABC):
         return torch.stack([self.add(image, intensity, generator) for image, intensity, generator in drawn])
 
     def __add__(self, other: Noise) -> NoiseChain:
-        """This noise, and then the other."""
-        return NoiseChain(noises=(self, other))
+        """This noise, and then the other, with the odds of this one."""
+        links = [one.noises if isinstance(one, NoiseChain) else (one,) for one in (self, other)]
+        return NoiseChain(noises=(*links[0], *links[1]), odds=self.odds)
 
     @property
     def key(self) -> str:
@@ -98,9 +99,16 @@ class NoiseChain(Noise):
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         """See `Noise.add`."""
+        return self.add_to_batch(clean[None], [intensity], [generator])[0]
+
+    def add_to_batch(
+        self, clean: Tensor, intensities: Sequence[float], generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """See `Noise.add_to_batch`."""
         noisy = clean
         for noise in self.noises:
-            noisy = noise.add(noisy, noise.low + intensity * (noise.high - noise.low), generator).clamp(0, 1)
+            own = [noise.low + position * (noise.high - noise.low) for position in intensities]
+            noisy = noise.add_to_batch(noisy, own, generators).clamp(0, 1)
         return noisy
 
 

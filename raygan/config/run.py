@@ -15,6 +15,8 @@ from raygan.config.section import Count, Fraction, Natural, NonNegative, Positiv
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
+PAIRS = "pairs"
+"""The name of pairs of noisy and clean photos in tables, where noises have theirs."""
 MAX_MEGAPIXELS = 200
 """Size above which an image is refused, before it takes memory, unless another limit is given."""
 
@@ -185,6 +187,11 @@ class Config(Section):
     def _check(self) -> None:
         names = [noise.key for noise in self.noises]
         require("noises not empty, with different names", 0 < len(names) == len(set(names)), noises=names)
+        require(f"no noise of the name {PAIRS}", PAIRS not in names, noises=names)
+        share, batch = self.data.pairs_share, self.training.batch_size
+        rule = "data/pairs_share 0, or at least one crop of each batch"
+        holds = self.data.pairs is None or share == 0 or round(share * batch) > 0
+        require(rule, holds, pairs_share=share, batch_size=batch)
         stride, crop_size = self.generator.stride, self.data.crop_size
         rule = "data/crop_size a multiple of the generator's stride"
         require(rule, crop_size % stride == 0, crop_size=crop_size, stride=stride)

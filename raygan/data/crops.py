@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +39,7 @@ class CachedCrops:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, the same on every worker: as configured, or as many as pass once over the photos."""
+        """Batches an epoch, the same on every worker: as configured, or as many as would pass once over the photos."""
         return self.training.steps_per_epoch or max(1, len(self.photos) // self.training.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
@@ -111,7 +110,9 @@ class StreamedCrops:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         steps = (self.config.training.epochs - epoch + 1) * self.steps
-        read = partial(_read_steps, crops=self.cut, first_epoch=epoch)
+        # Pairs would travel with every task.
+        pairs = None if self.cut.pairs is None else ray.put(self.cut.pairs)
+        read = partial(_read_steps, crops=replace(self.cut, pairs=None), pairs=pairs, first_epoch=epoch)
         tasks = self.config.hardware.reading_cpus_per_worker
         with ray.data.DataContext.current(context):
             counted = ray.data.from_items(list(range(steps)), override_num_blocks=-(-steps // BATCHES_A_TASK))
@@ -150,7 +151,7 @@ def validation_crops(photos: Photos, data: DataConfig, pairs: Photos | None = No
 
 def pairs_in_batch(data: DataConfig, batch_size: int) -> list[bool]:
     """Which positions of a batch are cut from pairs, if there are any: evenly spread, as many as their share says."""
-    counts = [math.floor(position * data.pairs_share + 1e-9) for position in range(batch_size + 1)]
+    counts = [round(position * data.pairs_share) for position in range(batch_size + 1)]
     return [later > earlier for earlier, later in itertools.pairwise(counts)]
 
 
@@ -167,8 +168,14 @@ def _epoch_order(seed: int, epoch: int, photos: int, crops: int) -> list[int]:
     return order
 
 
-def _read_steps(batch: dict[str, NDArray[Any]], crops: CachedCrops, first_epoch: int) -> dict[str, NDArray[np.uint8]]:
-    """The crops of some steps, which are counted from the first epoch's first."""
+def _read_steps(
+    batch: dict[str, NDArray[Any]], crops: CachedCrops, pairs: Any, first_epoch: int
+) -> dict[str, NDArray[np.uint8]]:
+    """The crops of some steps, which are counted from the first epoch's first; `pairs` are in the object store."""
+    if pairs is not None:
+        import ray
+
+        crops = replace(crops, pairs=ray.get(pairs))
     counted = [divmod(count, crops.steps) for count in batch["item"].tolist()]
     return {"crop": np.concatenate([crops.batch(first_epoch + epochs, step) for epochs, step in counted])}
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raygan.config.kinds import PhotoSource
-from raygan.config.run import MAX_MEGAPIXELS, DataConfig
+from raygan.config.run import MAX_MEGAPIXELS, PAIRS, DataConfig
 from raygan.data.samples import VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
 from raygan.data.sources import PhotosError, Samples
 from raygan.seeds import derived_seed
@@ -134,7 +134,7 @@ def training_photos(config: DataConfig, memory: float) -> TrainingPhotos:
         more, bad = split_problems(read(batch, pixels=not stream), digests)
         usable = Photos(usable.names + more.names, usable.pixels + more.pixels)
         problems |= bad
-    warn_of(problems, seen)
+    warn_skipped(problems, seen)
     if len(usable) < 2:
         raise PhotosError(
             f"{folder} has {len(usable)} usable photos of {seen}, but at least 2 are needed: RGB, both sides >= "
@@ -167,9 +167,10 @@ def evaluation_rows(photos: Dataset, source: str, part: str) -> Dataset:
     photos = photos.materialize()
     labels = photos.select_columns(["name", "problem"]).take_all()
     problems = {row["name"]: row["problem"] for row in labels if row["problem"]}
-    warn_of(problems, len(labels))
+    warn_skipped(problems, len(labels), PAIRS if part == PAIRS else "photos")
     if len(problems) == len(labels):
-        raise PhotosError(f"{source} has no usable photo to evaluate on: RGB, both sides >= {SMALLEST_EVALUATED}")
+        what = "pairs to evaluate on: two RGB photos of equal sizes" if part == PAIRS else "photo to evaluate on: RGB"
+        raise PhotosError(f"{source} has no usable {what}, both sides >= {SMALLEST_EVALUATED}")
     # Materialized, so that no reading task waits for a core that the evaluation's actors hold.
     usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index", "digest"])
     return usable.with_column("set", lit(part)).materialize()
@@ -212,6 +213,7 @@ def fixed_crops(photos: TrainingPhotos, config: DataConfig) -> list[Dataset]:
 def decode_photo(folder: Folder, name: str, smallest: int, max_megapixels: int) -> tuple[Image.Image, str, str]:
     """The photo, why it cannot be used, or an empty string, and the SHA-256 of its file.
 
+    The photo has 8 bits; `info["bits"]` says how many its file has.
     Not yet an array: copying all pixels out of Pillow takes a tenth of the decoding time, and a crop needs few.
     """
     nothing, digest = Image.new("RGB", (1, 1)), ""
@@ -231,7 +233,10 @@ def decode_photo(folder: Folder, name: str, smallest: int, max_megapixels: int) 
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             if problem := _problem(image, smallest, max_megapixels):
                 return nothing, problem, digest
+            # Pillow cuts 16 bits of colour images to 8.
+            bits = 16 if any(";16" in str(part) for part in image.tile) else 8
             image.load()
+            image.info["bits"] = bits
     except Exception:  # noqa: BLE001  (decoders raise anything on a damaged file, and one photo must not end a run)
         return nothing, "unreadable", digest
     return image, "", digest
@@ -254,7 +259,7 @@ def _samples(config: DataConfig) -> TrainingPhotos:
     train, _ = split_problems(_rows(names, lambda index, name: (dead_leaves(size, config.seed, index), "", name)))
     folder, crop_size = Folder(sample_photos_folder(VALIDATION_PHOTOS)), config.crop_size
     validation, problems = split_problems(_read(folder, list(VALIDATION_PHOTOS), crop_size, config.max_megapixels))
-    warn_of(problems, len(VALIDATION_PHOTOS))
+    warn_skipped(problems, len(VALIDATION_PHOTOS))
     validation = validation[: config.val_photos]
     sha256 = hashlib.sha256(json.dumps([size, config.seed, names, validation.names]).encode()).hexdigest()
     return TrainingPhotos(train, validation, sha256)
@@ -274,17 +279,16 @@ def _read(folder: Folder, names: list[str], smallest: int, max_megapixels: int, 
         photo, problem, digest = decode_photo(folder, name, smallest, max_megapixels)
         return np.asarray(photo if pixels else photo.crop((0, 0, 1, 1))), problem, digest
 
-    return decoded_where_they_are(folder, names, decode)
+    return decoded_on_this_node(folder, names, decode)
 
 
-def decoded_where_they_are(folder: Folder, names: list[str], decode: Decode) -> Dataset:
-    """`_rows`, on the machine that has the folder."""
+def decoded_on_this_node(folder: Folder, names: list[str], decode: Decode) -> Dataset:
+    """See `_rows`; a local folder is read on this machine, since others need not have it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not folder.is_local or len(ray.nodes()) == 1:
         return _rows(names, decode)
-    # A folder of the machine that the search runs on; others need not have it.
     here = ray.get_runtime_context().get_node_id()
     cores = next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
     where = NodeAffinitySchedulingStrategy(here, soft=False)
@@ -333,7 +337,7 @@ def split_problems(dataset: Dataset, digests: dict[str, str] | None = None) -> t
     return usable, problems
 
 
-def warn_of(problems: dict[str, str], seen: int, what: str = "photos") -> None:
+def warn_skipped(problems: dict[str, str], seen: int, what: str = "photos") -> None:
     """Warn of what was skipped, of `seen` in all, by reason; `problems` are reasons by name."""
     parts = []
     for reason, group in itertools.groupby(sorted(problems, key=lambda name: (problems[name], name)), problems.get):

@@ -7,7 +7,7 @@ import io
 import logging
 import mimetypes
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Self
 
 from raygan.config.kinds import PairSource, PhotoSource
@@ -109,12 +109,11 @@ class PairFolder(PairSource):
 
     def find(self) -> tuple[Folder, list[tuple[str, str]]]:
         """See `PairSource.find`."""
-        if self.location.lower().endswith(".csv"):
+        # The address of a bucket may end in options, such as ?region=….
+        if self.location.partition("?")[0].lower().endswith(".csv"):
             return _listed_pairs(self.location)
         folder = Folder(self.location)
-        noisy, clean = (
-            {_stem(name): f"{part}/{name}" for name in image_names(folder.child(part))} for part in ("noisy", "clean")
-        )
+        noisy, clean = (_by_stem(folder, part) for part in ("noisy", "clean"))
         partners = {stem: stem if stem in clean else stem.rpartition("/")[0] for stem in noisy}
         if alone := sorted(noisy[stem] for stem, partner in partners.items() if partner not in clean):
             logger.warning("left out %d files of %s without a clean partner: %s", len(alone), folder, _some(alone))
@@ -142,8 +141,9 @@ def image_names(folder: Folder) -> list[str]:
 
 
 def _listed_pairs(file: str) -> tuple[Folder, list[tuple[str, str]]]:
-    place, mark, name = file.rpartition("/")
-    folder = Folder(f"{place}{mark}" or ".")
+    path, mark, options = file.partition("?")
+    place, _, name = path.rpartition("/")
+    folder = Folder(f"{place or ('/' if path.startswith('/') else '.')}{mark}{options}")
     try:
         rows = csv.DictReader(io.StringIO(folder.read(name).decode("utf-8-sig")))
         pairs = [(row["noisy"], row["clean"]) for row in rows]
@@ -152,11 +152,21 @@ def _listed_pairs(file: str) -> tuple[Folder, list[tuple[str, str]]]:
         raise PhotosError(f"{file} cannot be read as a CSV file with the columns noisy and clean ({cause})") from error
     if not pairs or not all(noisy and clean for noisy, clean in pairs):
         raise PhotosError(f"{file} needs a noisy and a clean file in each row, and at least one row")
+    if whole := [name for pair in pairs for name in pair if "://" in name or PurePath(name).is_absolute()]:
+        raise PhotosError(f"{file} has paths that are not relative to its folder: {_some(whole)}")
+    if len({noisy for noisy, _ in pairs}) < len(pairs):
+        raise PhotosError(f"{file} lists a noisy file twice")
     return folder, pairs
 
 
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0]
+def _by_stem(folder: Folder, part: str) -> dict[str, str]:
+    """The files in a part of a folder of pairs, by their names without suffix."""
+    found = dict[str, str]()
+    for name in image_names(folder.child(part)):
+        other = found.setdefault(name.rpartition(".")[0], f"{part}/{name}")
+        if other != f"{part}/{name}":
+            raise PhotosError(f"{folder} has both {other} and {part}/{name}: pairs have equal names without suffix")
+    return found
 
 
 def _some(names: list[str]) -> str:

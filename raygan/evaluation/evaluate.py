@@ -10,11 +10,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from raygan.config.kinds import Noise, PairSource
-from raygan.config.run import MAX_MEGAPIXELS, Config
+from raygan.config.run import MAX_MEGAPIXELS, PAIRS, Config
 from raygan.config.section import with_values
 from raygan.data.pairs import evaluation_pairs
 from raygan.data.photos import evaluation_photos
-from raygan.evaluation.job import PAIRS, EvaluationSettings, EvaluationTask, Row, evaluate
+from raygan.evaluation.job import EvaluationSettings, EvaluationTask, Row, evaluate
 from raygan.evaluation.protocols import Protocol
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
@@ -46,7 +46,10 @@ def write_evaluation(
     for index, task in enumerate(tasks):
         denoisers = "1 denoiser" if len(task.denoisers) == 1 else f"{len(task.denoisers)} denoisers"
         levels = ", ".join(settings.levels)
-        print(f"\nEvaluation of {denoisers}: {count} photos ({config.data.evaluate_on.key}), noise levels {levels}")
+        where = f"{count} photos ({config.data.evaluate_on.key}), noise levels {levels}"
+        if photos.unique("set") == [PAIRS]:
+            where = f"{count} pairs ({config.data.evaluate_on.key})"
+        print(f"\nEvaluation of {denoisers}: {where}")
         # As a Ray task, so that the job runs, and writes its logs, on the cluster.
         run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
         rows = map(ray.get, run.remote(photos, task, settings, resources(config), actors))
@@ -130,7 +133,7 @@ def summarize(per_image: pd.DataFrame) -> pd.DataFrame:
     folders = evaluated["image"].str.rpartition("/")[0]
     if folders.nunique() > 1:
         parts.append(evaluated.assign(set="evaluation/" + folders))
-    groups = pd.concat(parts).groupby(["task", "set", "kind", "level", "intensity", "method"], sort=False)
+    groups = pd.concat(parts).groupby(["task", "set", "kind", "level", "intensity", "method"], sort=False, dropna=False)
     statistics = [("image", "size"), *((metric, how) for metric, best in BEST.items() for how in ("mean", best))]
     known = [(column, how) for column, how in [*statistics, ("seconds", "mean")] if column in per_image]
     table = groups.agg(**{f"{column}_{how}": (column, how) for column, how in known}).reset_index()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from raygan.config.kinds import LEVELS, Generator, Level, Noise
+from raygan.config.run import PAIRS
 from raygan.data.crops import to_unit_range
 from raygan.evaluation.classical import filtered
 from raygan.evaluation.perceptual import Lpips
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 PICTURES = 4
 """Evaluation photos, and pairs, the first ones by name, of which before/after pictures are kept."""
-PAIRS = "pairs"
-"""The set, and the kind of noise, of pairs of noisy and clean photos."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
 """A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it."""
@@ -119,7 +119,7 @@ class _Evaluator:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         photo = {"image": str(batch["name"][0]), "set": str(batch["set"][0])}
         image = to_unit_range(torch.from_numpy(np.array(batch["pixels"][0])).permute(2, 0, 1)[None], "cpu")
-        rows = list(self._pair_rows(photo, image) if photo["set"] == "pairs" else self._noise_rows(photo, image))
+        rows = list(self._pair_rows(photo, image) if photo["set"] == PAIRS else self._noise_rows(photo, image))
         return {column: [row[column] for row in rows] for column in rows[0]}
 
     def _noise_rows(self, photo: Row, clean: Tensor) -> Iterator[Row]:
@@ -138,11 +138,11 @@ class _Evaluator:
             yield from self._rows(photo | kind, clean, noisy, picture)
 
     def _pair_rows(self, photo: Row, pair: Tensor) -> Iterator[Row]:
-        """The rows of a pair; real noise has no known intensity, and stands at the mean level."""
+        """The rows of a pair, at the mean level: real noise has no known intensity."""
         clean, noisy = pair[:, :3], pair[:, 3:]
         name = photo["image"]
         picture = f"{self.pictures[name]}-{PAIRS}.png" if name in self.pictures else ""
-        return self._rows(photo | {"kind": PAIRS, "level": "mean", "intensity": 1.0}, clean, noisy, picture)
+        return self._rows(photo | {"kind": PAIRS, "level": "mean", "intensity": math.nan}, clean, noisy, picture)
 
     def _rows(self, photo: Row, clean: Tensor, noisy: Tensor, picture: str) -> Iterator[Row]:
         """One row per method."""

@@ -90,7 +90,10 @@ CBSD68 = frozenset(
 
 @dataclass(frozen=True)
 class Protocol:
-    """Additive Gaussian noise of one standard deviation, not clipped: values below 0 and above 1 stay as they are."""
+    """Additive Gaussian noise of one standard deviation, not clipped: values below 0 and above 1 stay as they are.
+
+    Results, the noisy image included, are clamped to [0, 1] before they are scored.
+    """
 
     name: str
     deviation: float
@@ -109,13 +112,15 @@ class Protocol:
             print(f"Protocol {self.name}: unclipped Gaussian noise, all {len(names)} photos (CBSD68 is not among them)")
             return photos
         print(f"Protocol {self.name}: unclipped Gaussian noise, the 68 photos of CBSD68")
+        for method, psnr, source in self.published():
+            print(f"  published: {method} {psnr:.2f} dB ({source})")
         return photos.filter(lambda row: PurePath(row["name"]).stem in CBSD68).materialize()
 
     def published(self) -> list[tuple[str, float, str]]:
-        """Published scores on CBSD68: method, PSNR in dB, source."""
+        """Published scores on CBSD68, if any are known: method, PSNR in dB, source."""
         rows = csv.DictReader(files("raygan.evaluation").joinpath("published.csv").read_text().splitlines())
         return [(row["method"], float(row["psnr"]), row["source"]) for row in rows if row["protocol"] == self.name]
 
 
 PROTOCOLS = {f"awgn{deviation}": Protocol(f"awgn{deviation}", deviation) for deviation in (15, 25, 50)}
-"""By name; the protocol `paper` is what evaluation does without any: clipped noise, all photos."""
+"""By name."""

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.optimize import nnls
 
 from raygan.errors import InputError
-from raygan.noise.camera import Camera
+from raygan.noise.camera import MOST_STOPS, Camera
 
 PROFILES = tuple(
     f"{place}/darktable/noiseprofiles.json"
@@ -34,7 +34,7 @@ ISO = 100
 
 
 class CalibrationError(InputError):
-    """A camera's noise cannot be found out."""
+    """A camera's noise cannot be determined."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,23 @@ def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseP
     `file` is darktable's noiseprofiles.json; None: that of the installed darktable. Its green channel is taken, which
     white balance does not scale. Raises `CalibrationError` if there is no such file or model.
     """
-    found = next((Path(place) for place in ([file] if file else PROFILES) if Path(place).is_file()), None)
+    _require_iso(iso)
+    found = next((Path(path) for path in ([file] if file else PROFILES) if Path(path).is_file()), None)
     if found is None:
         raise CalibrationError(
-            f"there is no {file or 'noiseprofiles.json of darktable'}: install darktable, or name its file "
-            "with --profiles"
+            f"{file or 'the noiseprofiles.json of darktable'} was not found: install darktable, or give its file with "
+            "--profiles"
         )
     try:
         makers = json.loads(found.read_bytes())["noiseprofiles"]
-        models = {f"{maker['maker']} {one['model']}": one["profiles"] for maker in makers for one in maker["models"]}
+        models = {
+            f"{maker['maker']} {model['model']}": [
+                (float(one["iso"]), float(one["a"][1]), float(one["b"][1])) for one in model["profiles"]
+            ]
+            for maker in makers
+            for model in maker["models"]
+            if model["profiles"]
+        }
     except (ValueError, LookupError, TypeError) as error:
         raise CalibrationError(f"{found} is not a file of darktable's noise profiles ({error})") from error
     named = [name for name in models if model.casefold() in (name.casefold(), name.partition(" ")[2].casefold())]
@@ -78,9 +86,9 @@ def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseP
         similar = [name for name in models if model.casefold() in name.casefold()][:10]
         hint = f"similar ones: {', '.join(similar)}" if similar else "give maker and model, such as Canon EOS 6D"
         raise CalibrationError(f"{found} has no camera {model!r}; {hint}")
-    nearest: dict[str, Any] = min(models[named[0]], key=lambda one: abs(math.log(one["iso"] / iso)))
-    gain = iso / nearest["iso"]
-    return NoiseProfile(nearest["a"][1] * gain, max(0.0, nearest["b"][1]) * gain**2, iso)
+    measured, shot, read = min(models[named[0]], key=lambda one: abs(math.log(one[0] / iso)))
+    gain = iso / measured
+    return NoiseProfile(shot * gain, max(0.0, read) * gain**2, iso)
 
 
 def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
@@ -94,7 +102,7 @@ def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
             except (OSError, ValueError) as error:
                 raise CalibrationError(f"{file} cannot be read: {error}") from error
             if frames[-1].ndim != 2:
-                raise CalibrationError(f"{file} is no 16-bit grey image: give the undemosaicked values of the sensor")
+                raise CalibrationError(f"{file} is not a 16-bit grey image: give the sensor's values, not demosaicked")
     if not frames:
         raise CalibrationError(f"{location} has no .tif, .tiff or .png files")
     return frames
@@ -109,6 +117,9 @@ def profile_of_frames(
     bright. In blocks of one colour of the mosaic, the variance is that of the differences between neighbors, so that
     uneven light does not count. Raises `CalibrationError` for fewer than 10 usable blocks.
     """
+    _require_iso(iso)
+    if not black < white:
+        raise CalibrationError(f"--black must be below --white, but they are {black:g} and {white:g}")
     means, variances = [], []
     for frame in frames:
         values = (frame[::2, 1::2].astype(np.float64) - black) / (white - black)
@@ -126,7 +137,20 @@ def profile_of_frames(
             f"the frames have {len(mean)} usable blocks of {BLOCK}x{BLOCK} values, but at least 10 are needed: neither "
             "black nor white, with the right --black and --white"
         )
+    if not variance.any():
+        raise CalibrationError("the frames have no noise at all: give raw frames as the sensor measured them")
     # A block's variance is known to a fixed fraction of itself: without the weights, bright blocks would decide alone.
     weight = 1 / (variance + variance.mean() / 10)
     (shot, read), _ = nnls(np.stack([mean * weight, weight], axis=1), variance * weight)
+    if shot <= 0:
+        raise CalibrationError(
+            "the noise of the frames does not grow with brightness: give frames from dark to bright, in linear values"
+        )
     return NoiseProfile(float(shot), float(read), iso)
+
+
+def _require_iso(iso: float) -> None:
+    """Raise `CalibrationError` for an ISO that `Camera` has no intensity for."""
+    highest = ISO * 2**MOST_STOPS
+    if not ISO <= iso <= highest:
+        raise CalibrationError(f"--iso must be from {ISO} to {highest:,.0f}, but it is {iso:g}")

@@ -76,7 +76,7 @@ def compressed(images: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
     """Images, float32, (B, 3, H, W), in [0, 1], as they come back from baseline JPEG files.
 
     `quality` is libjpeg's, 1 to 100; `subsampled` says whether chroma has half the resolution. Both have one value per
-    image, (B,), on the images' device, which never has to wait for the CPU. Chroma is brought back bilinearly.
+    image, (B,), on the images' device. Chroma is brought back bilinearly.
     """
     height, width = images.shape[2:]
     padded = functional.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")

@@ -152,7 +152,9 @@ def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
 def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, NDArray[np.uint8]]]]:
     """The middle of each picture of these rows of `per_image`: photo, noise, and crops by method or "clean"."""
     rows = rows.replace({"kind": KIND_NAMES}).dropna(subset="picture")
-    for (picture, image, kind, intensity), group in rows.groupby(["picture", "image", "kind", "intensity"], sort=False):
+    for (picture, image, kind, intensity), group in rows.groupby(
+        ["picture", "image", "kind", "intensity"], sort=False, dropna=False
+    ):
         strip = np.asarray(
             Image.open(io.BytesIO(study.folder.read(f"evaluation/pictures/{PurePath(str(picture)).name}")))
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from raygan.config.run import PAIRS
 from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table, title_of
@@ -16,7 +17,7 @@ SET_NAMES = {
     "training": "training photos (one fixed crop of each)",
     "validation": "validation photos (one fixed crop of each)",
     "evaluation": "evaluation photos",
-    "pairs": "held-out pairs",
+    PAIRS: "held-out pairs",
 }
 
 
@@ -66,12 +67,13 @@ def _of_study(study: StudyFiles) -> Iterator[Part]:
     for system in study.systems():
         if system.denoisers:
             # The paper has no pairs.
-            yield from (_scores(study, system, photo_set) for photo_set in photo_sets if photo_set != "pairs")
+            yield from (_scores(study, system, photo_set) for photo_set in photo_sets if photo_set != PAIRS)
         else:
             yield Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."])
-    averages = f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}."
+    measures = " / ".join(tables.measures_of(study.summary).values())
     for photo_set, words in photo_sets.items():
-        if photo_set.startswith(("evaluation", "pairs")):
+        averages = f"Averages{'' if photo_set == PAIRS else ' at mean intensity'}: {measures}."
+        if photo_set.startswith(("evaluation", PAIRS)):
             table = {f"{study.name}-methods-{photo_set}".replace("/", "-"): tables.methods_table(study, photo_set)}
             yield Part(f"{study.name}: all methods on the {words}", depth=3, text=[averages], tables=table)
     if study.is_comparison:

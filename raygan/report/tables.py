@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from raygan.config.run import PAIRS
 from raygan.report.paper import paper_table
 from raygan.study.objectives import LESS_IS_BETTER, pareto_front
 from raygan.study.reader import StudyFiles, System
@@ -23,7 +24,7 @@ METHOD_NAMES = {
     "total_variation": "total variation",
     "bm3d": "BM3D",
     "raygan": "RayGAN",
-    "start": "where training started",
+    "start": "starting denoiser",
 }
 """The names of filters and denoisers in tables: others have their own."""
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS (lower is better)"}
@@ -59,41 +60,43 @@ def result_table(study: StudyFiles) -> str:
         label = "the paper: {system} on {photos}".format(**paper.iloc[0])
         table.loc[label] = [scores_text(*of_kind, unit=unit) for of_kind in scores]
     text = as_text(table, f"mean of {at_mean['images'].iloc[0]} photos, mean intensity")
-    pairs = study.summary.query("set == 'pairs'")
+    pairs = study.summary[study.summary["set"] == PAIRS]
     if not pairs.empty:
         text += "\n\n" + as_text(_by_kind(pairs, unit), f"mean of {pairs['images'].iloc[0]} held-out pairs")
     return "\n".join([text, " / ".join(measures.values())]) if "lpips" in measures else text
 
 
 def gain_text(study: StudyFiles) -> str:
-    """Whether training on pairs was worth it: the denoiser's PSNR on held-out pairs against where training started.
+    """What training on pairs gained over the denoiser that it started from, on held-out pairs.
 
     Empty without pairs or a denoiser to start from.
     """
-    means = study.summary.query("set == 'pairs'").set_index("method")["psnr_mean"]
+    means = study.summary[study.summary["set"] == PAIRS].set_index("method")["psnr_mean"]
     if not {"raygan", "start"} <= set(means.index):
         return ""
-    gain = means["raygan"] - means["start"]
-    start = study.config.training.start_from
-    if gain > 0:
-        return f"On the held-out pairs, it is {gain:.2f} dB better than {start}, where training started."
+    gain, start = means["raygan"] - means["start"], study.config.training.start_from
+    if gain <= 0:
+        return f"The new denoiser is no better on the held-out pairs ({gain:+.2f} dB) than {start}: keep {start}."
+    scores = study.per_image[study.per_image["set"] == PAIRS].pivot(index="image", columns="method", values="psnr")
+    wins = f"{(scores['raygan'] > scores['start']).sum()} of {len(scores)}"
     return (
-        f"On the held-out pairs, it is no better than {start}, where training started ({gain:+.2f} dB): keep {start}."
+        f"On the held-out pairs, which also chose the trial and the epoch, the new denoiser gains {gain:.3f} dB over "
+        f"{start}, and is better on {wins}."
     )
 
 
 def evaluation_table(summary: pd.DataFrame) -> str:
     """Every method's means over the evaluation photos: one table per level, one row per method, with its seconds.
 
-    Or over pairs, if it is they that were evaluated.
+    Pairs have one table.
     """
     blocks = []
-    evaluated = summary[summary["set"].isin(("evaluation", "pairs"))]
+    evaluated = summary[summary["set"].isin(("evaluation", PAIRS))]
     for (part, level), rows in evaluated.groupby(["set", "level"], sort=False):
         seconds = rows.groupby("method", sort=False)["seconds_mean"].mean()
         table = _by_kind(rows).assign(seconds=seconds.map("{:.3f}".format).to_list())
         images = rows["images"].iloc[0]
-        blocks.append(as_text(table, f"{images} pairs" if part == "pairs" else f"{level} intensity, {images} photos"))
+        blocks.append(as_text(table, f"{images} pairs" if part == PAIRS else f"{level} intensity, {images} photos"))
     return "\n\n".join([*blocks, f"Means: {' / '.join(measures_of(summary).values())}, and seconds per photo."])
 
 
@@ -137,7 +140,8 @@ def methods_table(study: StudyFiles, photo_set: str) -> pd.DataFrame:
     at_mean = study.summary[study.summary["set"] == photo_set].query("level == 'mean'")
     for _, rows in at_mean.groupby("task", sort=False):
         table = _by_kind(rows).rename_axis(index="method", columns=None)
-        table.insert(0, "intensities", ", ".join(map(short, rows.drop_duplicates("kind")["intensity"])))
+        if rows["intensity"].notna().all():
+            table.insert(0, "intensities", ", ".join(map(short, rows.drop_duplicates("kind")["intensity"])))
         tables.append(table.reset_index())
     return pd.concat(tables, ignore_index=True)
 

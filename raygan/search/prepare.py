@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from torch import Tensor
 
-from raygan.config.kinds import ContentLoss, PhotoSource
-from raygan.config.run import Config
+from raygan.config.kinds import ContentLoss
+from raygan.config.run import Config, DataConfig
 from raygan.config.section import flat_values, with_values
 from raygan.data.pairs import with_pairs
 from raygan.data.photos import StoredPhotos, fingerprint, training_photos
@@ -120,7 +120,7 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
     concurrent = min(wait_for_room(config, experiment.concurrent, wait), max(1, settings.trials))
     check_machines(folder)
     # These may be downloaded, gigabytes perhaps: not for a search that does not fit.
-    _check_sources(config.data.photos, config.data.evaluate_on)
+    _check_sources(config.data)
     photos = with_pairs(training_photos(config.data, photo_memory()), config.data)
     check_photos(photos)
     streamed = isinstance(photos.train, StoredPhotos)
@@ -131,8 +131,9 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
     )
-    if photos.train_pairs is not None and photos.validation_pairs is not None and config.data.pairs is not None:
-        counts = f"{len(photos.train_pairs)} to train, {len(photos.validation_pairs)} to validate"
+    if photos.validation_pairs is not None and config.data.pairs is not None:
+        train = 0 if photos.train_pairs is None else len(photos.train_pairs)
+        counts = f"{train} to train, {len(photos.validation_pairs)} to validate"
         print(f"Pairs: {counts}, from {config.data.pairs.key}; val_psnr and val_ssim are those of the pairs")
     check_disk(folder, config, settings, concurrent)
     identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
@@ -161,14 +162,22 @@ def _contents(experiment: Experiment, config: Config) -> list[ContentLoss]:
     return [with_values(config, {"loss/content": choice}).loss.content for choice in distribution.choices]
 
 
-def _check_sources(*sources: PhotoSource) -> None:
+def _check_sources(data: DataConfig) -> None:
     """Find photos before any work is done: those to evaluate on are needed last."""
-    folders = [source.find()[0].location + "/" for source in sources]
-    if any(isinstance(source, Samples) for source in sources):
-        # Which train on generated images.
-        return
-    if folders[0].startswith(folders[1]) or folders[1].startswith(folders[0]):
-        logger.warning("evaluation on %s may see training photos, from %s: its scores would flatter", *folders[::-1])
+    photos, evaluate_on = data.photos.find()[0], data.evaluate_on.find()[0]
+    # Samples train on generated images.
+    if not isinstance(data.photos, Samples):
+        if not isinstance(data.evaluate_on, Samples) and _overlap(photos, evaluate_on):
+            logger.warning(
+                "evaluation on %s may see training photos, from %s: its scores would flatter", evaluate_on, photos
+            )
+        if data.pairs is not None and _overlap(photos, pairs := data.pairs.find()[0]):
+            logger.warning("photos from %s may be held-out pairs, from %s: validation would flatter", photos, pairs)
+
+
+def _overlap(one: Folder, other: Folder) -> bool:
+    places = [f"{folder.location}/" for folder in (one, other)]
+    return places[0].startswith(places[1]) or places[1].startswith(places[0])
 
 
 def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmStart:
@@ -219,7 +228,7 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
 
 def _with_whole_places(values: dict[str, Any]) -> dict[str, Any]:
     """The values with each folder of photos as an absolute place."""
-    for path in ("data/photos", "data/evaluate_on"):
+    for path in ("data/photos", "data/evaluate_on", "data/pairs"):
         if (location := values.pop(f"{path}/location", None)) is not None:
             values[path] = Folder(location).location
     return values

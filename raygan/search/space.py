@@ -45,8 +45,7 @@ def check_space(space: Space, config: Config, algorithm: str = "tpe") -> None:
         raise ConfigError("the search space is empty; name at least one path, such as 'loss/adversarial_weight'")
     before: set[str] = set()
     for path, one in space.items():
-        if path.startswith(FIXED):
-            raise ConfigError(f"{path} cannot be searched: the scores of trials that differ in it do not compare")
+        _check_comparable(path, config)
         given = _condition(path, one, space, before) if isinstance(one, When) else {}
         for value in _extremes(path, distribution_of(one)):
             try:
@@ -56,6 +55,21 @@ def check_space(space: Space, config: Config, algorithm: str = "tpe") -> None:
         before.add(path)
     if algorithm == "cmaes":
         _check_numerical(space)
+
+
+def _check_comparable(path: str, config: Config) -> None:
+    """Raise `ConfigError` if the scores of trials that differ in the value at a path do not compare."""
+    if path == "data/pairs_share" and config.data.pairs_share > 0:
+        return
+    if path.startswith("noises/") and path.endswith("/odds"):
+        return
+    if path.startswith("noises/") and config.data.pairs is None:
+        raise ConfigError(
+            f"{path} can be searched only with pairs (--pairs): validation adds this noise, and the scores of trials "
+            "that differ in it do not compare"
+        )
+    if path.startswith(FIXED) and not path.startswith("noises/"):
+        raise ConfigError(f"{path} cannot be searched: the scores of trials that differ in it do not compare")
 
 
 def _condition(path: str, one: When, space: Space, before: Collection[str]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _trial_config(_kinds: tuple[type[Kind], ...], study: Experiment, config: Con
 
 
 class SearchProgress(tune.Callback):  # type: ignore[misc]
-    """Prints a line for each start, epoch and end of a trial, and keeps `trials.csv` and `metrics.csv` current."""
+    """Prints a line for each start, epoch and end of a trial, and writes `trials.csv` and `metrics.csv`."""
 
     def __init__(self, trials: Trials, experiment: Experiment) -> None:
         self.trials = trials
@@ -127,7 +127,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.epochs_here = 0
         self.ended: set[str] = set()
         self.next_writing = 0.0
-        """From when on `trials.csv` may be written again."""
+        """Earliest time of the next write of `trials.csv`."""
 
     @property
     def elapsed(self) -> float:

@@ -116,8 +116,10 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
     folder, files = found
     # As JSON: a worker may be unable to import the classes that a search file defines.
     differing = differing_values(json.loads(files["config.json"]), json.loads(_json(config.to_json())))
-    # The machines may differ between a run's starts, and what they hold in memory.
-    if differing := [path for path in differing if not path.startswith(("hardware/", "data/cache"))]:
+    # The machines may differ between a run's starts, and what they hold in memory and compute in.
+    if "training/precision" in differing:
+        logger.warning("checkpoint %s was trained in another precision than %s", folder, config.training.precision)
+    if differing := [path for path in differing if not path.startswith(("hardware/", "data/cache", "training/prec"))]:
         raise CheckpointError(
             f"checkpoint {folder} belongs to another configuration, which differs in {', '.join(differing)}; start "
             "under another name"

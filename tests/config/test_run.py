@@ -51,6 +51,9 @@ PAPER = {
     "training/steps_per_epoch": 125,
     "training/epochs": 30,
     "training/precision": "float32",
+    "data/pairs": None,
+    "data/pairs_share": 0.5,
+    "clean_share": 0.0,
     # What it does not have.
     "data/augmentation": "none",
     "loss/pixel_weight": 0.0,

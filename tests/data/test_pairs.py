@@ -1,22 +1,25 @@
 """Pairs of noisy and clean photos: finding, reading, splitting, cutting."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 import torch
 from PIL import Image
 
 from raygan.config.run import DataConfig, TrainingConfig
 from raygan.config.section import ConfigError, flat_values, parse_value, with_values
-from raygan.data.crops import CachedCrops, pairs_in_batch
+from raygan.data.crops import CachedCrops, StreamedCrops, pairs_in_batch
 from raygan.data.pairs import evaluation_pairs, held_out_pairs, with_pairs
-from raygan.data.photos import Photos, TrainingPhotos
+from raygan.data.photos import Photos, StoredPhotos, TrainingPhotos, training_photos
 from raygan.data.sources import PairFolder, PhotosError, Samples
 from raygan.presets import PAPER_V1
+from raygan.study.storage import Folder
 
 Write = Callable[..., Path]
 DATA = DataConfig(photos=Samples(), evaluate_on=Samples(), crop_size=64, val_crops=5)
@@ -55,6 +58,12 @@ def test_files_of_the_same_names_are_pairs(pairs: Path) -> None:
     assert found[1:] == [(f"noisy/RGB-{index:03d}.png", f"clean/RGB-{index:03d}.png") for index in range(2, 10)]
 
 
+def test_two_files_of_one_name_are_refused(pairs: Path) -> None:
+    shutil.copy(pairs / "clean" / "RGB-000.png", pairs / "clean" / "RGB-000.jpg")
+    with pytest.raises(PhotosError, match=r"has both clean/RGB-000.jpg and clean/RGB-000.png"):
+        PairFolder(location=str(pairs)).find()
+
+
 def test_files_without_a_partner_are_named(pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
     (pairs / "clean" / "RGB-000.png").rename(pairs / "clean" / "alone.png")
     PairFolder(location=str(pairs)).find()
@@ -76,6 +85,8 @@ def test_a_csv_file_lists_pairs_in_any_place(pairs: Path) -> None:
         ("noisy,clean\n", "at least one row"),
         ("noisy,clean\nx.png\n", "in each row"),
         ("\xff", "columns noisy and clean"),
+        ("noisy,clean\n/a.png,b.png\n", "not relative to its folder: /a.png"),
+        ("noisy,clean\na.png,b.png\na.png,c.png\n", "lists a noisy file twice"),
     ],
 )
 def test_a_csv_file_without_pairs_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -101,6 +112,10 @@ def test_several_shots_of_a_scene_stay_on_one_side(pairs: Path) -> None:
     assert photos.validation_pairs is not None
     train, validation = photos.train_pairs.names, photos.validation_pairs.names
     assert (len(train), len(validation)) == (16, 4)
+    # Of few pairs, one of every scene comes first.
+    few = read(pairs, train_photos=8, val_photos=2)
+    assert few.train_pairs is not None
+    assert len({name.rpartition("/")[0] for name in few.train_pairs.names}) == 8
     scenes = [{name.rpartition("/")[0] for name in names} for names in (train, validation)]
     assert (len(scenes[0]), len(scenes[1])) == (8, 2)
     assert scenes[0].isdisjoint(scenes[1])
@@ -125,20 +140,54 @@ def test_pairs_are_split_and_hold_clean_and_noisy(pairs: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
+def test_clean_photos_decide_too_what_the_pairs_are(pairs: Path) -> None:
+    before = read(pairs).sha256
+    Image.fromarray(np.asarray(Image.open(pairs / "clean" / "RGB-000.png")) // 2).save(pairs / "clean" / "RGB-000.png")
+    assert read(pairs).sha256 != before
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_copies_of_a_clean_photo_stay_on_one_side(pairs: Path) -> None:
+    for index in range(5, 10):
+        shutil.copy(pairs / "clean" / f"RGB-{index - 5:03d}.png", pairs / "clean" / f"RGB-{index:03d}.png")
+    photos = read(pairs)
+    assert photos.train_pairs is not None
+    assert photos.validation_pairs is not None
+    numbers = [{int(name[-7:-4]) % 5 for name in part.names} for part in (photos.train_pairs, photos.validation_pairs)]
+    assert numbers[0].isdisjoint(numbers[1])
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_without_a_share_all_pairs_are_for_validation(pairs: Path) -> None:
+    photos = read(pairs, pairs_share=0.0)
+    assert photos.train_pairs is None
+    assert photos.validation_pairs is not None
+    assert len(photos.validation_pairs) == 10
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_unusable_pairs_are_skipped_with_their_reasons(pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
     noisy, clean = pairs / "noisy", pairs / "clean"
     Image.open(noisy / "RGB-000.png").crop((0, 0, 80, 70)).save(noisy / "RGB-000.png")
     Image.open(noisy / "RGB-001.png").convert("L").save(noisy / "RGB-001.png")
     (clean / "RGB-002.png").write_bytes(b"no image")
+    deep = pyvips.Image.new_from_file(str(noisy / "RGB-003.png")).cast("ushort") * 257
+    deep.copy(interpretation="rgb16").cast("ushort").write_to_file(str(noisy / "RGB-003.png"))
+    turned = Image.open(noisy / "RGB-004.png")
+    exif = turned.getexif()
+    exif[0x0112] = 3
+    turned.save(noisy / "RGB-004.png", exif=exif)
     photos = read(pairs)
     assert photos.train_pairs is not None
-    assert len(photos.train_pairs) == 6
-    assert "skipped 3 of 10 pairs" in caplog.text
+    assert len(photos.train_pairs) == 4
+    assert "skipped 5 of 10 pairs" in caplog.text
     assert "of unequal sizes (80x70 and 96x80, noisy and clean) (noisy/RGB-000.png)" in caplog.text
     assert "not 3-channel RGB (mode L) (noisy/RGB-001.png)" in caplog.text
     assert "unreadable: clean/RGB-002.png (noisy/RGB-002.png)" in caplog.text
+    assert "of 16 bits (noisy/RGB-003.png)" in caplog.text
+    assert "of unequal EXIF orientation (noisy/RGB-004.png)" in caplog.text
     rows = evaluation_pairs(PairFolder(location=str(pairs)), 100).take_all()
-    assert len(rows) == 7
+    assert len(rows) == 5
     assert all(row["set"] == "pairs" and row["pixels"].shape == (80, 96, 6) for row in rows)
     with pytest.raises(PhotosError, match="0 clean photos with usable noisy ones, but at least 2 are needed"):
         read(pairs, crop_size=96)
@@ -162,6 +211,28 @@ def test_a_share_of_each_batch_is_cut_from_pairs_at_the_same_place() -> None:
             assert crop[:3].any() == is_pair
     parts = [torch.stack(list(CachedCrops(photos, data, training, rank, 2, pairs).batches(1))) for rank in range(2)]
     assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streamed_photos_with_pairs_give_the_same_crops(pairs: Path, write_photos: Write, workers: int) -> None:
+    folder = write_photos(6)
+    values = {"data/photos": str(folder), "data/pairs": str(pairs), "data/crop_size": 64, "training/batch_size": 4}
+    config = with_values(PAPER_V1, {**values, "training/steps_per_epoch": 3, "training/epochs": 2})
+    photos = with_pairs(training_photos(config.data, 1e9), config.data)
+    assert photos.train_pairs is not None
+    assert isinstance(photos.train, Photos)
+    stored = StoredPhotos(Folder(folder), photos.train.names, 100)
+    for rank in range(workers):
+        cached = CachedCrops(photos.train, config.data, config.training, rank, workers, photos.train_pairs)
+        streamed = StreamedCrops(stored, config, rank=rank, workers=workers, pairs=photos.train_pairs)
+        for epoch in (1, 2):
+            assert torch.equal(torch.cat(list(cached.batches(epoch))), torch.cat(list(streamed.batches(epoch))))
+
+
+def test_a_share_that_gives_no_crop_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"at least one crop of each batch must hold, but got pairs_share=0\.05"):
+        with_values(PAPER_V1, {"data/pairs": "mine", "data/pairs_share": 0.05})
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.3, 2), (0.5, 4), (0.9, 7), (1.0, 8)])

@@ -111,9 +111,12 @@ def test_noise_is_of_the_order_of_real_pairs() -> None:
 
 def test_noise_of_a_batch_is_that_of_each_image() -> None:
     clean = torch.stack([photo(), photo().flip(2)])
-    batch = Camera().add_to_batch(clean, [2.0, 6.0], [stream(1), stream(2)])
-    for row, stops in enumerate((2.0, 6.0)):
-        torch.testing.assert_close(batch[row], Camera().add(clean[row], stops, stream(row + 1)))
+    # JPEG's rounding can turn a last bit into a step of quantization.
+    for noise, tolerance in ((Camera(jpeg=0.0), 1e-6), (Camera(jpeg=1.0), 1e-3)):
+        batch = noise.add_to_batch(clean, [2.0, 6.0], [stream(1), stream(2)])
+        for row, stops in enumerate((2.0, 6.0)):
+            difference = batch[row] - noise.add(clean[row], stops, stream(row + 1))
+            assert difference.abs().mean() < tolerance
 
 
 def test_noise_is_repeatable_of_any_size_and_within_range() -> None:

@@ -85,6 +85,17 @@ def test_the_values_of_a_chain_have_paths_and_survive_json() -> None:
     assert type(config).from_json(changed.to_json()) == changed
     with pytest.raises(ConfigError, match="with different names"):
         Gaussian() + Gaussian()
+    with pytest.raises(ConfigError, match="no noise of the name pairs"):
+        with_values(PAPER_V1, {"noises": (Gaussian(name="pairs"),)})
+
+
+def test_longer_chains_are_flat_and_have_the_odds_of_their_first_noise() -> None:
+    chain = Gaussian(odds=3) + SaltAndPepper() + Jpeg()
+    assert chain == NoiseChain(noises=(Gaussian(odds=3), SaltAndPepper(), Jpeg()), odds=3)
+    clean = torch.rand(2, 3, 32, 32, generator=torch_generator("clean"))
+    batch = add_noise(clean, [chain, chain], [0.2, 0.8], [torch_generator("test", row) for row in range(2)])
+    for row, position in enumerate((0.2, 0.8)):
+        torch.testing.assert_close(batch[row], chain.add(clean[row], position, torch_generator("test", row)))
 
 
 def test_jpeg_noise_is_compression_of_the_given_quality() -> None:

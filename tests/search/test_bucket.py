@@ -12,6 +12,8 @@ from conftest import TINY_OPTIONS, run_search, warnings_of
 from moto.server import ThreadedMotoServer
 from optuna.distributions import IntDistribution
 
+from raygan.data.pairs import evaluation_pairs
+from raygan.data.sources import PairFolder
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials, dashboard_storage
 from raygan.train.checkpoint import load_generator
@@ -35,6 +37,23 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tiny_photos: Path) -> Iterator[str]:
         yield f"s3://bucket/NAME?region={REGION}&endpoint_override=http://127.0.0.1:{port}"
     finally:
         server.stop()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_pairs_in_a_bucket(bucket: str, tiny_photos: Path) -> None:
+    folder = Folder(bucket.replace("NAME", "pairs"))
+    files = sorted((tiny_photos / "photos").iterdir())[:3]
+    for file in files:
+        for part in ("noisy", "clean"):
+            folder.write(f"{part}/{file.name}", file.read_bytes())
+    folder.write("list.csv", f"noisy,clean\nnoisy/{files[0].name},clean/{files[1].name}\n")
+    pairs = [(f"noisy/{file.name}", f"clean/{file.name}") for file in files]
+    assert PairFolder(location=folder.location).find()[1] == pairs
+    where, found = PairFolder(location=bucket.replace("NAME", "pairs/list.csv")).find()
+    assert (where.location, found) == (folder.location, [(pairs[0][0], pairs[1][1])])
+    rows = evaluation_pairs(PairFolder(location=folder.location), 100).take_all()
+    assert sorted(row["name"] for row in rows) == [noisy for noisy, _ in pairs]
+    assert all(row["pixels"].shape[2] == 6 for row in rows)
 
 
 @pytest.mark.slow

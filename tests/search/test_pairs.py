@@ -66,8 +66,8 @@ def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trai
     assert list(summary.index) == ["noisy", "median", "raygan", "start"]
     assert set(summary["images"]) == {2}
     gain = summary.loc["raygan", "psnr_mean"] - summary.loc["start", "psnr_mean"]
-    expected = f"it is {gain:.2f} dB better than" if gain > 0 else f"it is no better than {trained / 'best'}"
-    assert expected in run.stdout
+    better = f"the new denoiser gains {gain:.3f} dB over {trained / 'best'}, and is better on"
+    assert (better if gain > 0 else f"than {trained / 'best'}: keep") in run.stdout
     # Trials are compared on pairs.
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -75,6 +75,9 @@ def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trai
     assert json.loads((folder / "study.json").read_text())["config"]["data"]["pairs"]["location"] == str(pairs)
     report = raygan("report", folder)
     assert report.returncode == 0, report.stderr
+    page = (folder / "report" / "report.md").read_text()
+    assert "all methods on the held-out pairs" in page
+    assert "starting denoiser" in page
 
 
 def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: Path, tmp_path: Path) -> None:

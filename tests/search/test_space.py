@@ -1,9 +1,11 @@
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from raygan.cli import load_experiment
 from raygan.config.section import ConfigError, with_values
 from raygan.noise import NormalPolicy
 from raygan.presets import PAPER_V0, PAPER_V1
@@ -28,7 +30,8 @@ def test_valid_space() -> None:
         ("optimizers/generator/beta1", FloatDistribution(0.5, 1.0), r"beta1 < 1 must hold, but got beta1=1.0"),
         ("generator/base_width", IntDistribution(0, 64), "base_width >= 1"),
         ("data/crop_size", IntDistribution(64, 128), "data/crop_size cannot be searched"),
-        ("noises/speckle/high", FloatDistribution(0.1, 0.2), "noises/speckle/high cannot be searched"),
+        ("noises/speckle/high", FloatDistribution(0.1, 0.2), "noises/speckle/high can be searched only with pairs"),
+        ("noises", CategoricalDistribution(["Gaussian"]), "noises cannot be searched"),
         ("sampling", CategoricalDistribution(["UniformPolicy", "Gamma"]), "there is no SamplingPolicy 'Gamma'"),
         ("training/batch_size", FloatDistribution(1, 9), "batch_size must be int, but got 1.0"),
         ("training/batch_size", (1, 9), "is not an Optuna distribution"),
@@ -37,6 +40,26 @@ def test_valid_space() -> None:
 def test_invalid_space_raises(path: str, distribution: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_space({path: distribution}, PAPER_V1)  # type: ignore[dict-item]
+
+
+def test_what_trials_with_pairs_may_differ_in() -> None:
+    odds = {"noises/speckle/odds": FloatDistribution(0.1, 2), "clean_share": FloatDistribution(0, 0.2)}
+    check_space(odds, PAPER_V1)
+    pairs = with_values(PAPER_V1, {"data/pairs": "mine"})
+    share = {"data/pairs_share": FloatDistribution(0.2, 1)}
+    check_space({"noises/speckle/high": FloatDistribution(0.1, 0.2), **share}, pairs)
+    with pytest.raises(ConfigError, match="data/pairs_share cannot be searched"):
+        check_space(share, with_values(pairs, {"data/pairs_share": 0.0}))
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(__file__).parents[2].joinpath("searches").glob("[a-z]*.py")), ids=lambda file: file.stem
+)
+def test_search_files_are_valid(file: Path) -> None:
+    search = load_experiment(file.stem)
+    search = dataclasses.replace(search, config=with_values(search.config, {"data/pairs": "mine"}))
+    search.check()
+    search.quick().check()
 
 
 DEVIATION = When("sampling", "NormalPolicy", FloatDistribution(0.1, 0.5))
