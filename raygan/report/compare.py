@@ -69,11 +69,14 @@ def _best_epoch(system: System) -> dict[str, Any]:
 
 
 def _evaluated(system: System) -> dict[str, float]:
-    """The mean scores of its denoisers on the evaluation photos at mean intensity; empty before the evaluation."""
+    """The mean scores of its denoisers on the evaluation photos at mean intensity, and on held-out pairs.
+
+    Empty before the evaluation.
+    """
     summary = system.study.summary
     if summary.empty:
         return {}
-    rows = summary.query("set == 'evaluation' and level == 'mean' and method in @system.denoisers")
+    rows = summary.query("set in ('evaluation', @PAIRS) and level == 'mean' and method in @system.denoisers")
     means = rows.groupby("kind", sort=False).mean(numeric_only=True)
     measures = measures_of(means)
     return {f"{measure}_{kind}": row[f"{measure}_mean"] for kind, row in means.iterrows() for measure in measures}
@@ -131,7 +134,9 @@ def _warnings(systems: Sequence[System]) -> list[str]:
     for system in systems:
         data, noises = system.config.data, {"the noises to remove (noises)": system.config.noises}
         crops = {f"data/{name}": getattr(data, name) for name in ("seed", "crop_size", "val_crops")}
-        validated.append(noises | {"the photos (photos in study.json)": system.study.record["photos"]} | crops)
+        # Pairs have their own noise.
+        added = noises if data.pairs is None else {}
+        validated.append(added | {"the photos (photos in study.json)": system.study.record["photos"]} | crops)
         if _evaluated(system):
             evaluated.append(noises | {"data/evaluate_on": data.evaluate_on})
     return [

@@ -62,7 +62,7 @@ def steps_figure(systems: Sequence[System]) -> go.Figure:
 
 
 def epochs_figure(systems: Sequence[System]) -> go.Figure:
-    """Validation PSNR over the epochs, averaged over all noises and levels, with the best epoch of each system."""
+    """Validation PSNR over the epochs, as trials are judged, with the best epoch of each system."""
     figure = go.Figure()
     for colour, system in zip(itertools.cycle(COLOURS), systems, strict=False):
         if best := system.best_epoch:
