@@ -76,7 +76,8 @@ def _evaluated(system: System) -> dict[str, float]:
     summary = system.study.summary
     if summary.empty:
         return {}
-    rows = summary.query("set in ('evaluation', @PAIRS) and level == 'mean' and method in @system.denoisers")
+    sets = ("evaluation", PAIRS)
+    rows = summary.query("set in @sets and level == 'mean' and method in @system.denoisers")
     means = rows.groupby("kind", sort=False).mean(numeric_only=True)
     measures = measures_of(means)
     return {f"{measure}_{kind}": row[f"{measure}_mean"] for kind, row in means.iterrows() for measure in measures}
