@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from raygan.config.run import PAIRS
 from raygan.report.paper import differing, leaves
 from raygan.report.tables import KIND_NAMES, MEASURES, as_text, measures_of, scores_text, short
 from raygan.study.ledger import REMEDY
@@ -76,8 +77,8 @@ def _evaluated(system: System) -> dict[str, float]:
     summary = system.study.summary
     if summary.empty:
         return {}
-    sets = ("evaluation", PAIRS)
-    rows = summary.query("set in @sets and level == 'mean' and method in @system.denoisers")
+    rows = summary[summary["set"].isin(("evaluation", PAIRS)) & summary["method"].isin(system.denoisers)]
+    rows = rows[rows["level"] == "mean"]
     means = rows.groupby("kind", sort=False).mean(numeric_only=True)
     measures = measures_of(means)
     return {f"{measure}_{kind}": row[f"{measure}_mean"] for kind, row in means.iterrows() for measure in measures}
