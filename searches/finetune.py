@@ -37,7 +37,7 @@ SEARCH = Search(
     space={
         "optimizers/generator/learning_rate": FloatDistribution(2e-5, 5e-4, log=True),
         "data/pairs_share": CategoricalDistribution([0.5, 0.75, 1.0]),
-        "noises/camera/high": FloatDistribution(3.0, 7.0),
+        "noises/camera/high": FloatDistribution(3.0, 9.0),
     },
     first_points=[FINETUNE],
     trials=6,

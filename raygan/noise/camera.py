@@ -20,6 +20,8 @@ from raygan.config.kinds import Noise, require_range
 from raygan.config.section import NonNegative, Positive, Share
 from raygan.noise.jpeg import compressed, to_rgb, to_ycbcr
 
+STRONG_EDGE = 0.12
+"""Mean gradient, per two pixels, from which on cameras leave all noise."""
 MOST_STOPS = 10.0
 """Stops above ISO 100 at most: ISO 102,400."""
 
@@ -29,7 +31,7 @@ class Camera(Noise):
     """A camera's noise, as it is in the sRGB photo; the intensity is in stops above ISO 100 (6: ISO 6400)."""
 
     low: float = 0.0
-    high: float = 7.0
+    high: float = 8.0
     shot: Positive = 1e-4
     """Variance of the shot noise at white and ISO 100; the default is the lower end of Brooks et al.'s range, as of a
     small sensor. It doubles with each stop."""
@@ -60,7 +62,7 @@ class Camera(Noise):
         both = torch.cat([raw_noise(raw, shot, read, draw), raw])
         noisy, without = development.to_srgb(demosaicked(both, draw.chance(0.5).repeat(2))).chunk(2)
         luma, chroma, kept = draw.uniform(0, 1.2), draw.uniform(1, 6), draw.uniform(0.4, 1)
-        difference = reduced(noisy - without, luma, chroma, kept)
+        difference = reduced(noisy - without, luma, chroma, kept) * at_edges(padded, draw.uniform(0.1, 0.9))
         result = (clean + difference[..., :height, :width]).clamp(0, 1)
         file = compressed(result, draw.uniform(70, 98).round(), draw.chance(0.5))
         return torch.where(_per_image(draw.chance(self.jpeg)), file, result)
@@ -191,6 +193,19 @@ def reduced(noise: Tensor, luma: Tensor, chroma: Tensor, kept: Tensor) -> Tensor
     """
     blurred = _blurred(to_ycbcr(noise), torch.stack([luma, chroma, chroma], dim=1))
     return to_rgb(blurred * torch.stack([torch.ones_like(kept), kept, kept], dim=1)[:, :, None, None])
+
+
+def at_edges(clean: Tensor, flat: Tensor) -> Tensor:
+    """How much noise a camera leaves, (B, 1, H, W): the share `flat` in flat parts, all of it at strong edges.
+
+    Cameras average noise away where this blurs nothing. In pairs of noisy and clean photos of three cameras (PolyU, its
+    training part), the noise of flat parts had a third of the standard deviation of that at edges.
+    """
+    brightness = functional.avg_pool2d(to_ycbcr(clean)[:, :1], 3, 1, 1, count_include_pad=False)
+    across = functional.pad(brightness[..., 2:] - brightness[..., :-2], (1, 1, 0, 0))
+    down = functional.pad(brightness[:, :, 2:] - brightness[:, :, :-2], (0, 0, 1, 1))
+    gradient = functional.avg_pool2d(across.abs() + down.abs(), 7, 1, 3, count_include_pad=False)
+    return _per_image(flat) + (1 - _per_image(flat)) * (gradient / STRONG_EDGE).clamp(0, 1)
 
 
 def _blurred(planes: Tensor, deviations: Tensor, reach: int = 12) -> Tensor:
