@@ -71,6 +71,7 @@ CAMERA = with_values(
         ),
         "clean_share": 0.05,
         "data/crop_size": 96,
+        "data/max_enlargement": 2.5,
         "generator/blocks": 2,
         "optimizers/generator/learning_rate": 3e-4,
         "training/start_from": "synthetic",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from raygan.config.run import Config, DataConfig, TrainingConfig
@@ -71,7 +72,12 @@ class CachedCrops:
         is_pair = self.pairs is not None and pairs_in_batch(self.data, batch_size)[position % batch_size]
         source = self.pairs if self.pairs is not None and is_pair else self.photos
         order = _epoch_order(self.training.seed, epoch, len(source), self.steps * batch_size)
-        crop = source.crop(order[position], self.data.crop_size, random)
+        size, largest = self.data.crop_size, self.data.max_enlargement
+        if is_pair or largest == 1:
+            crop = source.crop(order[position], size, random)
+        else:
+            small = source.crop(order[position], round(size / largest ** random.random()), random)
+            crop = np.asarray(Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC))
         return crop if self.pairs is None or is_pair else np.concatenate([crop, np.zeros_like(crop)], axis=2)
 
 

@@ -62,7 +62,7 @@ class Camera(Noise):
         both = torch.cat([raw_noise(raw, shot, read, draw), raw])
         noisy, without = development.to_srgb(demosaicked(both, draw.chance(0.5).repeat(2))).chunk(2)
         luma, chroma, kept = draw.uniform(0, 1.2), draw.uniform(1, 6), draw.uniform(0.4, 1)
-        difference = reduced(noisy - without, luma, chroma, kept) * at_edges(padded, draw.uniform(0.1, 0.9))
+        difference = reduced(noisy - without, luma, chroma, kept) * at_edges(padded, draw.uniform(0.3, 1))
         result = (clean + difference[..., :height, :width]).clamp(0, 1)
         file = compressed(result, draw.uniform(70, 98).round(), draw.chance(0.5))
         return torch.where(_per_image(draw.chance(self.jpeg)), file, result)

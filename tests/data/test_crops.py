@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from raygan.config.run import DataConfig, TrainingConfig
+from raygan.config.section import ConfigError
 from raygan.data.crops import CachedCrops, to_unit_range, validation_crops
 from raygan.data.photos import Photos
 from raygan.data.sources import Samples
@@ -105,3 +106,21 @@ def test_augmentation_turns_the_same_crops(augmentation: Any, positions: int) ->
         found.add(match)
     assert len(found) == positions
     assert augmentation != "flips" or found == {(0, False), (0, True)}
+
+
+def test_crops_are_enlarged_by_a_random_factor() -> None:
+    """Rows and columns are numbered: the step from one to the next is the inverse of the factor."""
+    data = dataclasses.replace(DATA, max_enlargement=4.0)
+    training = TrainingConfig(batch_size=4, steps_per_epoch=50)
+    crops = torch.cat(list(CachedCrops(numbered_photos(), data, training).batches(1))).float()
+    assert crops.shape == (200, 3, 64, 64)
+    inside = slice(8, -8)
+    rows = (crops[:, 1, inside].diff(dim=1)).mean(dim=(1, 2))
+    columns = (crops[:, 2, :, inside].diff(dim=2)).mean(dim=(1, 2))
+    torch.testing.assert_close(rows, columns, rtol=0, atol=0.03)
+    factors = 1 / rows
+    assert 0.97 < factors.min() < 1.1
+    assert 3.6 < factors.max() < 4.4
+    assert factors.log().mean().item() == pytest.approx(np.log(4) / 2, rel=0.1)
+    with pytest.raises(ConfigError, match="1 <= max_enlargement <= 8"):
+        dataclasses.replace(DATA, max_enlargement=0.5)
