@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-NAMES = ("synthetic", "small", "baseline")
+NAMES = ("synthetic", "camera", "small", "baseline")
 """What they are called wherever a denoiser's folder is expected."""
 DEFAULT = NAMES[0]
 """Name of the one that is used unless another is given."""
