@@ -1,7 +1,7 @@
-"""The noise of real cameras: denoisers against filters on pairs: `python benchmarks/camera.py PAIRS [DENOISER ...]`.
+"""Denoisers against filters on the noise of real cameras, in pairs: `python benchmarks/camera.py PAIRS [DENOISER ...]`.
 
-Each filter gets its best strength for these very pairs, which favours the filters. OpenCV's non-local means and BM3D
-are included where their packages (opencv-python-headless, bm3d) are installed.
+Each filter gets the strength that is best on these very pairs, which favours the filters. OpenCV's non-local means and
+BM3D are included where their packages (opencv-python-headless, bm3d) are installed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from raygan.inference.denoiser import Denoiser
 
 Pixels = NDArray[np.uint8]
 Filter = Callable[[Pixels, float], Pixels]
-"""Of a noisy image and a strength, in levels of 8 bits."""
+"""Takes a noisy image and a strength, in 8-bit levels."""
 STRENGTHS = {"scikit-image's NLM": (2, 3, 4, 6), "OpenCV's NLM": (2, 3, 4, 5, 6, 8), "BM3D": (3, 5, 7, 10)}
 
 
@@ -42,7 +42,7 @@ def filters() -> dict[str, Filter]:
     if importlib.util.find_spec("cv2"):
         import cv2
 
-        # Which takes blue first.
+        # OpenCV takes blue first.
         known["OpenCV's NLM"] = lambda noisy, strength: np.asarray(
             cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(noisy[..., ::-1]), None, strength, strength, 7, 21)
         )[..., ::-1]
@@ -65,7 +65,7 @@ def scores(clean: Pixels, denoised: Pixels) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a table: means over the pairs, and how many of them the last denoiser wins against each method."""
+    """Print a table: means over the pairs, and on how many of them the last denoiser beats each method."""
     folder, pairs = PairFolder(location=sys.argv[1]).find()
     names = sys.argv[2:] or ["synthetic", "camera"]
     denoisers = {name: Denoiser(name) for name in names}

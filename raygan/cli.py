@@ -163,7 +163,7 @@ def _denoise(
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
         checkpoint: A denoiser's folder, such as STUDY/best, or one that comes with RayGAN: synthetic, camera (for
-            photos of cameras), small (faster) or baseline.
+            photos from cameras), small (faster) or baseline.
         computation: How to compute.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
         max_megapixels: Refuse larger images, before they take memory.
@@ -191,8 +191,8 @@ class _Evaluation:
     evaluate_on: str = "bsd300"
     """bsd300, samples, or a folder or prefix of clean photos."""
     pairs: str | None = None
-    """Evaluate on pairs instead: a folder or prefix with noisy/ and clean/ of the same names, or a CSV file with the
-    columns noisy and clean."""
+    """Evaluate on pairs instead: a folder or prefix with files of the same names in noisy/ and clean/, or a CSV file
+    with the columns noisy and clean."""
     protocol: Literal["awgn15", "awgn25", "awgn50"] | None = None
     """Unclipped Gaussian noise of standard deviation 15, 25 or 50 (of 255), as in the literature, on CBSD68 if the
     photos contain it. None: the denoiser's own noises, clipped to [0, 1]."""
@@ -216,7 +216,7 @@ def _evaluate(
 
     Args:
         checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or those that come with RayGAN: synthetic,
-            small or baseline.
+            camera, small or baseline.
         evaluation: What to evaluate on, and how to denoise.
         output: Folder for the tables and pictures.
         filters: Classical filters; bm3d needs the package bm3d.

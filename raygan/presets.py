@@ -63,7 +63,7 @@ CAMERA = with_values(
     {
         "noises": (
             # Of weaker noise, most of a real photo would be taken for detail.
-            Camera(odds=5, low=2.5),
+            Camera(odds=5, low=3.5),
             Gaussian(),
             Gaussian(low=0.0004, high=0.02) + Jpeg(low=95, high=70, subsampled=0.75),
             GreyGaussian(odds=0.5),

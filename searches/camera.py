@@ -1,8 +1,8 @@
-"""Which noise to train on, for the photos of real cameras: odds and ranges, with the learning rate.
+"""Which noise to train on, for photos from real cameras: odds and ranges, with the learning rate.
 
 `raygan search camera --photos FOLDER --pairs FOLDER` fine-tunes `synthetic`, and compares trials on pairs of noisy and
-clean photos that nothing is trained on. The denoiser `camera` was trained with the values of `raygan.presets.CAMERA`,
-which were set by hand.
+clean photos that are not used for training. The denoiser `camera` was trained with the values of
+`raygan.presets.CAMERA`, which were set by hand.
 """
 
 from optuna.distributions import FloatDistribution

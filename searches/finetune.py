@@ -1,8 +1,8 @@
 """Fine-tune the denoiser `camera` on your own pairs of noisy and clean photos, in a quarter of an hour on two cores.
 
-`raygan search finetune --pairs FOLDER`: the search varies the learning rate, how much of each batch is pairs, and the
-noise of the rest; the best of each run's epochs is kept. At the end it reports whether that is better than `camera` on
-the pairs that were held out.
+`raygan search finetune --pairs FOLDER`: the search varies the learning rate, the share of pairs in each batch, and the
+noise of the rest; the best epoch of each run is kept. At the end, it reports whether the result is better than `camera`
+on the held-out pairs.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -47,7 +47,7 @@ class Noise(Kind, ABC):
     def add_to_batch(
         self, clean: Tensor, intensities: Sequence[float], generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """The noisy versions of images, (B, 3, H, W), with an intensity and a generator each; see `add`.
+        """The noisy versions of images, (B, 3, H, W), with one intensity and one generator each; see `add`.
 
         A model may override this to compute all images at once.
         """
@@ -57,7 +57,7 @@ class Noise(Kind, ABC):
         return torch.stack([self.add(image, intensity, generator) for image, intensity, generator in drawn])
 
     def __add__(self, other: Noise) -> NoiseChain:
-        """This noise, and then the other, with the odds of this one."""
+        """Chain this noise and the other, in this order, with the odds of this one."""
         links = [one.noises if isinstance(one, NoiseChain) else (one,) for one in (self, other)]
         return NoiseChain(noises=(*links[0], *links[1]), odds=self.odds)
 
@@ -78,9 +78,9 @@ class Noise(Kind, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseChain(Noise):
-    """Noises that are added one after the other, clipped to [0, 1] after each: `Gaussian() + Jpeg()`.
+    """Noises that are added one after the other, with clipping to [0, 1] after each: `Gaussian() + Jpeg()`.
 
-    The intensity is the position in each of their ranges: 0 is their low, 1 their high.
+    The intensity is the position in the range of each noise: 0 is its low, 1 its high.
     """
 
     noises: tuple[Noise, ...]
@@ -198,7 +198,7 @@ class PairSource(Kind, ABC):
 
     @abstractmethod
     def find(self) -> tuple[Folder, list[tuple[str, str]]]:
-        """The folder, and the names of each pair's files in it: noisy, clean. Several may share the clean one.
+        """The folder, and the names of each pair's files in it: noisy, clean. Several pairs may share a clean file.
 
         Raises `PhotosError` if there are none.
         """

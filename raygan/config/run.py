@@ -16,7 +16,7 @@ from raygan.config.section import Count, Fraction, Natural, NonNegative, Positiv
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 PAIRS = "pairs"
-"""The name of pairs of noisy and clean photos in tables, where noises have theirs."""
+"""Name of pairs of noisy and clean photos in tables, in place of a noise's name."""
 MAX_MEGAPIXELS = 200
 """Size above which an image is refused, before it takes memory, unless another limit is given."""
 
@@ -30,10 +30,11 @@ class DataConfig(Section):
     evaluate_on: PhotoSource
     """Clean photos to evaluate on: bsd300 (downloaded), samples, or a folder or s3:// gs:// prefix."""
     pairs: PairSource | None = None
-    """Pairs of noisy and clean photos: a folder or prefix with noisy/ and clean/ of the same names, or a CSV file with
-    the columns noisy and clean. If there are any, val_psnr and val_ssim are those of held-out pairs. None: no pairs."""
+    """Pairs of noisy and clean photos: a folder or prefix with files of the same names in noisy/ and clean/, or a CSV
+    file with the columns noisy and clean. With pairs, val_psnr and val_ssim are those of held-out pairs. None: no
+    pairs."""
     pairs_share: Share = 0.5
-    """Share of each training batch that is cut from the pairs; the rest is photos with noise."""
+    """Share of each training batch that is cut from the pairs; the rest is cut from photos and gets noise."""
     train_photos: Count = 1000
     """Maximum number of training photos, and of training pairs."""
     val_photos: Count = 100
@@ -45,8 +46,8 @@ class DataConfig(Section):
     augmentation: Literal["none", "flips", "flips_and_rotations"] = "none"
     """Random transformation of training crops: none (as in the paper), horizontal flips, or flips and quarter turns."""
     max_enlargement: float = 1.0
-    """Largest factor by which training crops of photos are enlarged; each gets its own, log-uniform from 1. At a
-    camera's full resolution, photos have less detail per pixel than the reduced ones that collections hold."""
+    """Largest factor by which training crops of photos are enlarged; each crop's own is log-uniform from 1 to this. At
+    a camera's full resolution, photos have less detail per pixel than the downsized ones in collections."""
     cache: Literal["auto", "memory", "stream"] = "auto"
     """Where decoded training photos are kept: in the cluster's object store, or nowhere (read and decoded again in
     every epoch). auto: in memory if they fit. The crops are the same."""
@@ -140,8 +141,8 @@ class TrainingConfig(Section):
     """Batch-normalization statistics with several workers: of each worker's part of the batch, or of the whole batch,
     which equals training with one worker and costs communication in every layer."""
     precision: Precision = "float32"
-    """Precision of the networks' computation; weights, losses and optimizers stay in float32. auto: bfloat16 where the
-    device computes in it, which is faster there, and float32 elsewhere, where bfloat16 is many times slower."""
+    """Precision of the networks' computation; weights, losses and optimizers stay in float32. auto: bfloat16 on
+    devices that compute in it, where it is faster, and float32 on others, where bfloat16 is many times slower."""
     seed: Seed = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
 
@@ -193,7 +194,7 @@ class Config(Section):
     def _check(self) -> None:
         names = [noise.key for noise in self.noises]
         require("noises not empty, with different names", 0 < len(names) == len(set(names)), noises=names)
-        require(f"no noise of the name {PAIRS}", PAIRS not in names, noises=names)
+        require(f"no noise named {PAIRS}", PAIRS not in names, noises=names)
         share, batch = self.data.pairs_share, self.training.batch_size
         rule = "data/pairs_share 0, or at least one crop of each batch"
         holds = self.data.pairs is None or share == 0 or round(share * batch) > 0

@@ -40,13 +40,13 @@ class CachedCrops:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch, the same on every worker: as configured, or as many as would pass once over the photos."""
+        """Batches per epoch, the same on every worker: as configured, or enough for one pass over the photos."""
         return self.training.steps_per_epoch or max(1, len(self.photos) // self.training.batch_size)
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """One epoch's batches of this worker: uint8, (batch, 3, crop_size, crop_size), on the CPU.
 
-        With pairs, there are 6 channels: the clean crop, then the noisy one, 0 except where `pairs_in_batch`.
+        With pairs, there are 6 channels: the clean crop, then the noisy one, which is 0 except where `pairs_in_batch`.
         """
         for step in range(self.steps):
             yield _as_tensor(self.batch(epoch, step))
@@ -116,7 +116,7 @@ class StreamedCrops:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         steps = (self.config.training.epochs - epoch + 1) * self.steps
-        # Pairs would travel with every task.
+        # Otherwise, every task would carry the pairs.
         pairs = None if self.cut.pairs is None else ray.put(self.cut.pairs)
         read = partial(_read_steps, crops=replace(self.cut, pairs=None), pairs=pairs, first_epoch=epoch)
         tasks = self.config.hardware.reading_cpus_per_worker
@@ -156,7 +156,7 @@ def validation_crops(photos: Photos, data: DataConfig, pairs: Photos | None = No
 
 
 def pairs_in_batch(data: DataConfig, batch_size: int) -> list[bool]:
-    """Which positions of a batch are cut from pairs, if there are any: evenly spread, as many as their share says."""
+    """Which positions of a batch are cut from pairs, if there are any: `pairs_share` of them, evenly spread."""
     counts = [round(position * data.pairs_share) for position in range(batch_size + 1)]
     return [later > earlier for earlier, later in itertools.pairwise(counts)]
 
@@ -177,7 +177,7 @@ def _epoch_order(seed: int, epoch: int, photos: int, crops: int) -> list[int]:
 def _read_steps(
     batch: dict[str, NDArray[Any]], crops: CachedCrops, pairs: Any, first_epoch: int
 ) -> dict[str, NDArray[np.uint8]]:
-    """The crops of some steps, which are counted from the first epoch's first; `pairs` are in the object store."""
+    """The crops of some steps, counted from the first epoch's first; `pairs` is a reference to the object store."""
     if pairs is not None:
         import ray
 

@@ -31,18 +31,17 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 ORIENTATION = 0x0112
-"""EXIF's tag."""
+"""EXIF tag of the orientation."""
 
 
 def with_pairs(photos: TrainingPhotos, config: DataConfig) -> TrainingPhotos:
     """The photos together with the configured pairs, if any, decoded and split into training and validation.
 
-    Usable pairs have two RGB files of 8 bits, of the same size and orientation, both sides >= `crop_size`; others are
+    A usable pair has two 8-bit RGB files of the same size and orientation, both sides >= `crop_size`; others are
     skipped with one warning. All noisy shots of a clean photo, and of copies of it, are on the same side of the split,
     which depends on the file names and `config.seed` alone. At most `train_photos` + `val_photos` pairs are read, one
-    shot of every clean photo before a second one. If nothing is cut from pairs (`pairs_share` is 0), all are for
-    validation. Raises `PhotosError` if there are no pairs, or fewer than two clean photos with usable ones. Ray must be
-    running.
+    shot of every clean photo before a second one. If `pairs_share` is 0, all pairs are for validation. Raises
+    `PhotosError` if there are no pairs, or fewer than two clean photos with usable noisy ones. Ray must be running.
     """
     if config.pairs is None:
         return photos
@@ -87,7 +86,7 @@ def held_out_pairs(photos: TrainingPhotos) -> Dataset | None:
 
 
 def _shot_by_shot(pairs: Sequence[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
-    """The pairs in an order that has the first shot of every clean photo, in random order, before the second ones."""
+    """The pairs, ordered so that the first shots of all clean photos, in random order, come before the second ones."""
     clean_names = sorted({clean for _, clean in pairs})
     order = np.random.default_rng(derived_seed("pair split", seed)).permutation(len(clean_names))
     rank = {clean_names[index]: rank for rank, index in enumerate(order)}
@@ -107,7 +106,7 @@ def _read(folder: Folder, pairs: Sequence[tuple[str, str]], smallest: int, max_m
         for name in (pairs[index][1], noisy):
             image, problem, digest = decode_photo(folder, name, smallest, max_megapixels)
             if problem or image.info["bits"] != 8:
-                problem = problem or f"of {image.info['bits']} bits"
+                problem = problem or f"with {image.info['bits']} bits per channel"
                 return np.asarray(image), problem if name == noisy else f"{problem}: {name}", digest
             images.append(image)
             digests.append(digest)
@@ -117,7 +116,7 @@ def _read(folder: Folder, pairs: Sequence[tuple[str, str]], smallest: int, max_m
             sizes = " and ".join(f"{one.width}x{one.height}" for one in (shot, clean))
             problem = f"of unequal sizes ({sizes}, noisy and clean)"
         elif len({one.getexif().get(ORIENTATION, 1) for one in images}) == 2:
-            problem = "of unequal EXIF orientation"
+            problem = "of unequal EXIF orientations"
         if problem:
             return np.asarray(clean), problem, " ".join(digests)
         return np.concatenate([clean, shot], axis=2), "", " ".join(digests)

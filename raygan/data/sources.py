@@ -87,8 +87,8 @@ class PhotoFolder(PhotoSource):
 class PairFolder(PairSource):
     """A folder or prefix with noisy/ and clean/, or a CSV file that lists pairs.
 
-    Files pair up by their names without the suffix. Several noisy shots of clean/NAME.png may lie in noisy/NAME/. The
-    CSV file has a header and the columns noisy and clean: paths, relative to its folder.
+    Files are paired by their names without the suffix. Several noisy shots of clean/NAME.png can be in noisy/NAME/. The
+    CSV file has a header and the columns noisy and clean, with paths relative to its folder.
     """
 
     location: str
@@ -160,12 +160,12 @@ def _listed_pairs(file: str) -> tuple[Folder, list[tuple[str, str]]]:
 
 
 def _by_stem(folder: Folder, part: str) -> dict[str, str]:
-    """The files in a part of a folder of pairs, by their names without suffix."""
+    """The files in one part of a folder of pairs, by their names without suffix."""
     found = dict[str, str]()
     for name in image_names(folder.child(part)):
         other = found.setdefault(name.rpartition(".")[0], f"{part}/{name}")
         if other != f"{part}/{name}":
-            raise PhotosError(f"{folder} has both {other} and {part}/{name}: pairs have equal names without suffix")
+            raise PhotosError(f"{folder} has both {other} and {part}/{name}: files are paired by name without suffix")
     return found
 
 

@@ -97,11 +97,11 @@ class Protocol:
 
     name: str
     deviation: float
-    """Of 255."""
+    """Standard deviation of the noise, on a scale of 0 to 255."""
 
     @property
     def noise(self) -> Gaussian:
-        """The noise, whose three levels are the same."""
+        """The noise; its three levels are the same."""
         variance = (self.deviation / 255) ** 2
         return Gaussian(name=self.name, low=variance, high=variance)
 
@@ -123,4 +123,4 @@ class Protocol:
 
 
 PROTOCOLS = {f"awgn{deviation}": Protocol(f"awgn{deviation}", deviation) for deviation in (15, 25, 50)}
-"""By name."""
+"""Protocols by name."""

@@ -39,7 +39,7 @@ class CalibrationError(InputError):
 
 @dataclass(frozen=True)
 class NoiseProfile:
-    """Noise of raw values x in [0, 1], of variance shot * x + read, at an ISO."""
+    """Noise of raw values x in [0, 1] at one ISO, of variance shot * x + read."""
 
     shot: float
     read: float
@@ -51,15 +51,15 @@ class NoiseProfile:
         return math.log2(self.iso / ISO)
 
     def camera(self) -> Camera:
-        """The noise model of this camera, around this ISO: photon noise grows with the gain, read noise squared."""
+        """This camera's noise model, around this ISO: photon noise grows with the gain, read noise with its square."""
         factor = ISO / self.iso
         return Camera(shot=self.shot * factor, read=self.read * factor**2)
 
 
 def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseProfile:
-    """What darktable measured for a camera model, such as "Canon EOS 6D", scaled from its nearest ISO to this one.
+    """The noise that darktable measured for a camera model, such as "Canon EOS 6D", scaled to `iso` from the nearest.
 
-    `file` is darktable's noiseprofiles.json; None: that of the installed darktable. Its green channel is taken, which
+    `file` is darktable's noiseprofiles.json; None: that of the installed darktable. The green channel is used, which
     white balance does not scale. Raises `CalibrationError` if there is no such file or model.
     """
     _require_iso(iso)
@@ -102,7 +102,7 @@ def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
             except (OSError, ValueError) as error:
                 raise CalibrationError(f"{file} cannot be read: {error}") from error
             if frames[-1].ndim != 2:
-                raise CalibrationError(f"{file} is not a 16-bit grey image: give the sensor's values, not demosaicked")
+                raise CalibrationError(f"{file} is not a 16-bit grey image: give raw values, without demosaicking")
     if not frames:
         raise CalibrationError(f"{location} has no .tif, .tiff or .png files")
     return frames
@@ -111,10 +111,10 @@ def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
 def profile_of_frames(
     frames: Iterable[NDArray[np.number[Any]]], iso: float, black: float, white: float
 ) -> NoiseProfile:
-    """The profile that explains the noise of raw frames of something smooth and out of focus, such as a grey card.
+    """Fit a profile to the noise of raw frames of something smooth and out of focus, such as a grey card.
 
     Frames are mosaics, (H, W), of linear values from `black` to `white`, all at this ISO; they should span dark to
-    bright. In blocks of one colour of the mosaic, the variance is that of the differences between neighbors, so that
+    bright. The variance is computed in blocks of one colour of the mosaic, from differences between neighbors, so that
     uneven light does not count. Raises `CalibrationError` for fewer than 10 usable blocks.
     """
     _require_iso(iso)
@@ -134,12 +134,12 @@ def profile_of_frames(
     mean, variance = np.concatenate(means or [np.zeros(0)]), np.concatenate(variances or [np.zeros(0)])
     if len(mean) < 10:
         raise CalibrationError(
-            f"the frames have {len(mean)} usable blocks of {BLOCK}x{BLOCK} values, but at least 10 are needed: neither "
-            "black nor white, with the right --black and --white"
+            f"the frames have {len(mean)} usable blocks of {BLOCK}x{BLOCK} values, but at least 10 are needed: give "
+            "frames that are neither black nor white, and the right --black and --white"
         )
     if not variance.any():
         raise CalibrationError("the frames have no noise at all: give raw frames as the sensor measured them")
-    # A block's variance is known to a fixed fraction of itself: without the weights, bright blocks would decide alone.
+    # The error of a block's variance is proportional to it: without weights, bright blocks would decide alone.
     weight = 1 / (variance + variance.mean() / 10)
     (shot, read), _ = nnls(np.stack([mean * weight, weight], axis=1), variance * weight)
     if shot <= 0:

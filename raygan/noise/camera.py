@@ -4,7 +4,7 @@ A clean sRGB photo is taken back to raw values with a camera drawn at random (Br
 for learned raw denoising"), gets noise there (Foi et al., 2008: variance a x + b), and is developed with and without
 that noise. The difference, smoothed as cameras smooth noise, is added to the clean photo, which keeps its detail.
 
-Images are batches, (B, C, H, W); parameters are one value per image, (B,).
+Images are batches, (B, C, H, W); parameters have one value per image, (B,).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raygan.config.section import NonNegative, Positive, Share
 from raygan.noise.jpeg import compressed, to_rgb, to_ycbcr
 
 STRONG_EDGE = 0.12
-"""Mean gradient, per two pixels, from which on cameras leave all noise."""
+"""Mean gradient, per two pixels, at and above which cameras leave all noise."""
 MOST_STOPS = 10.0
 """Stops above ISO 100 at most: ISO 102,400."""
 
@@ -33,11 +33,11 @@ class Camera(Noise):
     low: float = 0.0
     high: float = 8.0
     shot: Positive = 1e-4
-    """Variance of the shot noise at white and ISO 100; the default is the lower end of Brooks et al.'s range, as of a
-    small sensor. It doubles with each stop."""
+    """Variance of the shot noise at white and ISO 100, which doubles with each stop. The default is the lower end of
+    Brooks et al.'s range, as of a small sensor."""
     read: NonNegative | None = None
-    """Variance of the read noise at ISO 100, which quadruples with each stop. None: drawn, as it goes with shot noise
-    in the cameras that Brooks et al. measured."""
+    """Variance of the read noise at ISO 100, which quadruples with each stop. None: drawn at random, to match
+    the shot noise as in the cameras that Brooks et al. measured."""
     jpeg: Share = 0.75
     """Share of the photos that are compressed as JPEG files, of quality 70 to 98."""
 
@@ -90,7 +90,7 @@ class Draw:
         return torch.stack([torch.randn(shape, generator=one, device=self.device) for one in self.generators])
 
     def chance(self, probability: float) -> Tensor:
-        """True with a probability, (B,)."""
+        """True with the given probability, (B,)."""
         return self.uniform(0, 1) < probability
 
 
@@ -148,7 +148,7 @@ def mosaic(colours: Tensor) -> Tensor:
 
 
 def demosaicked(values: Tensor, better: Tensor) -> Tensor:
-    """Colours, (B, 3, H, W), from mosaics, (B, 1, H, W): bilinear, or where `better`, after Malvar et al. (2004)."""
+    """Colours, (B, 3, H, W), from mosaics, (B, 1, H, W): bilinear, or, where `better`, by Malvar et al. (2004)."""
     kernels = torch.where(better[:, None, None, None], _kernels(_MALVAR, values), _kernels(_BILINEAR, values))
     padded = functional.pad(values, (2, 2, 2, 2), mode="reflect").transpose(0, 1)
     found = functional.conv2d(padded, kernels.flatten(0, 1)[:, None], groups=len(values))
@@ -186,7 +186,7 @@ def _kernels(eighths: tuple[tuple[tuple[float, ...], ...], ...], like: Tensor) -
 
 
 def reduced(noise: Tensor, luma: Tensor, chroma: Tensor, kept: Tensor) -> Tensor:
-    """Noise, (B, 3, H, W), as cameras reduce it: their colours more, whose noise people see, but hardly their blur.
+    """Noise, (B, 3, H, W), as cameras reduce it: more in colours, where people see noise, but hardly see blur.
 
     `luma` and `chroma` are the standard deviations of Gaussian filters, in pixels; `kept` is the share of the chroma's
     amplitude that is left.
@@ -198,8 +198,8 @@ def reduced(noise: Tensor, luma: Tensor, chroma: Tensor, kept: Tensor) -> Tensor
 def at_edges(clean: Tensor, flat: Tensor) -> Tensor:
     """How much noise a camera leaves, (B, 1, H, W): the share `flat` in flat parts, all of it at strong edges.
 
-    Cameras average noise away where this blurs nothing. In pairs of noisy and clean photos of three cameras (PolyU, its
-    training part), the noise of flat parts had a third of the standard deviation of that at edges.
+    Cameras average noise away where this blurs nothing. In pairs of noisy and clean photos from three cameras (the
+    training part of PolyU), the noise in flat parts had a third of the standard deviation of that at edges.
     """
     brightness = functional.avg_pool2d(to_ycbcr(clean)[:, :1], 3, 1, 1, count_include_pad=False)
     across = functional.pad(brightness[..., 2:] - brightness[..., :-2], (1, 1, 0, 0))

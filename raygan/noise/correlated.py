@@ -1,4 +1,4 @@
-"""Gaussian noise that is correlated, between channels or between neighboring pixels."""
+"""Gaussian noise that is correlated between channels or between neighboring pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JPEG compression as noise, on tensors of any device."""
+"""JPEG compression as noise, on tensors on any device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 @dataclass(frozen=True, kw_only=True)
 class Jpeg(Noise):
-    """JPEG compression; the intensity is libjpeg's quality, of which less is stronger."""
+    """JPEG compression; the intensity is libjpeg's quality, where lower is stronger."""
 
     low: float = 40
     high: float = 10
@@ -63,7 +63,7 @@ class Jpeg(Noise):
 
 
 def to_ycbcr(images: Tensor) -> Tensor:
-    """Luma and chroma, (B, 3, H, W), of RGB images, as JFIF defines them, but with chroma around 0."""
+    """Luma and chroma, (B, 3, H, W), of RGB images, as JFIF defines them, but with chroma centred on 0."""
     return torch.einsum("cd,bdhw->bchw", torch.tensor(_TO_YCBCR, device=images.device), images)
 
 
@@ -76,7 +76,7 @@ def compressed(images: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
     """Images, float32, (B, 3, H, W), in [0, 1], as they come back from baseline JPEG files.
 
     `quality` is libjpeg's, 1 to 100; `subsampled` says whether chroma has half the resolution. Both have one value per
-    image, (B,), on the images' device. Chroma is brought back bilinearly.
+    image, (B,), on the images' device. Chroma is upsampled bilinearly.
     """
     height, width = images.shape[2:]
     padded = functional.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")

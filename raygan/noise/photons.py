@@ -1,4 +1,4 @@
-"""Noise of photons, which depends on brightness."""
+"""Photon noise, which depends on brightness."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Poisson(Noise):
 
 @dataclass(frozen=True, kw_only=True)
 class PoissonGaussian(Poisson):
-    """Photon noise and a sensor's own: variance intensity * clean + read (Foi et al., 2008)."""
+    """Photon noise and the sensor's own noise, of variance intensity * clean + read (Foi et al., 2008)."""
 
     read: NonNegative = 1e-3
     """Variance of the Gaussian noise that does not depend on brightness."""

@@ -1,7 +1,7 @@
 """Drawing noises and intensities, and adding them to batches of images.
 
 Each image has a random generator of its own, on the images' device: its noise depends neither on the batch size nor on
-the number of workers, but for rounding in models that compute a batch at once.
+the number of workers, except for rounding in models that compute a batch at once.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def add_noise(
 ) -> Tensor:
     """The noisy version of each image, clipped to [0, 1] if `clip`: float32, (B, 3, H, W), like `clean`.
 
-    `noises`, `intensities` and `generators` have one element per image; where the noise is None, it stays clean.
+    `noises`, `intensities` and `generators` have one element per image; where the noise is None, the image stays clean.
     """
     if not len(clean) == len(noises) == len(intensities) == len(generators):
         counts = [len(noises), len(intensities), len(generators)]

@@ -17,15 +17,15 @@ from raygan.seeds import torch_generator
 from raygan.study.storage import Folder
 
 SIDE = 512
-"""Pixels of the photo that are shown, at most, in each direction."""
+"""Largest width and height of the part of the photo that is shown, in pixels."""
 HEIGHT, MARGIN = 300, 60
-"""Of the curve, in pixels."""
+"""Height and margin of the curve, in pixels."""
 
 
 def noise_picture(file: str, profile: NoiseProfile, output: str) -> None:
-    """Write the middle of a clean photo, the same with the camera's noise beside it, and the variance in raw values.
+    """Draw the middle of a clean photo, without and with the camera's noise, and the variance curve of raw values.
 
-    Raises `PhotosError` if the photo cannot be used, and `StorageError`.
+    Raises `PhotosError` if the photo cannot be used, and `StorageError` if the picture cannot be written.
     """
     target = Folder(Path(output).parent)
     target.require_writable()

@@ -76,7 +76,7 @@ def gain_text(study: StudyFiles) -> str:
         return ""
     gain, start = means["raygan"] - means["start"], study.config.training.start_from
     if gain <= 0:
-        return f"The new denoiser is no better on the held-out pairs ({gain:+.2f} dB) than {start}: keep {start}."
+        return f"The new denoiser is no better than {start} on the held-out pairs ({gain:+.2f} dB): keep {start}."
     scores = study.per_image[study.per_image["set"] == PAIRS].pivot(index="image", columns="method", values="psnr")
     wins = f"{(scores['raygan'] > scores['start']).sum()} of {len(scores)}"
     return (

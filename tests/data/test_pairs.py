@@ -184,8 +184,8 @@ def test_unusable_pairs_are_skipped_with_their_reasons(pairs: Path, caplog: pyte
     assert "of unequal sizes (80x70 and 96x80, noisy and clean) (noisy/RGB-000.png)" in caplog.text
     assert "not 3-channel RGB (mode L) (noisy/RGB-001.png)" in caplog.text
     assert "unreadable: clean/RGB-002.png (noisy/RGB-002.png)" in caplog.text
-    assert "of 16 bits (noisy/RGB-003.png)" in caplog.text
-    assert "of unequal EXIF orientation (noisy/RGB-004.png)" in caplog.text
+    assert "with 16 bits per channel (noisy/RGB-003.png)" in caplog.text
+    assert "of unequal EXIF orientations (noisy/RGB-004.png)" in caplog.text
     rows = evaluation_pairs(PairFolder(location=str(pairs)), 100).take_all()
     assert len(rows) == 5
     assert all(row["set"] == "pairs" and row["pixels"].shape == (80, 96, 6) for row in rows)

@@ -85,7 +85,7 @@ def test_the_values_of_a_chain_have_paths_and_survive_json() -> None:
     assert type(config).from_json(changed.to_json()) == changed
     with pytest.raises(ConfigError, match="with different names"):
         Gaussian() + Gaussian()
-    with pytest.raises(ConfigError, match="no noise of the name pairs"):
+    with pytest.raises(ConfigError, match="no noise named pairs"):
         with_values(PAPER_V1, {"noises": (Gaussian(name="pairs"),)})
 
 
