@@ -164,7 +164,7 @@ def test_bfloat16_is_exact_to_a_hundredth_of_the_range(tmp_path: Path) -> None:
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "same", identity=True)
-    with pytest.raises(ImageError, match="one of float32, bfloat16, not 'bf16'"):
+    with pytest.raises(ImageError, match="one of auto, float32, bfloat16, not 'bf16'"):
         Denoiser(folder, precision="bf16")  # type: ignore[arg-type]
 
 
