@@ -19,7 +19,8 @@ SEARCH = Search(
     config=BASE,
     space={
         "noises/camera/odds": FloatDistribution(0.5, 20.0, log=True),
-        "noises/camera/high": FloatDistribution(3.0, 9.0),
+        "noises/camera/low": FloatDistribution(0.0, 4.0),
+        "noises/camera/high": FloatDistribution(5.0, 9.0),
         "noises/camera/jpeg": FloatDistribution(0.0, 1.0),
         "noises/gaussian/odds": FloatDistribution(0.1, 2.0, log=True),
         "clean_share": FloatDistribution(0.0, 0.2),

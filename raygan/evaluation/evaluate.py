@@ -130,7 +130,7 @@ def summarize(per_image: pd.DataFrame) -> pd.DataFrame:
     """
     parts = [per_image]
     evaluated = per_image[per_image["set"] == "evaluation"]
-    folders = evaluated["image"].str.rpartition("/")[0]
+    folders = evaluated["image"].map(lambda name: name.rpartition("/")[0])
     if folders.nunique() > 1:
         parts.append(evaluated.assign(set="evaluation/" + folders))
     groups = pd.concat(parts).groupby(["task", "set", "kind", "level", "intensity", "method"], sort=False, dropna=False)

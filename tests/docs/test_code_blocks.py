@@ -91,7 +91,7 @@ def check_page(page: Path, folder: Path) -> None:
 def _provide(folder: Path) -> None:
     """What the blocks presuppose: studies, images."""
     os.chdir(folder)
-    for study in ("v1", "v1-quick", "mine", "own-kinds-quick"):
+    for study in ("v1", "v1-quick", "mine", "finetune", "own-kinds-quick"):
         shutil.copytree(ROOT / "raygan" / "weights" / "baseline", folder / "studies" / study / "best")
     for name in ("noisy.jpg", "noisy.png"):
         Image.fromarray(_noisy()).save(folder / name)

@@ -16,7 +16,9 @@ from searches.denoiser import SEARCH
 
 def test_denoisers_to_start_from_become_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settled = with_values(DENOISER, {"hardware/device": "cpu", "training/best_by": "val_ssim"})
+    settled = with_values(
+        DENOISER, {"hardware/device": "cpu", "training/best_by": "val_ssim", "training/precision": "float32"}
+    )
     config = with_values(settled, {"training/start_from": "studies/v1/best"})
     assert resolved(config, "val_psnr").training.start_from == str(tmp_path / "studies" / "v1" / "best")
     for unchanged in (None, "baseline", "s3://bucket/studies/v1/best?region=us-east-1"):
