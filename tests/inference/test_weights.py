@@ -13,7 +13,7 @@ from raygan.config.kinds import Noise
 from raygan.config.section import with_values
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.evaluation.classical import FILTERS, filtered
-from raygan.inference.denoiser import denoise
+from raygan.inference.denoiser import Denoiser, denoise
 from raygan.models.cost import operations_per_pixel
 from raygan.noise import Gaussian, add_noise
 from raygan.presets import DENOISER
@@ -24,6 +24,7 @@ from raygan.weights import DEFAULT, NAMES, denoiser_folder
 
 KNOWN = {
     "synthetic": {"101085": 24.752, "3096": 36.834, "86016": 22.825},
+    "camera": {"101085": 24.488, "3096": 36.346, "86016": 22.596},
     "small": {"101085": 24.356, "3096": 35.300, "86016": 22.441},
     "baseline": {"101085": 24.453, "3096": 35.708, "86016": 22.498},
 }
@@ -63,6 +64,16 @@ def test_results_do_not_change(name: str, photo: str, expected: float) -> None:
     denoised = denoise(generator, torch.from_numpy(noisy), config.generator.stride)
     clean = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     assert psnr(clean, denoised) == pytest.approx(expected, abs=0.01)
+
+
+def test_camera_removes_the_noise_of_real_cameras() -> None:
+    folder = shared("polyu/test")
+    gains = []
+    for file in sorted((folder / "noisy").iterdir())[::9]:
+        noisy, clean = (np.array(Image.open(folder / part / file.name)) for part in ("noisy", "clean"))
+        scores = [peak_signal_noise_ratio(clean, image) for image in (noisy, Denoiser("camera")(noisy))]
+        gains.append(scores[1] - scores[0])
+    assert min(gains) > 3
 
 
 @pytest.mark.parametrize("noise", DENOISER.noises, ids=lambda noise: noise.key)
