@@ -26,8 +26,10 @@ from raygan.train.checkpoint import keep_denoiser, keep_newest
 from raygan.train.cluster import resources
 from raygan.train.driver import ERROR, RETRIES, Job, run_trial
 
+SMALL = 200
+"""Rows of `trials.csv` up to which it is written after every event."""
 WRITING_SHARE = 0.05
-"""Share of the time that writing `trials.csv` may take: the whole table would make long searches ever slower."""
+"""Share of the time that writing a larger one may take: long searches would become ever slower."""
 ELAPSED = "elapsed_seconds"
 """Optuna user attribute of the study: see `SearchProgress.elapsed`."""
 
@@ -190,13 +192,13 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             print(f"{name} failed: {error}")
 
     def record(self, *, at_once: bool = False) -> list[TrialRow]:
-        """Write `trials.csv`, unless that would take too much of the time, and reduce ended trials to their denoisers.
+        """Write `trials.csv`, unless it is large and was just written, and reduce ended trials to their denoisers.
 
         Returns the table's rows.
         """
         rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
         started = time.monotonic()
-        if at_once or started >= self.next_writing:
+        if at_once or len(rows) <= SMALL or started >= self.next_writing:
             self.ledger.write_trials(rows)
             now = time.monotonic()
             self.next_writing = now + (now - started) / WRITING_SHARE
