@@ -84,6 +84,7 @@ class NoiseChain(Noise):
     """
 
     noises: tuple[Noise, ...]
+    """The noises, in their order."""
     low: float = 0.0
     high: float = 1.0
 
