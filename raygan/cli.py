@@ -236,6 +236,10 @@ def _evaluate(
     protocol = PROTOCOLS[evaluation.protocol] if evaluation.protocol is not None else None
     if (evaluation.pairs is not None) + evaluation.out_of_distribution + (protocol is not None) > 1:
         raise InputError("give one of --pairs, --out-of-distribution and --protocol: each has its own noise")
+    if evaluation.pairs is not None and evaluation.evaluate_on != _Evaluation.evaluate_on:
+        raise InputError("give --pairs or --evaluate-on: pairs are evaluated instead of photos")
+    if levels != LEVELS and (evaluation.pairs is not None or protocol is not None):
+        raise InputError("leave --levels out: pairs and protocols have no noise levels")
     if protocol is not None:
         settings = replace(settings, levels=("mean",))
     summary = evaluate_checkpoints(

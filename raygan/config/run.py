@@ -38,7 +38,8 @@ class DataConfig(Section):
     train_photos: Count = 1000
     """Maximum number of training photos, and of training pairs."""
     val_photos: Count = 100
-    """Maximum number of validation photos, and of validation pairs; never more than a fifth of the usable ones."""
+    """Maximum number of validation photos, and of validation pairs; never more than a fifth of the usable ones, but for
+    pairs that nothing is trained on (`pairs_share` 0)."""
     val_crops: Count = 100
     """Number of fixed crops from the validation photos, and from the validation pairs."""
     crop_size: int = 256

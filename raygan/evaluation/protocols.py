@@ -85,7 +85,10 @@ CBSD68 = frozenset(
         "351093",
     ]
 )
-"""The 68 photos of BSD300's test part (Roth and Black, 2009) that the literature evaluates on, in colour: CBSD68."""
+"""The 68 photos of BSD300's test part (Roth and Black, 2009) that the literature evaluates on, in colour: CBSD68.
+
+67 names are those of a public copy; 102061, which that copy lacked, is shown as an image of the set in articles.
+"""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def add_noise(
         raise ValueError(f"give a noise, an intensity and a generator for each of {len(clean)} images, not {counts}")
     noisy = clean.clone()
     for noise in dict.fromkeys(noises):
-        rows = [row for row, its in enumerate(noises) if its == noise]
+        rows = [row for row, other in enumerate(noises) if other == noise]
         if noise is not None:
             chosen = [(intensities[row], generators[row]) for row in rows]
             noisy[rows] = noise.add_to_batch(clean[rows], *zip(*chosen, strict=True))

@@ -20,6 +20,7 @@ from PIL import Image
 from plotly import express
 from plotly.subplots import make_subplots
 
+from raygan.config.run import PAIRS
 from raygan.report.paper import title_of
 from raygan.report.tables import KIND_NAMES, METHOD_NAMES
 from raygan.study.objectives import OBJECTIVE_NAMES
@@ -163,7 +164,7 @@ def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, di
         side = min(height, width, PICTURE_SIDE)
         top, left = (height - side) // 2, (width - side) // 2
         middles = [one[top : top + side, left : left + side] for one in np.split(strip, len(names), axis=1)]
-        noise = kind if kind == KIND_NAMES["pairs"] else f"{kind} {intensity:g}"
+        noise = kind if kind == KIND_NAMES[PAIRS] else f"{kind} {intensity:g}"
         yield str(image), noise, dict(zip(names, middles, strict=True))
 
 

@@ -14,7 +14,7 @@ from raygan.report.paper import paper_table
 from raygan.study.objectives import LESS_IS_BETTER, pareto_front
 from raygan.study.reader import StudyFiles, System
 
-KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle", "pairs": "real noise"}
+KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speckle": "speckle", PAIRS: "real noise"}
 """The names of noises in tables: a user's own noise has its key."""
 METHOD_NAMES = {
     "noisy": "noisy input",

@@ -150,7 +150,8 @@ class Search(_Base, TrialSettings):
     def check(self) -> None:
         """Raise `ConfigError` unless every trial's configuration would be valid."""
         TrialSettings.check(self)
-        check_space(self.space, self.config, self.search_algorithm)
+        if self.trials:
+            check_space(self.space, self.config, self.search_algorithm)
         shaping = [path for path in self.space if path.startswith("generator")]
         if self.trials and self.config.training.start_from is not None and shaping:
             raise ConfigError(

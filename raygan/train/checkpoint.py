@@ -119,7 +119,8 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
     # The machines may differ between a run's starts, and what they hold in memory and compute in.
     if "training/precision" in differing:
         logger.warning("checkpoint %s was trained in another precision than %s", folder, config.training.precision)
-    if differing := [path for path in differing if not path.startswith(("hardware/", "data/cache", "training/prec"))]:
+    may_differ = ("hardware/", "data/cache", "training/precision")
+    if differing := [path for path in differing if not path.startswith(may_differ)]:
         raise CheckpointError(
             f"checkpoint {folder} belongs to another configuration, which differs in {', '.join(differing)}; start "
             "under another name"

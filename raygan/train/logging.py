@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from raygan.config.run import Config
+from raygan.config.run import PAIRS, Config
 from raygan.data.crops import ValidationCrops
 from raygan.study.storage import Folder
 from raygan.train.validation import noisy_validation_crops, validation_pairs
@@ -85,7 +85,7 @@ def before_and_after(
     rows = range(min(CROPS, len(crops)))
     shown = {noise.key: noisy_validation_crops(crops, config, noise, "mean", rows) for noise in config.noises}
     if crops.pairs is not None:
-        shown["pairs"] = validation_pairs(crops.pairs, rows)
+        shown[PAIRS] = validation_pairs(crops.pairs, rows)
     pictures: dict[str, Tensor] = {}
     for name, (clean, noisy) in shown.items():
         with torch.inference_mode():

@@ -100,10 +100,10 @@ def train(
 ) -> Iterator[Epoch]:
     """Train to the configured number of epochs; yields each epoch once its checkpoint is saved.
 
-    `content_weights` come from `config.loss.content.read_weights`. With a
-    `record`, the run resumes from its newest checkpoint, after yielding the epochs before. With several workers,
-    torch's default process group must be initialized. On one CPU worker the same configuration gives the same result to
-    the last bit, resumed or not. Raises `DivergedError` if a loss is not finite, and `CheckpointError`.
+    `content_weights` come from `config.loss.content.read_weights`. With a `record`, the run resumes from its newest
+    checkpoint, after yielding the epochs before. With several workers, torch's default process group must be
+    initialized. On one CPU worker the same configuration gives the same result to the last bit, resumed or not.
+    Raises `DivergedError` if a loss is not finite, and `CheckpointError`.
     """
     worker = worker or Worker()
     if worker.device.type == "cpu":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raygan.config.kinds import LEVELS, Level, Noise
-from raygan.config.run import Config
+from raygan.config.run import PAIRS, Config
 from raygan.data.crops import ValidationCrops, to_unit_range
 from raygan.metrics import psnr, ssim
 from raygan.noise import add_noise
@@ -40,7 +40,7 @@ def validate(
         if crops.pairs is not None:
             pairs = (validation_pairs(crops.pairs, batch) for batch in batches)
             judged = [_scores(generator, pairs, config, device)]
-            totals["pairs"] = judged[0]
+            totals[PAIRS] = judged[0]
     mean_psnr, mean_ssim, psnr_noisy = torch.stack(judged).mean(dim=0)
     sums = {"psnr": mean_psnr, "ssim": mean_ssim}
     for task, total in totals.items():

@@ -54,5 +54,7 @@ def test_evaluation_by_a_protocol(write_photos: Callable[..., Path], tmp_path: P
     assert set(table["level"]) == {"mean"}
     scores = table.groupby("method")["psnr"].mean()
     assert scores["raygan"] > scores["noisy"] + 5
+    levels = raygan("evaluate", "small", *options, "--levels", "low")
+    assert (levels.returncode, "leave --levels out" in levels.stderr) == (2, True)
     both = raygan("evaluate", "small", *options, "--out-of-distribution")
     assert (both.returncode, "each has its own noise" in both.stderr) == (2, True)

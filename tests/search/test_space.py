@@ -62,6 +62,13 @@ def test_search_files_are_valid(file: Path) -> None:
     search.quick().check()
 
 
+def test_training_without_trials_needs_no_searchable_space() -> None:
+    search = load_experiment("camera")
+    with pytest.raises(ConfigError, match="only with pairs"):
+        search.check()
+    dataclasses.replace(search, trials=0).check()
+
+
 DEVIATION = When("sampling", "NormalPolicy", FloatDistribution(0.1, 0.5))
 
 
