@@ -1,9 +1,13 @@
-"""Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py`, over an hour on two cores.
+"""Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py 1` or `2`, hours on two cores.
 
-Every point of a grid of learning rates, β1 and adversarial weight is trained once, by RayGAN itself, with the networks
-of `--quick` on its generated photos, and resumes where it was stopped. `curves.csv` is a tabular benchmark, of use to
-others too: one row per configuration, with its values and the val PSNR (dB, mean over three noise kinds at three
-intensities) after each of 27 epochs of 8 steps; empty from where a training diverged.
+Every configuration is trained once, by RayGAN itself, on its generated photos, and resumes where it was stopped. The
+tables are benchmarks of use to others too: one row per configuration, with its values and the val PSNR (dB, mean over
+three noise kinds at three intensities) after each of 27 epochs of 8 steps; empty from where a training diverged.
+
+1. `curves.csv`: a grid of learning rates, β1 and adversarial weight, with the networks of `--quick`.
+2. `curves-2.csv`: random configurations, in which the network, the losses, the schedule and the noise's sampling vary
+   too. A value that means nothing beside others is empty. `operations_per_pixel` are the generator's; `seconds` are
+   the training's per epoch, in the median, beside whatever else ran.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
+from raygan.search.space import Space, When
 from raygan.search.study import run_study
 from raygan.study.storage import Folder
 
@@ -29,6 +34,7 @@ GRID: dict[str, tuple[float, ...]] = {
 }
 EPOCHS = 27
 CURVES = Path(__file__).with_name("curves.csv")
+CURVES_2 = Path(__file__).with_name("curves-2.csv")
 CONFIG = with_values(
     PAPER_V1,
     {
@@ -50,18 +56,53 @@ SEARCH = Search(
     trial_epochs=EPOCHS,
     search_algorithm="random",
     scheduler="none",
+    repeats=0,
+)
+
+SPACE_2: Space = {
+    "generator": CategoricalDistribution(["UNet", "ResidualUNet"]),
+    "generator/base_width": IntDistribution(8, 24, step=8),
+    "generator/depth": IntDistribution(2, 4),
+    "generator/blocks": When("generator", "ResidualUNet", IntDistribution(1, 2)),
+    "generator/unshuffle": When("generator", "ResidualUNet", CategoricalDistribution([1, 2])),
+    "generator/normalization": CategoricalDistribution(["batch", "none"]),
+    "generator/residual": CategoricalDistribution([False, True]),
+    "loss/adversarial_weight": FloatDistribution(1e-5, 1e-1, log=True),
+    "loss/pixel_weight": CategoricalDistribution([0.0, 0.1, 1.0]),
+    "optimizers/generator/learning_rate": FloatDistribution(1e-4, 3e-2, log=True),
+    "optimizers/generator/beta1": FloatDistribution(0.0, 0.95),
+    "optimizers/discriminator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+    "training/lr_schedule": CategoricalDistribution(["constant", "cosine", "wsd"]),
+    "training/average_decay": CategoricalDistribution([0.0, 0.9]),
+    "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
+}
+SEARCH_2 = Search(
+    name="curves-2",
+    config=CONFIG,
+    space=SPACE_2,
+    trials=324,
+    trial_epochs=EPOCHS,
+    search_algorithm="random",
+    scheduler="none",
+    repeats=0,
 )
 
 
-def write_table(folder: Folder) -> None:
-    """Write `curves.csv` from the study's folder."""
+def write_table(search: Search, folder: Folder, file: Path) -> None:
+    """Write a table of curves from the study's folder."""
     trials, metrics = (pd.read_csv(f"{folder.path}/{name}.csv") for name in ("trials", "metrics"))
     curves = metrics.pivot_table(index="trial", columns="epoch", values="val_psnr")
     curves = curves.rename(columns=lambda epoch: f"epoch_{epoch}").round(3).reset_index()
-    table = trials[["trial", *GRID]].merge(curves, on="trial", how="left").drop(columns="trial")
-    table.sort_values(list(GRID)).to_csv(CURVES, index=False, float_format="%.6g")
-    print(f"{len(table)} curves in {CURVES}")
+    table = trials[["trial", *search.space]].merge(curves, on="trial", how="left")
+    if search is SEARCH_2:
+        costs = metrics.groupby("trial")[["operations_per_pixel", "train_seconds"]].median().round(2)
+        costs = costs.rename(columns={"train_seconds": "seconds"}).reset_index()
+        table = table.merge(costs, on="trial", how="left")
+    table = table.drop(columns="trial").sort_values(list(search.space))
+    table.to_csv(file, index=False, float_format="%.6g")
+    print(f"{len(table)} curves in {file}")
 
 
 if __name__ == "__main__":
-    write_table(run_study(SEARCH, sys.argv[1] if len(sys.argv) > 1 else "studies"))
+    search, file = {"1": (SEARCH, CURVES), "2": (SEARCH_2, CURVES_2)}[sys.argv[1]]
+    write_table(search, run_study(search, sys.argv[2] if len(sys.argv) > 2 else "studies"), file)

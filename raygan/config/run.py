@@ -127,8 +127,10 @@ class TrainingConfig(Section):
     pixel_epochs: Natural | None = 0
     """First epochs in which the generator trains alone, with the pixel loss; after them it is fine-tuned with the
     losses of `loss/`, against the discriminator. None: all epochs."""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """Learning-rate schedule: constant, or cosine decay to 0 over all epochs (Loshchilov and Hutter, 2017)."""
+    lr_schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    """Learning-rate schedule: constant; cosine decay to 0 over all epochs (Loshchilov and Hutter, 2017); or wsd (warm
+    up, stable, decay: Hägele et al., 2024), constant until the last fifth of the epochs, so that until then it does not
+    depend on where training ends."""
     warm_up_steps: Natural = 0
     """Steps of linear learning-rate warm-up."""
     average_decay: Fraction = 0.0

@@ -30,6 +30,8 @@ from raygan.train.validation import validate
 
 CHECK_EVERY = 20
 """Steps between checks that the losses are finite: a check makes the CPU wait for the device."""
+DECAY_SHARE = 0.2
+"""Share of the steps in which the schedule wsd decays."""
 BEST = ("val_psnr", "val_ssim", "operations_per_pixel")
 """Metrics of the best epoch so far that every epoch repeats, as `best_…`."""
 
@@ -298,9 +300,15 @@ def lr_factor(training: TrainingConfig, step: int, steps: int) -> float:
     It depends on nothing else, so that a resumed run equals an uninterrupted one.
     """
     warmed_up = min(1.0, (step + 1) / (training.warm_up_steps + 1))
-    if training.lr_schedule == "constant":
-        return warmed_up
-    return warmed_up * (1 + math.cos(math.pi * step / steps)) / 2
+    match training.lr_schedule:
+        case "constant":
+            return warmed_up
+        case "cosine":
+            return warmed_up * (1 + math.cos(math.pi * step / steps)) / 2
+        case "wsd":
+            # Their decay, which was better than a linear one: 1 - sqrt.
+            decayed = max(0.0, step / steps - (1 - DECAY_SHARE)) / DECAY_SHARE
+            return warmed_up * (1 - math.sqrt(decayed))
 
 
 def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:

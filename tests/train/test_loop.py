@@ -250,16 +250,25 @@ def test_moving_average_is_what_is_kept(tiny_config: Config, tmp_path: Path) -> 
         assert torch.equal(weights, saved[best - 1]["average"][f"module.{name}"])
 
 
-def test_learning_rates_warm_up_and_follow_the_cosine(tiny_config: Config, tmp_path: Path) -> None:
-    values: dict[str, object] = {"training/lr_schedule": "cosine", "training/warm_up_steps": 4}
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        # By hand: three epochs of three steps; the metrics have the last step's.
+        ("cosine", [0.5 * (1 + math.cos(math.pi * step / 9)) for step in (2, 5, 8)]),
+        ("wsd", [1, 1, 1 - math.sqrt((8 / 9 - 0.8) / 0.2)]),
+    ],
+)
+def test_learning_rates_warm_up_and_follow_the_schedule(
+    tiny_config: Config, tmp_path: Path, schedule: str, shares: list[float]
+) -> None:
+    values: dict[str, object] = {"training/lr_schedule": schedule, "training/warm_up_steps": 4}
     config = with_values(tiny_config, values)
-    # By hand: three epochs of three steps; the metrics have the last step's.
-    shares = [min(1, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / 9)) for step in (2, 5, 8)]
+    warmed_up = [min(1, (step + 1) / 5) for step in (2, 5, 8)]
     metrics = Run(config, tmp_path).train().metrics
     for network in ("generator", "discriminator"):
         rate = getattr(config.optimizers, network).learning_rate
         found = [one[f"{network}_learning_rate"] for one in metrics]
-        assert found == pytest.approx([share * rate for share in shares])
+        assert found == pytest.approx([warm * share * rate for warm, share in zip(warmed_up, shares, strict=True)])
 
 
 def test_denoiser_of_a_checkpoint_scores_as_reported(finished: Run) -> None:
