@@ -105,6 +105,7 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
         figures |= {
             "Optimization history": plots.plot_optimization_history(searched, target_name=score),
             "Learning curves": plots.plot_intermediate_values(searched),
+            "Learning curves by time": _curves_by_time(study),
             "Parallel coordinates": plots.plot_parallel_coordinate(searched, target_name=score),
         }
         if len({trial.value for trial in searched.trials}) > 1:
@@ -118,6 +119,16 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
                     rank = plots.plot_rank(searched, params=pair, target_name=score)
                     return figures | {"The two most important parameters": rank}
     return figures
+
+
+def _curves_by_time(study: StudyFiles) -> go.Figure:
+    """The first objective's best so far over the seconds that each trial has trained: epochs of networks differ."""
+    figure, objective = go.Figure(), study.objectives[0]
+    good = study.good_trials()["trial"]
+    for name, epochs in study.metrics[study.metrics["trial"].isin(good)].sort_values("epoch").groupby("trial"):
+        seconds, scores = epochs["seconds"].cumsum(), epochs[objective].cummax()
+        figure.add_scatter(x=seconds, y=scores, name=str(name), mode="lines+markers")
+    return figure.update_layout(xaxis_title="seconds of training", yaxis_title=f"best {OBJECTIVE_NAMES[objective]}")
 
 
 def _all_complete(study: StudyFiles, objectives: Sequence[str]) -> optuna.Study:

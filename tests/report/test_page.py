@@ -38,7 +38,13 @@ def test_every_plot_is_drawn(page: Page) -> None:
     plots = page.locator(".plotly-graph-div")
     titles = [plots.nth(index).get_attribute("id") for index in range(plots.count())]
     for name in (
-        *("optimization-history", "learning-curves", "parallel-coordinates", "parameter-importances"),
+        *(
+            "optimization-history",
+            "learning-curves",
+            "learning-curves-by-time",
+            "parallel-coordinates",
+            "parameter-importances",
+        ),
         "the-two-most-important-parameters",
         *("psnr-mean-and-deviation-over-seeds", "losses-and-accuracies", "val-psnr-over-the-epochs"),
     ):

@@ -75,6 +75,8 @@ def test_optuna_study_has_complete_and_pruned_trials(searched: StudyFiles) -> No
 def test_figures_of_few_and_equal_trials(searched: StudyFiles, tmp_path: Path) -> None:
     figures = search_figures(searched)
     assert len(figures["Learning curves"].data) == 2
+    first, second = figures["Learning curves by time"].data
+    assert (list(first.x), list(first.y), list(second.y)) == ([2.0, 4.0], [20.0, 20.0], [21.0, 21.0])
     assert PAIR in figures
     equal = write_search(tmp_path / "equal", [("complete", 20.0, 100.0, rate, None) for rate in (1e-4, 1e-3)])
     assert PAIR not in search_figures(equal)
