@@ -36,6 +36,8 @@ KNOWN = "known_trials"
 """Optuna user attribute of the study: how many trials of an earlier study were added."""
 REPEATS = "repeats"
 """Optuna user attribute of a trial that repeats another one with another seed: that one's name."""
+FIRST_POINT = "first_point"
+"""Optuna user attribute of the points that are tried first."""
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
 
@@ -84,7 +86,9 @@ class Trials:
 
     def named(self, name: str) -> Trial:
         """The unfinished trial of that name."""
-        return next(one for one in self.unfinished() if one.user_attrs.get("trial") == name)
+        # Not among `unfinished`: Optuna computes the search space for each trial that it makes.
+        running = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+        return Trial(self.study, next(one._trial_id for one in running if one.user_attrs.get("trial") == name))
 
     def started(self) -> list[FrozenTrial]:
         """The trials that have a name, in the order in which they began; not to be modified."""
@@ -106,7 +110,7 @@ class Trials:
         Points and trials that are there already are skipped.
         """
         for point in points:
-            self.study.enqueue_trial(dict(point), skip_if_exists=True)
+            self.study.enqueue_trial(dict(point), user_attrs={FIRST_POINT: True}, skip_if_exists=True)
         # After the points: Optuna skips those that it knows already.
         if known and KNOWN not in self.study.user_attrs:
             self.study.add_trials(known)
@@ -198,23 +202,23 @@ class Trials:
 
 
 class _StudyWithWaiting(optuna.Study):
-    """A study that shows waiting trials as pruned. Optuna itself has no state for them."""
+    """A study that shows the trials that wait now as pruned. Optuna itself has no state for them."""
 
     def __init__(self, study: optuna.Study, waiting: set[str]) -> None:
         super().__init__(study.study_name, study._storage)
-        self.waiting = waiting
+        self.shown_as_pruned: dict[int, FrozenTrial] = {}
+        """The waiting trials by number: copies, since Optuna asks several times for each proposal."""
+        for trial in super()._get_trials(deepcopy=False, use_cache=False):
+            if trial.user_attrs.get("trial") in waiting:
+                self.shown_as_pruned[trial.number] = pruned = copy.copy(trial)
+                pruned.state = TrialState.PRUNED
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        shown = []
-        for trial in super()._get_trials(deepcopy, None, use_cache):
-            if trial.user_attrs.get("trial") in self.waiting:
-                trial = copy.copy(trial)
-                trial.state = TrialState.PRUNED
-            if states is None or trial.state in states:
-                shown.append(trial)
-        return shown
+        trials = super()._get_trials(deepcopy, None, use_cache)
+        shown = (self.shown_as_pruned.get(trial.number, trial) for trial in trials)
+        return [trial for trial in shown if states is None or trial.state in states]
 
 
 PINNED = 0.01
