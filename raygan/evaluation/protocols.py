@@ -13,15 +13,7 @@ from raygan.noise import Gaussian
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-CBSD68 = frozenset(
-    """
-    101085 101087 102061 103070 105025 106024 108005 108070 108082 109053 119082 12084 123074 126007 130026
-    134035 14037 143090 145086 147091 148026 148089 157055 159008 160068 16077 163085 167062 167083 170057
-    175032 175043 182053 189080 19021 196073 197017 208001 210088 21077 216081 219090 220075 223061 227092
-    229036 236037 24077 241004 241048 253027 253055 260058 271035 285079 291000 295087 296007 296059 299086
-    300091 302008 304034 304074 306005 3096 33039 351093
-    """.split()
-)
+CBSD68 = frozenset(files("raygan.evaluation").joinpath("cbsd68.txt").read_text().split())
 """The 68 photos of BSD300's test part (Roth and Black, 2009) that the literature evaluates on, in colour: CBSD68.
 
 67 names are those of a public copy; 102061, which that copy lacked, is shown as an image of the set in articles.
