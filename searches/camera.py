@@ -1,4 +1,4 @@
-"""Which noise to train on, for photos from real cameras: odds and ranges, with the learning rate.
+"""Which noise to train on, for photos from real cameras: odds and ranges, with enlargement and learning rate.
 
 `raygan search camera --photos FOLDER --pairs FOLDER` fine-tunes `synthetic`, and compares trials on pairs of noisy and
 clean photos that are not used for training. The denoiser `camera` was trained with the values of
@@ -24,6 +24,7 @@ SEARCH = Search(
         "noises/camera/jpeg": FloatDistribution(0.0, 1.0),
         "noises/gaussian/odds": FloatDistribution(0.1, 2.0, log=True),
         "clean_share": FloatDistribution(0.0, 0.2),
+        "data/max_enlargement": FloatDistribution(1.0, 4.0),
         "optimizers/generator/learning_rate": FloatDistribution(3e-5, 1e-3, log=True),
     },
     first_points=[BASE],
