@@ -21,6 +21,8 @@ from raygan.config.section import ConfigError, flat_values, with_values
 
 FIXED = ("data/", "hardware/", "training/epochs", "training/seed", "training/best_by", "noises")
 """Prefixes of the paths that are the same for all trials of a study, so that their scores compare."""
+OF_TRAINING_CROPS = ("data/augmentation", "data/max_enlargement")
+"""Paths among them that may differ all the same: validation crops are as they are."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _check_comparable(path: str, config: Config) -> None:
     """Raise `ConfigError` if the scores of trials that differ in the value at a path do not compare."""
     if path == "data/pairs_share" and config.data.pairs_share > 0:
         return
-    if path.startswith("noises/") and path.endswith("/odds"):
+    if path in OF_TRAINING_CROPS or (path.startswith("noises/") and path.endswith("/odds")):
         return
     if path.startswith("noises/") and config.data.pairs is None:
         raise ConfigError(

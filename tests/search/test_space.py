@@ -45,6 +45,7 @@ def test_invalid_space_raises(path: str, distribution: object, message: str) -> 
 def test_what_trials_with_pairs_may_differ_in() -> None:
     odds = {"noises/speckle/odds": FloatDistribution(0.1, 2), "clean_share": FloatDistribution(0, 0.2)}
     check_space(odds, PAPER_V1)
+    check_space({"data/max_enlargement": FloatDistribution(1, 4)}, PAPER_V1)
     pairs = with_values(PAPER_V1, {"data/pairs": "mine"})
     share = {"data/pairs_share": FloatDistribution(0.2, 1)}
     check_space({"noises/speckle/high": FloatDistribution(0.1, 0.2), **share}, pairs)
