@@ -161,6 +161,19 @@ def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
     return pictures
 
 
+def before_and_after(study: StudyFiles) -> dict[str, tuple[bytes, bytes]]:
+    """A noisy crop and what the first denoiser makes of it, as JPEG files, for each noise."""
+    denoisers = [method for system in study.systems() for method in system.denoisers]
+    found: dict[str, tuple[bytes, bytes]] = {}
+    shown = set[str]()
+    for image, noise, crops in _crops(study, study.per_image):
+        denoised = next((crops[method] for method in denoisers if method in crops), None)
+        if denoised is not None and noise not in shown:
+            shown.add(noise)
+            found[f"{image}, {noise}"] = (_as_jpeg([crops["noisy"]]), _as_jpeg([denoised]))
+    return found
+
+
 def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, NDArray[np.uint8]]]]:
     """The middle of each picture of these rows of `per_image`: photo, noise, and crops by method or "clean"."""
     rows = rows.replace({"kind": KIND_NAMES}).dropna(subset="picture")

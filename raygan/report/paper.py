@@ -80,8 +80,12 @@ def settings_table(configs: Mapping[str, Config]) -> pd.DataFrame:
     # The discriminator's loss has the weight 1, in the paper and here.
     rows = [{"setting": "discriminator weight"} | dict.fromkeys(columns, "1")]
     for setting, path in paths.items():
-        rows.append({"setting": setting} | {name: str(of_one.get(path, "-")) for name, of_one in values.items()})
+        rows.append({"setting": setting} | {name: _shown(of_one.get(path, "-")) for name, of_one in values.items()})
     return pd.DataFrame(rows)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def leaves(config: Config) -> dict[str, Any]:

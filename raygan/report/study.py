@@ -1,15 +1,19 @@
-"""The contents of a report on one or several studies: the paper's tables and figures, and those of the studies."""
+"""The contents of a report on one or several studies: what came out, and the paper's tables and figures."""
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 from raygan.config.run import PAIRS
+from raygan.models.cost import operations_per_pixel, parameters
 from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table, title_of
 from raygan.study.ledger import REMEDY, StudyError
+from raygan.study.objectives import OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles, System
 from raygan.study.storage import Folder, reading
 
@@ -33,12 +37,146 @@ def report(studies: Sequence[Folder], output: Folder | None = None) -> Folder:
     if len(set(names)) < len(names):
         raise StudyError(f"the studies in a report must have different names, but got {', '.join(names)}")
     with reading(" or ".join(map(str, studies)), "", REMEDY):
-        parts = _parts(read)
+        parts = [*map(_of_study, read), _of_the_paper(read)]
     write_report(output, "RayGAN: " + ", ".join(names), parts)
     return output
 
 
-def _parts(read: Sequence[StudyFiles]) -> list[Part]:
+def _of_study(study: StudyFiles) -> Part:
+    parts = [_result(study), _trust(study), _pictures(study)]
+    if not study.is_comparison and study.record["trials"]:
+        parts += _search(study)
+    return Part(f"Study {study.name}", text=[_asked(study)], parts=[*parts, _cost(study), _use(study)])
+
+
+def _asked(study: StudyFiles) -> str:
+    """What the study was to find out, on which photos."""
+    record, data = study.record, study.config.data
+    if study.is_comparison:
+        what = f"A comparison of {len(record['arms'])} arms, {record['seeds']} of each with different seeds"
+    elif record["trials"]:
+        objectives = " and ".join(OBJECTIVE_NAMES[objective] for objective in study.objectives)
+        what = f"A search for the best {objectives} over {len(record['space'])} values, {record['trials']} trials"
+    else:
+        what = "A training of one configuration"
+    photos = record["photos"]
+    text = (
+        f"{what}; trained on {photos['train']} photos of {data.photos.key}, validated on {photos['validation']}, "
+        f"evaluated on {data.evaluate_on.key}."
+    )
+    return f"{text} Pairs of noisy and clean photos: {data.pairs.key}." if data.pairs else text
+
+
+def _result(study: StudyFiles) -> Part:
+    text = [
+        f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}.",
+        *filter(None, [tables.gain_text(study)]),
+    ]
+    if study.is_comparison:
+        table = tables.arms_table(study)
+        text += [
+            "Mean over seeds and sample deviation, on the evaluation photos; seeds that failed are left out. "
+            "Differences are to the first arm with the same noise, with their 95 % confidence interval (Welch's "
+            "t-test). One interval in twenty excludes 0 by chance where there is no difference."
+        ]
+        plots = {"PSNR, mean and deviation over seeds": figures.arms_figure(table)}
+        return Part("The arms compared", text, tables={f"{study.name}-arms": table}, plots=plots)
+    shown = tables.results(study)
+    return Part("The result", text, tables={f"{study.name}-{name}": table for name, table in shown.items()})
+
+
+def _trust(study: StudyFiles) -> Part:
+    """What speaks for and against the result."""
+    text = [_best_epoch(system) for system in study.systems()]
+    counts = study.trials["state"].value_counts()
+    if len(counts):
+        text.append(f"Trials: {', '.join(f'{count} {state}' for state, count in counts.items())}.")
+    text += [f"{row['trial']} failed: {row['error']}" for row in _failed(study)]
+    if study.objectives == ["val_psnr"] and not study.is_comparison:
+        seeds = [
+            f"{row['trial']} over {row['seeds']} seeds: {row['mean']:.2f} ± {row['deviation']:.2f} dB val PSNR."
+            for row in study.repeated().to_dict("records")
+        ]
+        text += seeds or ["No trial was repeated with another seed: the share of luck in the result is unknown."]
+    if "collapsed" in study.trials and (collapsed := study.trials["collapsed"].notna().sum()):
+        text.append(
+            f"In {collapsed} trials the discriminator collapsed: its accuracies were pinned at 0 or 1 for three epochs."
+        )
+    extremes = tables.best_and_worst(study)
+    return Part("How far to trust it", text, tables={} if extremes.empty else {f"{study.name}-photos": extremes})
+
+
+def _failed(study: StudyFiles) -> list[dict[str, str]]:
+    """The first three trials that failed, with their errors."""
+    if "error" not in study.trials:
+        return []
+    rows: list[dict[str, str]] = study.trials.dropna(subset="error").head(3).to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
+def _best_epoch(system: System) -> str:
+    if not (best := system.best_epoch):
+        return f"{title_of(system)}: failed in its first epoch."
+    epochs, last = len(system.epochs), system.epochs["val_psnr"].iloc[-1]
+    text = (
+        f"{title_of(system)}: best epoch {best['epoch']:.0f} of {epochs}, val PSNR {best['val_psnr']:.2f} dB, val SSIM "
+        f"{best['val_ssim']:.3f}; the last epoch had {last:.2f} dB."
+    )
+    clean, denoised = (best.get(f"discriminator_accuracy_{images}", math.nan) for images in ("clean", "denoised"))
+    if math.isnan(clean):
+        return text
+    return f"{text} Discriminator's accuracy there: {clean:.2f} on clean crops, {denoised:.2f} on denoised ones."
+
+
+def _pictures(study: StudyFiles) -> Part:
+    text = ["Move the slider from the noisy crop to the denoised one; below, all methods side by side."]
+    sliders, strips = figures.before_and_after(study), figures.denoised_pictures(study)
+    return Part("Before and after", text if sliders else [], sliders=sliders, pictures=strips)
+
+
+def _search(study: StudyFiles) -> Iterator[Part]:
+    text = "All trials with the scores of their best epochs. The figures show those that did not fail, even if pruned."
+    plots = figures.search_figures(study)
+    trials = Part("All trials", tables={f"{study.name}-trials": study.trials}, folded=True)
+    yield Part("What mattered", [text], plots=plots, parts=[trials])
+    if len(study.objectives) > 1:
+        text = (
+            "The trials on the Pareto front: no other trial is at least as good in every objective and better in one. "
+            "The winner is the compromise nearest to the ideal point, which has the best value of each objective; each "
+            "is scaled to 0 for its best value on the front and 1 for its worst."
+        )
+        yield Part("The Pareto front", [text], tables={f"{study.name}-front": tables.front_table(study)})
+
+
+def _cost(study: StudyFiles) -> Part:
+    text = []
+    if not study.metrics.empty:
+        hours, trials = study.metrics["seconds"].sum() / 3600, study.metrics["trial"].nunique()
+        text.append(f"{trials} trials trained for {len(study.metrics)} epochs, {hours:.2g} hours in all.")
+    for system in study.systems():
+        generator = system.config.generator
+        cost = f"{parameters(generator):,} parameters, {operations_per_pixel(generator):,.0f} operations per pixel"
+        if not system.epochs.empty:
+            cost += f"; {system.epochs['seconds'].sum() / 3600:.2g} hours of training"
+        text.append(f"{title_of(system)}: {cost}.")
+    versions = ", ".join(f"{name} {version}" for name, version in study.record["versions"].items())
+    text.append(f"Started {study.record['started']}; {versions}. Content loss: {study.record['content_loss']}.")
+    return Part("What it cost", text)
+
+
+def _use(study: StudyFiles) -> Part:
+    """How to use what was found."""
+    where = [f"{study.folder}/best"]
+    if study.is_comparison:
+        where = [f"{study.folder}/denoisers/{name}" for system in study.systems() for name in system.denoisers[:1]]
+    commands = []
+    for denoiser in map(shlex.quote, where):
+        commands.append(f"raygan denoise PHOTO DENOISED --checkpoint {denoiser}")
+        commands.append(f"raygan evaluate {denoiser} --evaluate-on PHOTOS")
+    return Part("How to use it", commands=commands)
+
+
+def _of_the_paper(read: Sequence[StudyFiles]) -> Part:
     systems = [system for study in read for system in study.systems()]
     settings = Part("Settings (the paper's Table 7)")
     settings.text = ["The paper's three systems and those trained here, with all other settings in which these differ."]
@@ -48,64 +186,25 @@ def _parts(read: Sequence[StudyFiles]) -> list[Part]:
     steps = Part("Training, step by step (the paper's Figures 6, 7 and 8)")
     steps.text = ["Generator loss, discriminator losses and accuracies, for the first seed."]
     steps.plots = {"losses and accuracies": figures.steps_figure(systems)}
-    of_studies = [part for study in read for part in _of_study(study)]
-    return [settings, noises, *of_studies, steps, _best_epochs(systems)]
+    scores = [part for study in read for part in _all_scores(study)]
+    parts = [settings, noises, *scores, steps, _best_epochs(systems)]
+    return Part("The paper's tables and figures, and all scores", parts=parts, folded=True)
 
 
-def _of_study(study: StudyFiles) -> Iterator[Part]:
-    data, record, photos = study.config.data, study.record, study.record["photos"]
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    about = [
-        f"Trained on {photos['train']} photos of {data.photos.key}, validated on {photos['validation']}, evaluated on "
-        f"{data.evaluate_on.key}. Scores are PSNR in dB and SSIM.",
-        *([f"Pairs of noisy and clean photos: {data.pairs.key}. {tables.gain_text(study)}"] if data.pairs else []),
-        f"Content loss: {record['content_loss']}.",
-        f"Started {record['started']}; versions: {versions}.",
-    ]
-    yield Part(f"Study {study.name}", text=about)
+def _all_scores(study: StudyFiles) -> Iterator[Part]:
     photo_sets = {str(name): _words(name) for name in study.summary["set"].unique()}
     for system in study.systems():
         if system.denoisers:
             # The paper has no pairs.
             yield from (_scores(study, system, photo_set) for photo_set in photo_sets if photo_set != PAIRS)
         else:
-            yield Part(f"{title_of(system)} failed", depth=3, text=["All seeds failed: there are no scores."])
+            yield Part(f"{title_of(system)} failed", text=["All seeds failed: there are no scores."])
     measures = " / ".join(tables.measures_of(study.summary).values())
     for photo_set, words in photo_sets.items():
         averages = f"Averages{'' if photo_set == PAIRS else ' at mean intensity'}: {measures}."
         if photo_set.startswith(("evaluation", PAIRS)):
             table = {f"{study.name}-methods-{photo_set}".replace("/", "-"): tables.methods_table(study, photo_set)}
-            yield Part(f"{study.name}: all methods on the {words}", depth=3, text=[averages], tables=table)
-    if study.is_comparison:
-        yield _arms(study)
-    elif record["trials"]:
-        yield from _search(study)
-    yield Part(f"{study.name}: before and after", depth=3, pictures=figures.denoised_pictures(study))
-
-
-def _arms(study: StudyFiles) -> Part:
-    table = tables.arms_table(study)
-    text = (
-        "Mean over seeds and sample deviation, on the evaluation photos; seeds that failed are left out. Differences "
-        "are to the first arm with the same noise, with their 95 % confidence interval (Welch's t-test). One interval "
-        "in twenty excludes 0 by chance where there is no difference."
-    )
-    plots = {"PSNR, mean and deviation over seeds": figures.arms_figure(table)}
-    return Part(f"{study.name}: the arms compared", 3, [text], {f"{study.name}-arms": table}, plots)
-
-
-def _search(study: StudyFiles) -> Iterator[Part]:
-    text = "All trials with the scores of their best epochs. The figures show those that did not fail, even if pruned."
-    plots = figures.search_figures(study)
-    yield Part(f"{study.name}: the search", 3, [text], {f"{study.name}-trials": study.trials}, plots)
-    if len(study.objectives) > 1:
-        text = (
-            "The trials on the Pareto front: no other trial is at least as good in every objective and better in one. "
-            "The winner is the compromise nearest to the ideal point, which has the best value of each objective; each "
-            "is scaled to 0 for its best value on the front and 1 for its worst."
-        )
-        front = {f"{study.name}-front": tables.front_table(study)}
-        yield Part(f"{study.name}: the Pareto front", 3, [text], front)
+            yield Part(f"{study.name}: all methods on the {words}", text=[averages], tables=table)
 
 
 def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
@@ -122,7 +221,7 @@ def _scores(study: StudyFiles, system: System, photo_set: str) -> Part:
         title += f", beside the paper's Table {paper['table'].iloc[0]}"
         text += " The paper's scores are those of its {system} on its {photos}.".format(**paper.iloc[0])
     name = re.sub("[/ ]", "-", f"{study.name}-{system.label}-{photo_set}")
-    return Part(title, 3, [text], {name: tables.scores_beside_the_papers(study, system, photo_set)})
+    return Part(title, [text], tables={name: tables.scores_beside_the_papers(study, system, photo_set)})
 
 
 def _words(photo_set: str) -> str:
@@ -131,17 +230,9 @@ def _words(photo_set: str) -> str:
 
 
 def _best_epochs(systems: Sequence[System]) -> Part:
-    text = [
+    text = (
         "The epoch with the highest val PSNR is kept: the mean over the noises at low, mean and high intensity, on "
         "fixed crops of validation photos with fixed noise; with pairs, the mean over fixed crops of held-out pairs. "
         f"The paper kept epoch {BEST_EPOCH} of 30."
-    ]
-    for system in systems:
-        if best := system.best_epoch:
-            epochs, last = len(system.epochs), system.epochs["val_psnr"].iloc[-1]
-            scores = f"val PSNR {best['val_psnr']:.2f} dB, val SSIM {best['val_ssim']:.3f}"
-            summary = f"epoch {best['epoch']:.0f} of {epochs}, {scores}; the last epoch had {last:.2f} dB."
-        else:
-            summary = "failed in its first epoch."
-        text.append(f"{title_of(system)}: {summary}")
-    return Part("Best epoch", text=text, plots={"val PSNR over the epochs": figures.epochs_figure(systems)})
+    )
+    return Part("Best epoch", [text], plots={"val PSNR over the epochs": figures.epochs_figure(systems)})

@@ -50,20 +50,50 @@ def as_text(table: pd.DataFrame, corner: str) -> str:
 
 
 def result_table(study: StudyFiles) -> str:
-    """The mean scores per noise at its mean intensity, one row per method, with the paper's v1 as the last row."""
+    """The tables of `results` for the terminal."""
+    measures = measures_of(study.summary)
+    text = "\n\n".join(
+        as_text(table.set_index(table.columns[0]), table.columns[0]) for table in results(study).values()
+    )
+    return "\n".join([text, " / ".join(measures.values())]) if "lpips" in measures else text
+
+
+def results(study: StudyFiles) -> dict[str, pd.DataFrame]:
+    """The mean scores per noise at its mean intensity, one row per method, with the paper's as the last row.
+
+    And, if there are held-out pairs, those on them. The first column says what the scores are means of.
+    """
     at_mean = study.summary.query("level == 'mean' and set == 'evaluation'")
-    measures = measures_of(at_mean)
-    unit = "" if "lpips" in measures else " dB"
+    unit = "" if "lpips" in measures_of(at_mean) else " dB"
     table = _by_kind(at_mean, unit)
     if (paper := paper_table(study.config, "evaluation")) is not None:
         scores = paper.reindex(at_mean["kind"].unique())[["psnr_mean", "ssim_mean"]].to_numpy()
         label = "the paper: {system} on {photos}".format(**paper.iloc[0])
         table.loc[label] = [scores_text(*of_kind, unit=unit) for of_kind in scores]
-    text = as_text(table, f"mean of {at_mean['images'].iloc[0]} photos, mean intensity")
+    found = {"result": _with_title(table, f"mean of {at_mean['images'].iloc[0]} photos, mean intensity")}
     pairs = study.summary[study.summary["set"] == PAIRS]
     if not pairs.empty:
-        text += "\n\n" + as_text(_by_kind(pairs, unit), f"mean of {pairs['images'].iloc[0]} held-out pairs")
-    return "\n".join([text, " / ".join(measures.values())]) if "lpips" in measures else text
+        found["pairs"] = _with_title(_by_kind(pairs, unit), f"mean of {pairs['images'].iloc[0]} held-out pairs")
+    return found
+
+
+def _with_title(table: pd.DataFrame, title: str) -> pd.DataFrame:
+    """A table with its index as the first column, of that title."""
+    return table.rename_axis(index=title, columns=None).reset_index()
+
+
+def best_and_worst(study: StudyFiles) -> pd.DataFrame:
+    """The photos that the first denoiser denoises best and worst, by PSNR, per noise and level."""
+    method = next((name for system in study.systems() for name in system.denoisers), "")
+    of_method = study.per_image[study.per_image["method"] == method]
+    scores = of_method[of_method["set"].isin(("evaluation", PAIRS))].sort_values("psnr")
+    rows = []
+    for (kind, level), group in scores.groupby(["kind", "level"], sort=False):
+        row = {"noise": KIND_NAMES.get(str(kind), str(kind)), "level": str(level)}
+        for name, place in (("worst", 0), ("best", -1)):
+            row[f"{name} photo"] = f"{group['image'].iloc[place]}: {group['psnr'].iloc[place]:.2f} dB"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def gain_text(study: StudyFiles) -> str:

@@ -32,7 +32,7 @@ from raygan.seeds import derived_seed
 from raygan.study.ledger import REMEDY, Ledger
 from raygan.study.objectives import LESS_IS_BETTER
 from raygan.study.storage import reading
-from raygan.study.trials import FIRST_POINT, PINNED_EPOCHS, Trials, is_pinned
+from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
 from raygan.train.driver import DISK_FULL, ERROR
 
 DISTANCE = 0.15
@@ -42,19 +42,14 @@ Chosen on recorded learning curves, `benchmarks/curves.csv`.
 """
 RANDOM_TRIALS = 5
 """Ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
-BELIEF = 10.0
-"""Weight of the first points, divided by the number of started trials, in what TPE maximizes, chosen likewise."""
-SPREAD = 0.25
-"""Standard deviation of the belief in a first point, in each value, as a share of its range."""
 INFEASIBLE_DRAWS = 1000
 """How many points in a row may exceed a search's limits."""
 
 
 class DistantTPE(TPESampler):
-    """TPE whose candidates keep a distance from all started trials, and at first stay near the first points.
+    """TPE whose candidates keep a distance from all started trials.
 
     Optuna's own trains its favourite again and again: nothing in it says that a trial of the same values tells little.
-    The first points are taken for a user's belief, which counts less with each trial (Hvarfner et al., 2022: πBO).
     """
 
     def __init__(self, seed: int, started: Sequence[FrozenTrial], distance: float) -> None:
@@ -70,20 +65,16 @@ class DistantTPE(TPESampler):
         comparable = [trial for trial in self.started if samples.keys() <= trial.params.keys()]
         if not comparable:
             return acquisition
-        axes = _distances(comparable, samples)
-        if any(believed := [FIRST_POINT in trial.user_attrs for trial in comparable]):
-            beliefs = -((axes[:, believed] / SPREAD) ** 2).sum(axis=0) / 2
-            acquisition = acquisition + BELIEF / len(self.started) * np.logaddexp.reduce(beliefs, axis=0)
-        distances = axes.max(axis=0).min(axis=0)
+        distances = _distances(comparable, samples).min(axis=0)
         # If all candidates are near, the farthest is taken.
         masked: NDArray[Any] = np.where(distances < self.distance, distances - 1e9, acquisition)
         return masked
 
 
 def _distances(trials: Sequence[FrozenTrial], samples: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Distances, (values, trials, candidates), of candidates' internal values by path from those of trials.
+    """Distances, (trials, candidates), of candidates' internal values by path from trials: in the farthest value.
 
-    They are shares of each value's range; between different choices, 1.
+    In each value, the distance is the share of its range; between different choices, it is 1.
     """
     axes = []
     for path, values in samples.items():
@@ -96,7 +87,8 @@ def _distances(trials: Sequence[FrozenTrial], samples: Mapping[str, NDArray[Any]
         scale = np.log if distribution.log else np.asarray
         width = float(scale(distribution.high) - scale(distribution.low))
         axes.append(np.abs(scale(values) - scale(own)) / max(width, 1e-12))
-    return np.array(axes)
+    farthest: NDArray[Any] = np.max(axes, axis=0)
+    return farthest
 
 
 def sampler(

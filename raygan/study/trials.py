@@ -36,8 +36,6 @@ KNOWN = "known_trials"
 """Optuna user attribute of the study: how many trials of an earlier study were added."""
 REPEATS = "repeats"
 """Optuna user attribute of a trial that repeats another one with another seed: that one's name."""
-FIRST_POINT = "first_point"
-"""Optuna user attribute of the points that are tried first."""
 ATTEMPTS = 5
 """How often a database is tried that does not open: another process may be creating its tables."""
 
@@ -110,7 +108,7 @@ class Trials:
         Points and trials that are there already are skipped.
         """
         for point in points:
-            self.study.enqueue_trial(dict(point), user_attrs={FIRST_POINT: True}, skip_if_exists=True)
+            self.study.enqueue_trial(dict(point), skip_if_exists=True)
         # After the points: Optuna skips those that it knows already.
         if known and KNOWN not in self.study.user_attrs:
             self.study.add_trials(known)

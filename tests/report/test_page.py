@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import Study, raygan
 from playwright.sync_api import Page, sync_playwright
 
@@ -28,14 +30,19 @@ def page(study: Study, comparison: Study, chromium: str, tmp_path_factory: pytes
         page.on("request", lambda request: page.requests.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         page.goto((output / "report.html").as_uri())
-        page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
+        page.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true; })")
+        plots = page.locator(".plot")
+        for index in range(plots.count()):
+            # Plots are drawn when they come into view.
+            plots.nth(index).scroll_into_view_if_needed()
+            plots.nth(index).locator(".main-svg").first.wait_for(timeout=60_000)
         yield page
         browser.close()
 
 
 @pytest.mark.slow
 def test_every_plot_is_drawn(page: Page) -> None:
-    plots = page.locator(".plotly-graph-div")
+    plots = page.locator(".plot")
     titles = [plots.nth(index).get_attribute("id") for index in range(plots.count())]
     for name in (
         *(
@@ -76,14 +83,50 @@ def test_no_request_leaves_the_page(page: Page) -> None:
 @pytest.mark.slow
 def test_images_are_shown(page: Page) -> None:
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-    # Two photos of clean and noisy; before and after, three photos and kinds for each noise to remove.
-    assert len(widths) == 2 + 3 * 3 * 3
-    assert min(widths) >= 4 * 64
+    # Two photos of clean and noisy; three photos and kinds for each noise to remove; before and after, a photo of each
+    # kind in either study, with strength of its own in one of the comparison's tasks.
+    assert len(widths) == 2 + 3 * 3 * 3 + 2 * 9
+    assert min(widths) >= 64
+
+
+@pytest.mark.slow
+def test_sliders_move_the_noisy_picture_over_the_denoised_one(page: Page) -> None:
+    slider = page.locator(".slider").first
+    noisy, denoised = slider.locator("img.before"), slider.locator("img:not(.before)")
+    assert noisy.bounding_box() == denoised.bounding_box()
+    slider.locator("[name=split]").focus()
+    page.keyboard.press("End")
+    # All of the noisy picture is cut off from the left.
+    assert noisy.evaluate("image => getComputedStyle(image).clipPath") == "inset(0px 0px 0px 100%)"
+    width = noisy.bounding_box()["width"]
+    slider.locator("[name=zoom]").focus()
+    page.keyboard.press("End")
+    assert noisy.bounding_box()["width"] == pytest.approx(6 * width, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 800, 1600])
+def test_the_page_fits_any_screen_and_is_accessible(page: Page, width: int, scheme: Literal["light", "dark"]) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # What plotly.js draws has no elements that a screen reader could use; its figures have captions.
+    found = Axe().run(page, context={"exclude": [[".plot"]]})
+    assert [one["id"] for one in found.response["violations"] if one["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.slow
+def test_what_came_out_stands_first_and_the_page_is_small(page: Page) -> None:
+    headings = page.locator("h2, h3").all_inner_texts()
+    assert headings[:5] == ["Study tiny", "The result", "How far to trust it", "Before and after", "What mattered"]
+    assert page.locator("pre").first.inner_text().startswith("raygan denoise PHOTO DENOISED --checkpoint ")
+    assert len(page.content()) < 4_000_000
 
 
 @pytest.mark.slow
 def test_report_has_every_table_of_the_paper(page: Page) -> None:
-    headings = page.locator("h2, h3").all_inner_texts()
+    headings = page.locator("h2, h3, h4").all_inner_texts()
     for number in (4, 5, 6):
         assert any("tiny, winner" in heading and heading.endswith(f"Table {number}") for heading in headings)
         assert any("tiny-comparison, patch:" in heading and heading.endswith(f"Table {number}") for heading in headings)
@@ -131,7 +174,7 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     assert "<title>A &amp; B</title>" in page
     assert "<h2>&lt;i&gt;</h2>" in page
     assert "<p>x &lt; y</p>" in page
-    assert "<th>&lt;b&gt;</th>" in page
+    assert '<th scope="col">&lt;b&gt;</th>' in page
     assert "<td>a|b</td><td>+1.235</td><td></td><td>1.235e+06</td>" in page
     markdown = """# A & B
 

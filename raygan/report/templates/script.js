@@ -1,0 +1,45 @@
+// Plots are drawn when they come into view, in the page's colours; the sliders move one picture over another.
+const loaded = (async () => {
+  const packed = Uint8Array.from(atob(document.getElementById("plotlyjs").textContent), (one) => one.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+})();
+
+async function draw(plot) {
+  await loaded;
+  const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
+  const color = getComputedStyle(document.body).color;
+  Object.assign(layout, { paper_bgcolor: "transparent", plot_bgcolor: "transparent", autosize: true });
+  layout.font = { ...layout.font, color };
+  const axes = Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name));
+  for (const axis of new Set([...axes, "xaxis", "yaxis"])) {
+    layout[axis] = { gridcolor: "rgba(128,128,128,.3)", zerolinecolor: "rgba(128,128,128,.5)", ...layout[axis] };
+  }
+  await Plotly.newPlot(plot, data, layout, { displaylogo: false, responsive: true });
+}
+
+const plots = [...document.querySelectorAll(".plot")];
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) {
+      seen.unobserve(target);
+      draw(target);
+    }
+  }
+}, { rootMargin: "300px" });
+plots.forEach((plot) => seen.observe(plot));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  plots.filter((plot) => plot.childElementCount).forEach(draw);
+});
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("details").forEach((folded) => { folded.open = true; });
+  plots.filter((plot) => !plot.childElementCount).forEach(draw);
+});
+
+for (const slider of document.querySelectorAll(".slider")) {
+  for (const input of slider.querySelectorAll("input")) {
+    input.addEventListener("input", () => slider.style.setProperty(`--${input.name}`, input.value));
+  }
+}
