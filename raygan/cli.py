@@ -221,7 +221,7 @@ def _evaluate(
         output: Folder for the tables and pictures.
         filters: Classical filters; bm3d needs the package bm3d.
         levels: Noise levels.
-        lpips: Compute LPIPS too; needs pip install 'raygan[lpips]' and its pretrained weights.
+        lpips: Compute LPIPS too, at the mean level; needs pip install 'raygan[lpips]' and its pretrained weights.
     """
     from raygan.data.sources import PairFolder
     from raygan.evaluation.classical import filters_named
@@ -232,6 +232,8 @@ def _evaluate(
     from raygan.evaluation.protocols import PROTOCOLS
     from raygan.report.tables import evaluation_table
 
+    if lpips and "mean" not in levels:
+        raise InputError("--lpips is computed at the mean level: add mean to --levels, or leave one of them out")
     settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None, evaluation.self_ensemble)
     protocol = PROTOCOLS[evaluation.protocol] if evaluation.protocol is not None else None
     if (evaluation.pairs is not None) + evaluation.out_of_distribution + (protocol is not None) > 1:

@@ -54,7 +54,7 @@ def write_evaluation(
         run = ray.remote(num_cpus=0, num_returns="streaming")(evaluate)
         rows = map(ray.get, run.remote(photos, task, settings, resources(config), actors))
         # A line now and then where each is kept, as in a log file.
-        pace = 0.1 if sys.stderr.isatty() else 20
+        pace = 0.1 if sys.stderr.isatty() else 5
         table, of_task = tabulate(tqdm(rows, "evaluation", count, unit="photo", mininterval=pace))
         table.insert(0, "task", index)
         pictures |= {f"{index}-{name}": png for name, png in of_task.items()}
@@ -111,8 +111,8 @@ def tabulate(photos: Iterable[list[Row]]) -> tuple[pd.DataFrame, dict[str, bytes
 
     The table has one row per image, noise (`kind`), level and method (`noisy`, the classical filters, and each
     denoiser's name), with the columns image, set, kind, level, intensity, method, psnr (dB), ssim, colour_drift, lpips
-    (if it was computed), seconds (what the method took) and picture (the file that shows the row). Pictures are PNG
-    files: clean, noisy, and each method's result side by side, at the mean level.
+    (if it was computed; NaN but at the mean level), seconds (what the method took) and picture (the file that shows
+    the row). Pictures are PNG files: clean, noisy, and each method's result side by side, at the mean level.
     """
     in_order = sorted(photos, key=lambda rows: (SETS.index(rows[0]["set"]), rows[0]["image"]))
     table = pd.DataFrame([row for rows in in_order for row in rows])

@@ -63,7 +63,7 @@ class EvaluationSettings:
     levels: tuple[Level, ...] = LEVELS
     """Levels of noise on evaluation photos; crops of training and validation photos get the mean level alone."""
     lpips: Lpips | None = None
-    """Computes LPIPS as well, if given."""
+    """Computes LPIPS as well, if given, at the mean level alone: it takes as long as a small denoiser."""
     self_ensemble: bool = False
     """Whether denoisers average over all flips and turns of the image (see `raygan.inference.denoiser`)."""
 
@@ -89,9 +89,14 @@ def evaluate(
     arguments = (task, settings, pictures, "cuda" if resources.get("GPU") else "cpu")
     needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     pool = ray.data.ActorPoolStrategy(size=actors)
-    results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
-    for _, rows in itertools.groupby(results.iter_rows(), key=lambda row: (row["set"], row["image"])):
-        yield list(rows)
+    # Results come block by block: with one photo in each, each is reported when it is done.
+    # Materialized, so that no task waits for a core that the actors hold.
+    single = photos.repartition(len(labels)).materialize()
+    results = single.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
+    # Prefetching would hold each photo back until the next one is done.
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        [rows] = table["rows"].to_pylist()
+        yield rows
 
 
 class _Evaluator:
@@ -116,11 +121,11 @@ class _Evaluator:
             network = SelfEnsemble(network)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
-    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[list[Row]]]:
         photo = {"image": str(batch["name"][0]), "set": str(batch["set"][0])}
         image = to_unit_range(torch.from_numpy(np.array(batch["pixels"][0])).permute(2, 0, 1)[None], "cpu")
-        rows = list(self._pair_rows(photo, image) if photo["set"] == PAIRS else self._noise_rows(photo, image))
-        return {column: [row[column] for row in rows] for column in rows[0]}
+        rows = self._pair_rows(photo, image) if photo["set"] == PAIRS else self._noise_rows(photo, image)
+        return {"rows": [list(rows)]}
 
     def _noise_rows(self, photo: Row, clean: Tensor) -> Iterator[Row]:
         """The rows of a clean photo, with each noise at each level."""
@@ -148,13 +153,16 @@ class _Evaluator:
         """One row per method."""
         results, seconds = self._results(noisy)
         images = [clean, *results.values()]
-        distances = self.lpips(clean, images[1:]) if self.lpips else []
-        for index, (method, denoised) in enumerate(results.items()):
-            row = photo | {"method": method}
+        distances = [math.nan] * len(results)
+        if self.lpips and photo["level"] == "mean":
+            distances = self.lpips(clean, images[1:])
+        exact = clean.double()
+        for (method, denoised), distance in zip(results.items(), distances, strict=True):
+            row, compared = photo | {"method": method}, denoised.double()
             for metric in (psnr, ssim, colour_drift):
-                row[metric.__name__] = metric(clean.double(), denoised.double()).item()
-            if distances:
-                row["lpips"] = distances[index]
+                row[metric.__name__] = metric(exact, compared).item()
+            if self.lpips:
+                row["lpips"] = distance
             png = _side_by_side(images) if picture and method == "noisy" else b""
             yield row | {"seconds": seconds[method], "picture": picture, "png": png}
 

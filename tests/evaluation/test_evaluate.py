@@ -1,4 +1,5 @@
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,26 @@ class Darker(Noise):
 
     def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:
         return clean - intensity * torch.rand(clean.shape, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitsForTheFirstPhoto(Noise):
+    """A noise that no second photo gets before the first one's result is out."""
+
+    low: float = 0
+    high: float = 0
+    folder: str
+
+    def add(self, clean: Tensor, intensity: float, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        place = Path(self.folder)
+        if (place / "begun").exists():
+            for _ in range(600):
+                if (place / "out").exists():
+                    return clean
+                time.sleep(0.1)
+            raise RuntimeError("the first photo's result is still missing")
+        (place / "begun").touch()
+        return clean
 
 
 @pytest.fixture
@@ -134,6 +155,16 @@ def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoi
     assert (table.drop(shown.index)["picture"] == "").all()
 
 
+@pytest.mark.usefixtures("ray_here", "own_classes_by_value")
+def test_a_photo_is_reported_as_soon_as_it_is_done(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    photos = evaluation_photos(PhotoFolder(location=str(write_photos(3))))
+    task = EvaluationTask((WaitsForTheFirstPhoto(folder=str(tmp_path)),), {"raygan": (SMALL, denoiser)})
+    results = evaluate(photos, task, EvaluationSettings((), MEAN_ONLY), {"CPU": 1}, 1)
+    assert len(next(results)) == 2
+    (tmp_path / "out").touch()
+    assert len(list(results)) == 2
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_the_number_of_actors_changes_no_score(write_photos: Write, denoiser: Folder) -> None:
     folder = write_photos(4)
@@ -214,6 +245,7 @@ def test_unknown_filters_are_refused() -> None:
     ("options", "message"),
     [
         (["--levels", "lower"], "lower"),
+        (["--levels", "low", "high", "--lpips"], "add mean to --levels"),
         (["absent"], "there is no denoiser in "),
         (["--output", "/dev/null/found"], "nothing can be written in /dev/null/found"),
     ],
