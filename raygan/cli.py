@@ -202,6 +202,9 @@ class _Evaluation:
     """Skip larger photos, before they take memory."""
     self_ensemble: bool = False
     """Let the denoisers average over all flips and turns of an image, which takes eight times as long."""
+    undo_clipping: bool = False
+    """Show nonlocal_means and bm3d on Gaussian noise a second time, without the bias that clipping gives them, which
+    takes the noise's standard deviation as known."""
 
 
 def _evaluate(
@@ -224,7 +227,7 @@ def _evaluate(
         lpips: Compute LPIPS too, at the mean level; needs pip install 'raygan[lpips]' and its pretrained weights.
     """
     from raygan.data.sources import PairFolder
-    from raygan.evaluation.classical import filters_named
+    from raygan.evaluation.classical import AVERAGING, filters_named
     from raygan.evaluation.evaluate import evaluate_checkpoints
     from raygan.evaluation.job import EvaluationSettings
     from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
@@ -234,10 +237,24 @@ def _evaluate(
 
     if lpips and "mean" not in levels:
         raise InputError("--lpips is computed at the mean level: add mean to --levels, or leave one of them out")
-    settings = EvaluationSettings(filters_named(filters), levels, Lpips() if lpips else None, evaluation.self_ensemble)
+    settings = EvaluationSettings(
+        filters_named(filters),
+        levels,
+        Lpips() if lpips else None,
+        evaluation.self_ensemble,
+        evaluation.undo_clipping,
+    )
     protocol = PROTOCOLS[evaluation.protocol] if evaluation.protocol is not None else None
     if (evaluation.pairs is not None) + evaluation.out_of_distribution + (protocol is not None) > 1:
         raise InputError("give one of --pairs, --out-of-distribution and --protocol: each has its own noise")
+    if evaluation.undo_clipping and not set(AVERAGING) & set(settings.filters):
+        raise InputError(
+            f"--undo-clipping is for filters that average: give --filters {' or '.join(AVERAGING)} as well"
+        )
+    if evaluation.undo_clipping and (evaluation.pairs is not None or protocol is not None):
+        raise InputError(
+            "leave --undo-clipping out: the noise of pairs is not known, and that of protocols not clipped"
+        )
     if evaluation.pairs is not None and evaluation.evaluate_on != _Evaluation.evaluate_on:
         raise InputError("give --pairs or --evaluate-on: pairs are evaluated instead of photos")
     if levels != LEVELS and (evaluation.pairs is not None or protocol is not None):

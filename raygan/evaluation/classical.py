@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from skimage import restoration
 from torch import Tensor
 
@@ -96,6 +97,10 @@ if importlib.util.find_spec("bm3d"):
     FILTERS["bm3d"] = bm3d
 
 
+AVERAGING = ("nonlocal_means", "bm3d")
+"""Filters that assume unbiased noise, for `undo_clipping`: their results are means of noisy values."""
+
+
 def filters_named(names: Sequence[str]) -> tuple[str, ...]:
     """The names, or those of all filters for "all"; raises `FilterError` for an unknown name."""
     unknown = [name for name in names if name not in (*FILTERS, "all")]
@@ -108,6 +113,21 @@ def filtered(name: str, noisy: Tensor) -> Tensor:
     """A filter's result for an image, float32, (1, 3, H, W), in [0, 1]."""
     image = FILTERS[name](noisy[0].permute(1, 2, 0).numpy())
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))[None]
+
+
+def undo_clipping(averaged: Tensor, deviation: float) -> Tensor:
+    """Remove the bias that clipping to [0, 1] gives to means of values with Gaussian noise; same shape, in [0, 1].
+
+    `averaged` estimates m(x) = E[clip(x + n, 0, 1)] with n from N(0, deviation²), which lies above a dark x and below a
+    bright one. Returns x, by linear interpolation in a table of m; means outside [m(0), m(1)] become 0 or 1.
+    """
+    clean = np.linspace(0, 1, 1025)
+    below, above = -clean / deviation, (1 - clean) / deviation
+    inside = stats.norm.cdf(above) - stats.norm.cdf(below)
+    slope = stats.norm.pdf(below) - stats.norm.pdf(above)
+    means = clean * inside + deviation * slope + stats.norm.sf(above)
+    found = np.interp(averaged.numpy(), means, clean)
+    return torch.from_numpy(found.astype(np.float32))
 
 
 def _sorted(first: Image, second: Image, third: Image) -> tuple[Image, Image, Image]:

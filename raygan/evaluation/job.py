@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from raygan.config.kinds import LEVELS, Generator, Level, Noise
 from raygan.config.run import PAIRS
 from raygan.data.crops import to_unit_range
-from raygan.evaluation.classical import filtered
+from raygan.evaluation.classical import AVERAGING, filtered, undo_clipping
 from raygan.evaluation.perceptual import Lpips
 from raygan.inference.denoiser import SelfEnsemble, denoise_in_tiles
 from raygan.metrics import colour_drift, psnr, ssim
-from raygan.noise import add_noise
+from raygan.noise import Gaussian, add_noise
 from raygan.seeds import torch_generator
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_weights
@@ -41,6 +41,8 @@ PICTURES = 4
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
 """A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it."""
+Results = tuple[dict[str, Tensor], dict[str, float]]
+"""Images and seconds, by method."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class EvaluationSettings:
     """Computes LPIPS as well, if given, at the mean level alone: it takes as long as a small denoiser."""
     self_ensemble: bool = False
     """Whether denoisers average over all flips and turns of the image (see `raygan.inference.denoiser`)."""
+    undo_clipping: bool = False
+    """Whether filters of `raygan.evaluation.classical.AVERAGING` have a second row for clipped Gaussian noise, in which
+    the bias of clipping is removed, given the noise's deviation."""
 
 
 def evaluate(
@@ -140,18 +145,21 @@ class _Evaluator:
             picture = ""
             if photo["set"] == "evaluation" and level == "mean" and name in self.pictures:
                 picture = f"{self.pictures[name]}-{noise.key}-{intensity:g}.png"
-            yield from self._rows(photo | kind, clean, noisy, picture)
+            undoes = self.settings.undo_clipping and self.task.clipped and isinstance(noise, Gaussian)
+            deviation = math.sqrt(intensity) if undoes else None
+            yield from self._rows(photo | kind, clean, self._results(noisy, deviation), picture)
 
     def _pair_rows(self, photo: Row, pair: Tensor) -> Iterator[Row]:
         """The rows of a pair, at the mean level: real noise has no known intensity."""
         clean, noisy = pair[:, :3], pair[:, 3:]
         name = photo["image"]
         picture = f"{self.pictures[name]}-{PAIRS}.png" if name in self.pictures else ""
-        return self._rows(photo | {"kind": PAIRS, "level": "mean", "intensity": math.nan}, clean, noisy, picture)
+        kind = {"kind": PAIRS, "level": "mean", "intensity": math.nan}
+        return self._rows(photo | kind, clean, self._results(noisy), picture)
 
-    def _rows(self, photo: Row, clean: Tensor, noisy: Tensor, picture: str) -> Iterator[Row]:
+    def _rows(self, photo: Row, clean: Tensor, found: Results, picture: str) -> Iterator[Row]:
         """One row per method."""
-        results, seconds = self._results(noisy)
+        results, seconds = found
         images = [clean, *results.values()]
         distances = [math.nan] * len(results)
         if self.lpips and photo["level"] == "mean":
@@ -166,8 +174,11 @@ class _Evaluator:
             png = _side_by_side(images) if picture and method == "noisy" else b""
             yield row | {"seconds": seconds[method], "picture": picture, "png": png}
 
-    def _results(self, noisy: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Each method's result for an image, and the seconds it took, transfers to and from the device included."""
+    def _results(self, noisy: Tensor, clipped_deviation: float | None = None) -> Results:
+        """Each method's result for an image, and the seconds it took, transfers to and from the device included.
+
+        `clipped_deviation` is that of Gaussian noise whose clipping is to be undone.
+        """
         results, seconds = {"noisy": noisy}, {"noisy": 0.0}
         for method in (*self.settings.filters, *self.generators):
             started = time.perf_counter()
@@ -177,6 +188,10 @@ class _Evaluator:
             else:
                 results[method] = filtered(method, noisy)
             seconds[method] = time.perf_counter() - started
+            if clipped_deviation is not None and method in AVERAGING:
+                unbiased = f"{method}_clipping_undone"
+                results[unbiased] = undo_clipping(results[method], clipped_deviation)
+                seconds[unbiased] = time.perf_counter() - started
         return results, seconds
 
 

@@ -21,8 +21,10 @@ METHOD_NAMES = {
     "median": "median filter 3x3",
     "decision_median": "median of 0s and 1s alone",
     "nonlocal_means": "non-local means",
+    "nonlocal_means_clipping_undone": "non-local means, clipping undone",
     "total_variation": "total variation",
     "bm3d": "BM3D",
+    "bm3d_clipping_undone": "BM3D, clipping undone",
     "raygan": "RayGAN",
     "start": "starting denoiser",
 }
@@ -135,7 +137,8 @@ def _by_kind(rows: pd.DataFrame, unit: str = "") -> pd.DataFrame:
     values = rows[[f"{measure}_mean" for measure in measures_of(rows)]].to_numpy()
     scores = [scores_text(*of_row, unit=unit) for of_row in values]
     table = rows.assign(scores=scores).pivot(index="method", columns="kind", values="scores")
-    table = table.loc[rows["method"].unique(), rows["kind"].unique()]
+    # A method may be for one kind of noise alone.
+    table = table.loc[rows["method"].unique(), rows["kind"].unique()].fillna("")
     return table.rename(index=METHOD_NAMES, columns=KIND_NAMES)
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.filters import median as skimage_median
 
-from raygan.evaluation.classical import FILTERS, filtered
+from raygan.evaluation.classical import FILTERS, filtered, undo_clipping
 
 
 def test_median_is_that_of_scikit_image() -> None:
@@ -50,3 +50,28 @@ def test_every_filter_denoises(name: str, deviation: float) -> None:
 def test_filters_keep_a_flat_image(name: str) -> None:
     flat = torch.full((1, 3, 32, 32), 0.5)
     torch.testing.assert_close(filtered(name, flat), flat, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("deviation", [0.07, 0.2, 0.28])
+def test_undoing_clipping_inverts_the_mean_of_clipped_noise(deviation: float) -> None:
+    """Against the mean of a million drawn values."""
+    clean = torch.tensor([0, 0.03, 0.2, 0.5, 0.8, 1])
+    drawn = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
+    means = torch.stack([(value + deviation * drawn).clamp(0, 1).mean() for value in clean])
+    assert (means - clean).abs().max() > 0.3 * deviation
+    torch.testing.assert_close(undo_clipping(means, deviation), clean, rtol=0, atol=2e-3)
+    # What no mean can be.
+    assert undo_clipping(torch.tensor([-0.1, 0.0, 1.0, 1.1]), deviation).tolist() == [0, 0, 1, 1]
+
+
+def test_undoing_clipping_keeps_values_that_weak_noise_does_not_clip() -> None:
+    values = torch.linspace(0.05, 0.95, 50).reshape(1, 1, 5, 10)
+    torch.testing.assert_close(undo_clipping(values, 0.01), values, rtol=0, atol=1e-6)
+
+
+def test_undoing_clipping_gains_on_dark_and_bright_areas() -> None:
+    clean = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
+    noisy = (clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    biased = filtered("nonlocal_means", noisy)
+    before, after = ((image - clean).square().mean().log10() for image in (biased, undo_clipping(biased, 0.2)))
+    assert 10 * (before - after) > 3

@@ -21,7 +21,7 @@ from raygan.config.kinds import Generator, Noise
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
 from raygan.evaluation.classical import FilterError, filters_named
-from raygan.evaluation.evaluate import evaluate_checkpoints, tabulate
+from raygan.evaluation.evaluate import evaluate_checkpoints, summarize, tabulate
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.noise import Gaussian, SaltAndPepper, Speckle
@@ -236,6 +236,21 @@ def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_pa
     assert all(name in evaluation_table(summary) for name in names)
 
 
+@pytest.mark.usefixtures("ray_here")
+def test_clipping_is_undone_for_clipped_gaussian_noise_alone(write_photos: Write, denoiser: Folder) -> None:
+    settings = EvaluationSettings(("median", "nonlocal_means"), MEAN_ONLY, undo_clipping=True)
+    table, _ = run(write_photos(2), denoiser, settings=settings)
+    unbiased = table[table["method"] == "nonlocal_means_clipping_undone"]
+    assert (len(unbiased), set(unbiased["kind"])) == (2, {"gaussian"})
+    biased = table.query("method == 'nonlocal_means' and kind == 'gaussian'")
+    assert unbiased["psnr"].mean() > biased["psnr"].mean() + 0.1
+    # A row without values for the other kinds.
+    text = evaluation_table(summarize(table.assign(task=0)))
+    [line] = [line for line in text.splitlines() if "clipping undone" in line]
+    assert line.count(" / ") == 1
+    assert "nan" not in line
+
+
 def test_unknown_filters_are_refused() -> None:
     with pytest.raises(FilterError, match="there is no filter blur; there are median, decision_median"):
         filters_named(["median", "blur"])
@@ -248,6 +263,8 @@ def test_unknown_filters_are_refused() -> None:
         (["--levels", "low", "high", "--lpips"], "add mean to --levels"),
         (["absent"], "there is no denoiser in "),
         (["--output", "/dev/null/found"], "nothing can be written in /dev/null/found"),
+        (["--undo-clipping"], "is for filters that average: give --filters nonlocal_means or bm3d as well"),
+        (["--undo-clipping", "--filters", "nonlocal_means", "--protocol", "awgn50"], "that of protocols not clipped"),
     ],
 )
 def test_missing_denoisers_and_unwritable_folders_are_refused(
