@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from curves import CONFIG, EPOCHS
-from search import SPACE, epochs_to
+from curves import CONFIG, CURVES, EPOCHS
+from search import space_of
+from simulation import Table, epochs_to
 
 from raygan.search.experiment import Search
 from raygan.search.prepare import prepare, read_inputs
@@ -29,7 +30,7 @@ SEEDS = 3
 RANDOM = Search(
     name="random",
     config=CONFIG,
-    space=SPACE,
+    space=space_of(Table(CURVES)),
     trials=TRIALS,
     trial_epochs=EPOCHS,
     search_algorithm="random",

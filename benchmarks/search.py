@@ -1,17 +1,26 @@
 """How many epochs a search needs: `python benchmarks/search.py`, a minute on one core.
 
-Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`): real trainings of
-this project's GAN at every point of a grid. The space is continuous, from half a step below the grid to half a step
-above (β1: 0 to 0.95); a proposal gets the curve of the point that lies nearest. Search algorithms and schedulers are
-the very objects that run in a real search, and four trials run at once. The goal is what random search has found when
-its epochs are spent; what counts is the epochs that others need to find as much.
+Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`) or another
+`--table`, by `benchmarks/simulation.py`. Search algorithms and schedulers are the very objects that run in a real
+search, and four trials run at once. The goal is what random search has found when its epochs are spent (the median);
+what counts is the epochs that others need to find as much. p is that of the two-sided Mann-Whitney test against RayGAN.
+
+Other packages' searches are played in the same run, on the same table, by interpreters that have them: what they
+require clashes with what RayGAN requires, and with each other.
+
+    python -m venv peers && peers/bin/pip install --upgrade pip && peers/bin/pip install --group peers
+    python -m venv neps && neps/bin/pip install --upgrade pip && neps/bin/pip install --group neps
+    python benchmarks/search.py --peers peers/bin/python neps/bin/python
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
 import dataclasses
-import heapq
+import itertools
 import math
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,66 +29,27 @@ from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
-from curves import CONFIG, CURVES, EPOCHS, GRID
-from optuna.distributions import FloatDistribution
+from curves import CONFIG, CURVES
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
+from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.utils import flatten_dict
+from scipy.stats import mannwhitneyu
+from simulation import FULL_TRIALS, Job, Method, Parameter, Table, epochs_to, play
 
+from raygan.config.section import flat_values, with_values
 from raygan.search.algorithms import OptunaSearcher, scheduler
 from raygan.search.experiment import Search, SearchAlgorithm
+from raygan.search.space import Space, When, distribution_of, suggest
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
-TRIALS = 40
-"""Of random search: its budget is this times `EPOCHS`, and no other gets more."""
-AT_ONCE = 4
-SEEDS = 60
 METRIC = "best_val_psnr"
-
-
-def _is_log(values: tuple[float, ...]) -> bool:
-    return math.isclose(values[1] / values[0], values[2] / values[1], rel_tol=1e-6) if values[0] > 0 else False
-
-
-def _range(values: tuple[float, ...]) -> FloatDistribution:
-    """From half a step below the grid to half a step above, or what a β1 may be."""
-    if _is_log(values):
-        half = math.sqrt(values[1] / values[0])
-        return FloatDistribution(values[0] / half, values[-1] * half, log=True)
-    return FloatDistribution(0.0, 0.95)
-
-
-SPACE = {path: _range(values) for path, values in GRID.items()}
-SEARCH = Search(name="s", config=CONFIG, space=SPACE, trials=TRIALS * EPOCHS, trial_epochs=EPOCHS)
-SCRATCH = tempfile.TemporaryDirectory()
-
-
-class Curves:
-    """The recorded curves, looked up by the nearest point of the grid."""
-
-    def __init__(self) -> None:
-        table = pd.read_csv(CURVES)
-        best_so_far = table.filter(regex=r"^epoch_\d+$").cummax(axis=1, skipna=False)
-        keys = [self._nearest(row) for row in table[list(GRID)].to_dict("records")]
-        # A training that diverged has no score from there on.
-        self.scores: dict[tuple[int, ...], list[float]] = dict(zip(keys, best_so_far.to_numpy().tolist(), strict=True))
-
-    def __call__(self, point: dict[str, Any]) -> list[float]:
-        """Best val PSNR so far, in dB, after each epoch; NaN from where the training diverged."""
-        return self.scores[self._nearest(point)]
-
-    @staticmethod
-    def _nearest(point: dict[Any, Any]) -> tuple[int, ...]:
-        key = []
-        for path, values in GRID.items():
-            grid, value = np.array(values), point[path]
-            distances = np.abs(np.log(grid / value)) if _is_log(values) else np.abs(grid - value)
-            key.append(int(distances.argmin()))
-        return tuple(key)
+RAYGAN = "RayGAN (TPE, ASHA)"
 
 
 @dataclass
@@ -87,7 +57,6 @@ class Trial:
     """As much of a Tune trial as search algorithms and schedulers look at."""
 
     trial_id: str
-    scores: list[float] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     has_reported_at_least_once: bool = False
 
@@ -95,107 +64,178 @@ class Trial:
         return self.trial_id
 
 
-def play(searcher: Any, scheduler: Any, curves: Curves) -> list[float]:
-    """The best score known after each epoch that a search spends, in the order in which the epochs end."""
-    best, known = -math.inf, list[float]()
-    running: list[tuple[int, int, Trial, str]] = []
-    done: dict[str, int] = {}
-    started = now = 0
-    while len(known) < TRIALS * EPOCHS:
-        while len(running) < AT_ONCE and isinstance(suggested := searcher.suggest(f"t{started}"), dict):
-            # A trial that was promoted goes on where it waited.
-            trial = Trial(f"t{started}", config=suggested)
-            name = suggested.get("trial", trial.trial_id)
-            trial.scores = curves(suggested.get("params") or flatten_dict(suggested, delimiter="/"))
-            if scheduler is not None:
-                scheduler.on_trial_add(None, trial)
-            heapq.heappush(running, (now + 1, started, trial, name))
-            started += 1
-        if not running:
-            break
-        now, number, trial, name = heapq.heappop(running)
-        epoch = done[name] = done.get(name, 0) + 1
-        score = trial.scores[epoch - 1]
-        known.append(best := max(best, -math.inf if math.isnan(score) else score))
-        if math.isnan(score):
-            searcher.on_trial_complete(trial.trial_id, error=True)
-            continue
-        result = {"epoch": epoch, "epochs": EPOCHS, METRIC: score, "training_iteration": epoch, "restored": False}
-        ends = epoch == EPOCHS
-        if scheduler is not None:
-            ends |= scheduler.on_trial_result(_Controller(), trial, result) == TrialScheduler.STOP
-        if ends:
-            searcher.on_trial_complete(trial.trial_id, result)
-        else:
-            searcher.on_trial_result(trial.trial_id, result)
-            heapq.heappush(running, (now + 1, number, trial, name))
-    return known
-
-
 class _Controller:
     def get_live_trials(self) -> list[Trial]:
         return []
 
 
-def ours(seed: int, algorithm: SearchAlgorithm = "tpe") -> OptunaSearcher:
-    """RayGAN's search algorithm."""
-    search = dataclasses.replace(SEARCH, search_algorithm=algorithm, seed=seed)
-    folder = Folder(f"{SCRATCH.name}/{len(list(Path(SCRATCH.name).iterdir()))}")
-    return OptunaSearcher(Trials(folder, search.name, search.objectives), search, Ledger(folder))
+class RayTune:
+    """A search algorithm and a scheduler as Ray Tune calls them."""
+
+    def __init__(self, searcher: Any, scheduler: Any, epochs: int) -> None:
+        self.searcher = searcher
+        self.scheduler = scheduler
+        self.epochs = epochs
+        self.numbers = itertools.count()
+
+    def ask(self) -> Job | None:
+        """A new trial, or one that was promoted and goes on where it waited."""
+        trial = Trial(f"t{next(self.numbers)}")
+        suggested = self.searcher.suggest(trial.trial_id)
+        if not isinstance(suggested, dict):
+            return None
+        trial.config = suggested
+        if self.scheduler is not None:
+            self.scheduler.on_trial_add(None, trial)
+        point = suggested.get("params") or flatten_dict(suggested, delimiter="/")
+        return Job(suggested.get("trial", trial.trial_id), point, self.epochs, trial)
+
+    def tell(self, job: Job, epoch: int, score: float) -> bool:
+        """Report an epoch."""
+        trial = job.handle
+        if math.isnan(score):
+            self.searcher.on_trial_complete(trial.trial_id, error=True)
+            return False
+        result = {"epoch": epoch, "epochs": self.epochs, METRIC: score, "training_iteration": epoch, "restored": False}
+        ends = epoch == self.epochs
+        if self.scheduler is not None:
+            ends |= self.scheduler.on_trial_result(_Controller(), trial, result) == TrialScheduler.STOP
+        if ends:
+            self.searcher.on_trial_complete(trial.trial_id, result)
+        else:
+            self.searcher.on_trial_result(trial.trial_id, result)
+        return not ends
 
 
-def asha() -> Any:
-    """RayGAN's ASHA."""
-    return scheduler(SEARCH.settings, {})
+class Optuna:
+    """Optuna's own TPE and successive halving, with the rungs of the others."""
+
+    def __init__(self, space: Space, table: Table, seed: int) -> None:
+        sampler = TPESampler(seed=seed, constant_liar=True)
+        pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        self.study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        self.space = space
+        self.epochs = table.epochs
+
+    def ask(self) -> Job:
+        """A new trial."""
+        trial = self.study.ask()
+        suggest(trial, self.space, flat_values(CONFIG))
+        return Job(trial.number, trial.params, self.epochs, trial)
+
+    def tell(self, job: Job, epoch: int, score: float) -> bool:
+        """Report an epoch."""
+        if math.isnan(score):
+            self.study.tell(job.handle, state=TrialState.FAIL)
+            return False
+        job.handle.report(score, epoch)
+        if epoch == self.epochs:
+            self.study.tell(job.handle, score)
+        elif job.handle.should_prune():
+            self.study.tell(job.handle, state=TrialState.PRUNED)
+        else:
+            return True
+        return False
 
 
-def stock_searcher(seed: int) -> OptunaSearch:
-    """Optuna's TPE as Ray ships it."""
-    return OptunaSearch(space=dict(SPACE), metric=METRIC, mode="max", sampler=TPESampler(seed=seed))
+def space_of(table: Table) -> Space:
+    """The table's space as RayGAN takes it."""
+
+    def distribution(one: Parameter) -> Any:
+        return (
+            CategoricalDistribution(one.choices) if one.choices else FloatDistribution(one.low, one.high, log=one.log)
+        )
+
+    return {
+        name: When(*one.when, distribution(one)) if one.when else distribution(one) for name, one in table.space.items()
+    }
 
 
-def stock_asha() -> ASHAScheduler:
-    """ASHA as Ray ships it."""
-    return ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=EPOCHS)
+def methods(table: Table, scratch: Path) -> dict[str, Callable[[int], Method]]:
+    """What is compared, by name: each makes a method of a seed."""
+    space, epochs = space_of(table), table.epochs
+    config = with_values(CONFIG, {name: one.default for name, one in table.space.items() if not one.when})
+    experiment = Search(name="s", config=config, space=space, trials=table.budget, trial_epochs=epochs)
+    flat = {name: distribution_of(one) for name, one in space.items()}
+    folders = itertools.count()
+
+    def ours(seed: int, algorithm: SearchAlgorithm) -> OptunaSearcher:
+        search = dataclasses.replace(experiment, search_algorithm=algorithm, seed=seed)
+        folder = Folder(f"{scratch}/{next(folders)}")
+        return OptunaSearcher(Trials(folder, search.name, search.objectives), search, Ledger(folder))
+
+    def asha() -> Any:
+        return scheduler(experiment.settings, {})
+
+    def rays(seed: int) -> OptunaSearch:
+        # Ray's search algorithm knows no conditions.
+        return OptunaSearch(space=dict(flat), metric=METRIC, mode="max", sampler=TPESampler(seed=seed))
+
+    def rays_asha() -> ASHAScheduler:
+        return ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs)
+
+    return {
+        "random search": lambda seed: RayTune(ours(seed, "random"), None, epochs),
+        "TPE without pruning": lambda seed: RayTune(rays(seed), None, epochs),
+        "random search with RayGAN's ASHA": lambda seed: RayTune(ours(seed, "random"), asha(), epochs),
+        "Ray's OptunaSearch and ASHA": lambda seed: RayTune(rays(seed), rays_asha(), epochs),
+        f"Optuna {optuna.__version__}, TPE and SuccessiveHalvingPruner": lambda seed: Optuna(space, table, seed),
+        RAYGAN: lambda seed: RayTune(ours(seed, "tpe"), asha(), epochs),
+    }
 
 
-METHODS: dict[str, Callable[[int], tuple[Any, Any]]] = {
-    "random search": lambda seed: (ours(seed, "random"), None),
-    "TPE without pruning": lambda seed: (stock_searcher(seed), None),
-    "random search with RayGAN's ASHA": lambda seed: (ours(seed, "random"), asha()),
-    "Ray's OptunaSearch and ASHA": lambda seed: (stock_searcher(seed), stock_asha()),
-    "RayGAN (TPE, ASHA)": lambda seed: (ours(seed), asha()),
-}
-
-
-def epochs_to(goal: float, known: list[float]) -> float:
-    """After how many epochs the goal is reached; infinity where it is not."""
-    return next((epochs for epochs, best in enumerate(known, start=1) if best >= goal), math.inf)
+def peers(python: str, table: Path, goal: float, seeds: int) -> dict[str, list[float]]:
+    """The epochs that the searches of an interpreter's packages need."""
+    command = [
+        python,
+        str(Path(__file__).with_name("peers.py")),
+        f"--table={table}",
+        f"--goal={goal}",
+        f"--seeds={seeds}",
+    ]
+    needed: dict[str, list[float]] = {}
+    for name, _, epochs in csv.reader(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    ):
+        needed.setdefault(name, []).append(float(epochs))
+    return needed
 
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=CURVES, help="a CSV file with its JSON file beside it")
+    parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--peers", nargs="*", default=[], help="interpreters that have other packages")
+    asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    curves = Curves()
-    ends = [scores[-1] for scores in curves.scores.values() if not math.isnan(scores[-1])]
-    print(f"{len(curves.scores)} curves of {EPOCHS} epochs, {len(ends)} to their end; best {max(ends):.2f} dB")
-    budget = TRIALS * EPOCHS
-    found = {name: [play(*method(seed), curves) for seed in range(SEEDS)] for name, method in METHODS.items()}
-    goal = float(np.median([known[-1] for known in found["random search"]]))
-    print(f"goal: {goal:.2f} dB, what random search finds in {budget} epochs (median of {SEEDS} seeds)\n")
-    print(
-        "| method | epochs to the goal, median (quartiles) | mean | share of the budget | dB in a third of it | never |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, runs in found.items():
-        needed = [epochs_to(goal, known) for known in runs]
-        median, low, high = np.quantile(needed, [0.5, 0.25, 0.75], method="nearest")
-        third = np.median([known[budget // 3] for known in runs])
-        never = sum(map(math.isinf, needed))
+    table = Table(asked.table)
+    ends = [curve[-1] for curve in table.curves if not math.isnan(curve[-1])]
+    print(f"{len(table.curves)} curves of {table.epochs} epochs, {len(ends)} to their end; best {max(ends):.2f} dB")
+    with tempfile.TemporaryDirectory() as scratch:
+        compared = methods(table, Path(scratch))
+        found = [play(compared["random search"](seed), table)[-1] for seed in range(asked.seeds)]
+        goal = float(np.median(found))
+        reach = sum(end >= goal for end in ends)
+        print(
+            f"goal: {goal:.4f} dB, what random search finds in the {table.budget} epochs of {FULL_TRIALS} full trials "
+            f"(median); {reach} of the curves reach it\n"
+        )
+        needed = {
+            name: [epochs_to(goal, play(method(seed), table, goal)) for seed in range(asked.seeds)]
+            for name, method in compared.items()
+        }
+    for python in asked.peers:
+        needed |= peers(python, asked.table, goal, asked.seeds)
+    print("| method | seeds | epochs to the goal, median (quartiles) | mean | never | p |\n|---|---|---|---|---|---|")
+    ours = np.minimum(needed[RAYGAN], table.budget)
+    for name, runs in needed.items():
+        median, low, high = np.quantile(runs, [0.5, 0.25, 0.75], method="nearest")
         # A search that never gets there counts as one that does so at its end.
-        mean = np.minimum(needed, budget).mean()
-        shown = f"{median:.0f} ({low:.0f} to {high:.0f}) | {mean:.0f} | {median / budget:.2f} | {third:.2f} | {never}"
-        print(f"| {name} | {shown} |")
+        epochs = np.minimum(runs, table.budget)
+        p = "" if name == RAYGAN else f"{mannwhitneyu(epochs, ours).pvalue:.2g}"
+        shown = f"{median:.0f} ({low:.0f} to {high:.0f}) | {epochs.mean():.0f} | {sum(map(math.isinf, runs))} | {p}"
+        print(f"| {name} | {len(runs)} | {shown.replace('inf', '∞')} |")
 
 
 if __name__ == "__main__":
