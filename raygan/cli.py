@@ -162,8 +162,8 @@ def _denoise(
     Args:
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
-        checkpoint: A denoiser's folder, such as STUDY/best, or one that comes with RayGAN: synthetic, camera (for
-            photos from cameras), small (faster) or baseline.
+        checkpoint: A denoiser's folder, such as STUDY/best, one that comes with RayGAN: synthetic, camera (for photos
+            from cameras), small (faster) or baseline, or a model file of another project, such as drunet.pth.
         computation: How to compute.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
         max_megapixels: Refuse larger images, before they take memory.

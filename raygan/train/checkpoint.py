@@ -23,8 +23,10 @@ from torch import Tensor, nn
 
 from raygan.config.kinds import Generator
 from raygan.config.run import Config
-from raygan.config.section import differing_values
+from raygan.config.section import differing_values, with_values
 from raygan.errors import InputError
+from raygan.models.files import SUFFIXES, ModelFile
+from raygan.presets import PAPER_V1
 from raygan.study.storage import Folder, reading
 from raygan.weights import HERE, NAMES, denoiser_folder
 
@@ -151,9 +153,12 @@ def keep_newest(run: Folder) -> None:
 def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
     """The generator in a folder of `DENOISER_FILES`, on the CPU in evaluation mode, and its configuration.
 
-    Raises `DenoiserError` if there is none, or version 0.1 wrote it, and `ConfigError` if its configuration cannot be
-    read.
+    Or that in another project's file, with the paper's configuration otherwise. Raises `DenoiserError` if there is
+    none, or version 0.1 wrote it, `ModelFileError`, and `ConfigError` if its configuration cannot be read.
     """
+    if folder.location.endswith(SUFFIXES):
+        config = with_values(PAPER_V1, {"generator": ModelFile(file=folder.path)})
+        return load_weights(folder, config.generator), config
     content = _read(folder, "config.json")
     with reading(folder, "config.json", "restore the denoiser's folder from a copy"):
         plain = json.loads(content)
@@ -169,8 +174,10 @@ def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
 def load_weights(folder: Folder, generator: Generator) -> nn.Module:
     """The given generator with the weights in a folder of `DENOISER_FILES`, on the CPU in evaluation mode.
 
-    Raises `DenoiserError` if they are missing, damaged, or belong to another generator.
+    Raises `DenoiserError` if they are missing, damaged, or belong to another generator, and `ModelFileError`.
     """
+    if isinstance(generator, ModelFile):
+        return generator.build().eval()
     content = _read(folder, "generator.safetensors")
     try:
         weights = safetensors.torch.load(content)

@@ -1,0 +1,65 @@
+"""Denoising with networks in other projects' files; their weights here are random."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import raygan
+from PIL import Image
+from spandrel import ModelLoader
+from spandrel.architectures.DnCNN import DnCNN
+from spandrel.architectures.DRUNet import DRUNet
+from spandrel.architectures.NAFNet import NAFNet
+
+from raygan.inference.denoiser import Denoiser
+from raygan.models.files import ModelFileError
+
+NETWORKS = {
+    "nafnet.pth": lambda: NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
+    "drunet.pth": lambda: DRUNet(in_nc=4, out_nc=3, nc=[8, 8, 8, 8], nb=2),
+    "dncnn.pth": lambda: DnCNN(in_nc=3, out_nc=3, nc=8, nb=5, mode="DN"),
+}
+
+
+def write(folder: Path, name: str) -> Path:
+    torch.manual_seed(0)
+    torch.save(NETWORKS[name]().state_dict(), folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_result_is_that_of_the_network(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path, name)
+    pixels = np.random.default_rng(0).integers(0, 256, (45, 50, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels.transpose(2, 0, 1) / np.float32(255))[None]
+    expected = ModelLoader("cpu").load_from_file(file).eval()(image)[0].permute(1, 2, 0) * 255
+    denoised = Denoiser(str(file))(pixels)
+    assert np.abs(denoised - expected.numpy()).max() <= 0.51
+
+
+@pytest.mark.slow
+def test_the_commands_take_a_model_file(tmp_path: Path) -> None:
+    file, noisy = write(tmp_path, "nafnet.pth"), tmp_path / "noisy.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(noisy)
+    run = raygan("denoise", noisy, tmp_path / "denoised.png", "--checkpoint", file)
+    assert run.returncode == 0
+    # Random weights remove nothing.
+    assert "strong noise is left" in run.stderr
+    options = ("--evaluate-on", tmp_path / "photos", "--levels", "mean", "--output", tmp_path / "scores")
+    (tmp_path / "photos").mkdir()
+    noisy.rename(tmp_path / "photos" / "noisy.png")
+    run = raygan("evaluate", file, "small", *options)
+    assert run.returncode == 0
+    assert str(file) in run.stdout
+
+
+def test_files_that_hold_no_such_network_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="is not a file"):
+        Denoiser(str(tmp_path / "absent.pth"))
+    (tmp_path / "text.pth").write_text("no network")
+    with pytest.raises(ModelFileError, match="spandrel cannot read a network"):
+        Denoiser(str(tmp_path / "text.pth"))
+    torch.save(DnCNN(in_nc=1, out_nc=1, nc=8, nb=5, mode="DN").state_dict(), tmp_path / "grey.pth")
+    with pytest.raises(ModelFileError, match="for images of 1 channels"):
+        Denoiser(str(tmp_path / "grey.pth"))
