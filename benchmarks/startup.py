@@ -22,7 +22,7 @@ def main() -> None:
         "import torch": ["-c", "import torch"],
         "import ray": ["-c", "import ray"],
     }
-    targets = {"import raygan": "< 0.2", "raygan --help": "< 0.5"}
+    targets = {"import raygan": "< 0.2", "raygan --help": "≤ 0.2"}
 
     def run(arguments: list[str]) -> None:
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
