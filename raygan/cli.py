@@ -154,6 +154,7 @@ def _denoise(
     denoised: Positional[str],
     checkpoint: str = DEFAULT,
     computation: OmitArgPrefixes[_Computation] = _Computation(),
+    error_map: str | None = None,
     ray: bool = False,
     max_megapixels: int = MAX_MEGAPIXELS,
 ) -> None:
@@ -165,6 +166,8 @@ def _denoise(
         checkpoint: A denoiser's folder, such as STUDY/best, one that comes with RayGAN: synthetic, camera (for photos
             from cameras), small (faster) or baseline, or a model file of another project, such as drunet.pth.
         computation: How to compute.
+        error_map: PNG or TIFF file to write as well, for a single image: 16-bit grey, where value / 65535 bounds each
+            pixel's error, in the image's scale from 0 to 1, for 90 % of the pixels.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
         max_megapixels: Refuse larger images, before they take memory.
     """
@@ -180,8 +183,15 @@ def _denoise(
         self_ensemble=computation.self_ensemble,
         strength=computation.strength,
     )
-    ray_device = device if ray else None
-    if problems := denoise_path(denoiser, noisy, denoised, max_megapixels=max_megapixels, ray_device=ray_device):
+    problems = denoise_path(
+        denoiser,
+        noisy,
+        denoised,
+        max_megapixels=max_megapixels,
+        ray_device=device if ray else None,
+        error_map=error_map,
+    )
+    if problems:
         print("\n".join(["Skipped:", *problems]), file=sys.stderr)
         sys.exit(1)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raygan.config.run import PRECISIONS, Precision
 from raygan.errors import InputError
+from raygan.inference.error import ERROR_FILE, ErrorBounds, read_bounds
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.train.step import autocast
@@ -101,16 +102,18 @@ class _Tiles:
         if self.side < 2 * self.overlap:
             raise ImageError(f"tiles must be at least {2 * self.overlap} pixels wide for this denoiser, not {tile}")
 
-    def bands(self, denoised: Callable[[slice, slice], Tensor], height: int, width: int) -> Iterator[Tensor]:
-        """The denoised image in bands of rows from top to bottom, (3, rows, W), on the CPU.
+    def bands(
+        self, denoised: Callable[[slice, slice], Tensor], height: int, width: int, planes: int = 3
+    ) -> Iterator[Tensor]:
+        """The denoised image in bands of rows from top to bottom, (planes, rows, W), on the CPU.
 
-        `denoised` returns a tile, (3, rows, columns). The memory use is that of one tile and one band.
+        `denoised` returns a tile, (planes, rows, columns). The memory use is that of one tile and one band.
         """
         step = self.side - self.overlap
         carried: Tensor | None = None
         for top in range(0, max(1, height - self.overlap), step):
             rows = slice(top, min(top + self.side, height))
-            band = torch.zeros(3, rows.stop - top, width)
+            band = torch.zeros(planes, rows.stop - top, width)
             for left in range(0, max(1, width - self.overlap), step):
                 columns = slice(left, min(left + self.side, width))
                 band[:, :, columns] += self._weights(columns, width) * denoised(rows, columns)
@@ -156,8 +159,8 @@ class Denoiser:
         Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the
         device is missing, the precision is unknown or the strength out of range.
         """
-        place = Folder(denoiser_folder(folder)) if isinstance(folder, str) else folder
-        generator, self.config = load_generator(place)
+        self.folder = Folder(denoiser_folder(folder)) if isinstance(folder, str) else folder
+        generator, self.config = load_generator(self.folder)
         if precision not in PRECISIONS:
             raise ImageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if not 0 <= strength <= MOST_STRENGTH:
@@ -165,6 +168,7 @@ class Denoiser:
         if device == "cuda" and not torch.cuda.is_available():
             raise ImageError("this machine has no GPU that torch can use: choose another device than cuda")
         self.precision = precision
+        self.self_ensemble = self_ensemble
         self.strength = strength
         self.stride = self.config.generator.stride
         self.tiles = _Tiles(self.stride, tile)
@@ -184,17 +188,49 @@ class Denoiser:
         `image` is (H, W) or (H, W, C) with 1 (grey), 2 (grey, alpha), 3 (colour) or 4 (colour, alpha) channels, uint8,
         uint16 or floats in [0, 1]. Alpha is kept. Raises `ImageError` for other arrays.
         """
+        return self._whole(image, None)[0]
+
+    def with_error(self, image: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """The denoised image, and a bound on its error, float32, (H, W), where 1 is the image's full scale.
+
+        On average over images like those of the calibration, the largest error of a pixel's channels, before rounding
+        to the image's type, is within the bound for 90 % of the pixels (see `raygan.inference.error`). Raises
+        `ImageError` as a call does, and where `error_bounds` does.
+        """
+        return self._whole(image, self.error_bounds())
+
+    def error_bounds(self) -> ErrorBounds:
+        """The denoiser's calibrated bounds.
+
+        Raises `ImageError` if it has none, or computes in another way than they were calibrated for.
+        """
+        if self.strength != 1 or self.self_ensemble or self.precision != "float32":
+            raise ImageError(
+                "the error map is calibrated for strength 1 in float32 without self-ensemble: leave these options out"
+            )
+        bounds = read_bounds(self.folder)
+        if bounds is None:
+            raise ImageError(
+                f"the denoiser in {self.folder} has no calibrated error bounds (no {ERROR_FILE}): calibrate it with "
+                "raygan.inference.error.calibrate, or use synthetic, which has them"
+            )
+        return bounds
+
+    def _whole(self, image: NDArray[Any], bounds: ErrorBounds | None) -> tuple[NDArray[Any], NDArray[np.float32]]:
         layered = image[..., None] if image.ndim == 2 else image
         if layered.ndim != 3 or layered.shape[2] not in (1, 2, 3, 4):
             raise ImageError(f"an image must be (H, W) or (H, W, 1 to 4 channels), but this one is {image.shape}")
         height, width = layered.shape[:2]
-        bands = self.bands(lambda rows, columns: layered[rows, columns], height, width)
-        return np.concatenate(list(bands)).reshape(image.shape)
+        bands = self.bands(lambda rows, columns: layered[rows, columns], height, width, bounds)
+        denoised, errors = zip(*bands, strict=True)
+        return np.concatenate(denoised).reshape(image.shape), np.concatenate(errors)
 
-    def bands(self, region: Region, height: int, width: int) -> Iterator[NDArray[Any]]:
-        """The denoised image in bands of rows from top to bottom, (rows, W, channels).
+    def bands(
+        self, region: Region, height: int, width: int, bounds: ErrorBounds | None = None
+    ) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
+        """The denoised image in bands of rows from top to bottom, (rows, W, channels), and bounds on its error.
 
-        The memory use is that of one tile and one band.
+        The latter are (rows, W), or empty without `bounds`. The memory use is that of one tile and one band.
         """
 
         def denoised(rows: slice, columns: slice) -> Tensor:
@@ -203,12 +239,14 @@ class Denoiser:
                 result = denoise(self.generator, noisy, self.stride)
             if self.strength != 1:
                 result = torch.lerp(noisy, result.float(), self.strength).clamp(0, 1)
+            if bounds is not None:
+                result = torch.cat([result, bounds.of(noisy, result)], dim=1)
             return result[0].cpu()
 
         top = 0
-        for band in self.tiles.bands(denoised, height, width):
+        for band in self.tiles.bands(denoised, height, width, 3 if bounds is None else 4):
             rows = slice(top, top + band.shape[1])
-            yield _as_pixels(band, region(rows, slice(0, width)))
+            yield _as_pixels(band[:3], region(rows, slice(0, width))), band[3:].flatten(0, 1).numpy()
             top = rows.stop
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 from raygan.inference.denoiser import AnySize, ImageError
+from raygan.inference.error import ERROR_FILE
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, load_generator
 from raygan.weights import denoiser_folder
@@ -55,7 +56,7 @@ def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:
     weights_name, *others = DENOISER_FILES
     if file.name != weights_name:
         raise ImageError(f"weights in half precision are written to a file named {weights_name}, not {file.name}")
-    for name in others:
+    for name in (*others, ERROR_FILE):
         if source.exists(name):
             Folder(file.parent).write(name, source.read(name))
     # The integer counters of batch normalization are left as they are.

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from raygan.config.run import MAX_MEGAPIXELS
 from raygan.data.sources import SUFFIXES, image_names
 from raygan.inference.denoiser import Denoiser, ImageError
+from raygan.inference.error import ErrorBounds
 from raygan.study.storage import Folder
 
 # It raises what it logs.
@@ -40,6 +41,8 @@ LOADERS = {
 }
 """libvips's loader, and what it must fail on, by how a file begins. It has others, some of which start programs."""
 LOSSY = (".jpg", ".jpeg", ".webp")
+ERROR_SUFFIXES = (".png", ".tif", ".tiff")
+"""Formats of error maps: those that hold 16 bits."""
 EXIF, GPS = 0x8769, 0x8825
 """Tags of the directories below the first one."""
 STRUCTURE = frozenset({*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, 34675})
@@ -60,6 +63,14 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels
     `ImageError` for other and for damaged files, images of more than `max_megapixels`, and transparency that the format
     cannot hold. Warns with `ImageWarning` of what else it cannot hold, and of strong noise that was not removed.
     """
+    return _denoise(denoiser, content, suffix, max_megapixels, None)[0]
+
+
+def _denoise(
+    denoiser: Denoiser, content: bytes, suffix: str, max_megapixels: int, error: tuple[ErrorBounds, str] | None
+) -> tuple[bytes, bytes]:
+    """`denoise_file`, and the file of the error map, given the bounds and a suffix: see `denoise_path`."""
+    bounds, error_suffix = error or (None, "")
     try:
         image = _load(content, max_megapixels)
         _check_kept(image, suffix)
@@ -73,10 +84,12 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels
 
         # Through a file, since a large result may not fit into memory.
         with tempfile.TemporaryDirectory() as scratch:
-            raw = Path(scratch) / "denoised"
-            with raw.open("wb") as file:
-                for band in denoiser.bands(region, height, width):
+            raw, raw_error = Path(scratch) / "denoised", Path(scratch) / "error"
+            with raw.open("wb") as file, raw_error.open("wb") as error_file:
+                for band, errors in denoiser.bands(region, height, width, bounds):
                     file.write(band.tobytes())
+                    # Rounded up, so that they stay bounds.
+                    error_file.write(np.ceil(errors.clip(0, 1) * 65535).astype(np.uint16).tobytes())
             size = channels * kind.itemsize
             denoised = pyvips.Image.rawload(str(raw), width, height, size, interpretation=image.interpretation)
             if kind == np.uint16:
@@ -85,8 +98,12 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels
             if denoiser.strength >= 1:
                 _warn_of_noise_left(image, denoised)
             # Inserted into the noisy image, which has the metadata.
-            result = image.insert(denoised, 0, 0)
-            return _as_file(result, suffix, exif)
+            result = _as_file(image.insert(denoised, 0, 0), suffix, exif)
+            if bounds is None:
+                return result, b""
+            grey = pyvips.Image.rawload(str(raw_error), width, height, 2, interpretation="grey16")
+            error_map: bytes = grey.copy(bands=1, format="ushort").write_to_buffer(error_suffix)
+            return result, error_map
     except pyvips.Error as error:
         raise ImageError(f"it cannot be read or written as an image: {error}") from error
 
@@ -98,26 +115,28 @@ def denoise_path(
     *,
     max_megapixels: int = MAX_MEGAPIXELS,
     ray_device: str | None = None,
+    error_map: str | None = None,
 ) -> list[str]:
     """Denoise the image file `noisy` into the file `denoised`, or all images of a folder into another, by their names.
 
     Both may be paths or s3:// or gs:// addresses. Files of a folder that cannot be denoised are skipped; returns one
     line about each. `ray_device`, if given, distributes a folder over a Ray cluster: over its GPUs, or else its cores
-    ("auto"), or over its cores ("cpu"). Raises `ImageError` if a single file cannot be denoised, there is nothing to
-    denoise, or the input would be overwritten.
+    ("auto"), or over its cores ("cpu"). `error_map`, for a single image, is another file to write: 16-bit grey, with
+    the bound of `Denoiser.with_error` times 65535. Raises `ImageError` if a single file cannot be denoised, there is
+    nothing to denoise, the input would be overwritten, or there can be no error map.
     """
     single = noisy.lower().endswith(SUFFIXES)
     if single and not denoised.lower().endswith(SUFFIXES):
         raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
-    source, target = (
-        Folder(path.removesuffix(Path(path).name) or "." if single else path) for path in (noisy, denoised)
-    )
+    source, target = (_parent(path) if single else Folder(path) for path in (noisy, denoised))
     if source.location == target.location and (not single or Path(noisy).name == Path(denoised).name):
         raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
     target.require_writable()
     task = _Task(denoiser, source, target, max_megapixels)
+    if error_map is not None:
+        _check_error_map(error_map, noisy, denoised)
     if single:
-        _log_notes(noisy, task.run(Path(noisy).name, Path(denoised).name))
+        _log_notes(noisy, task.run(Path(noisy).name, Path(denoised).name, error_map))
         return []
     # An earlier result inside the input is not input.
     result = target.location.removeprefix(f"{source.location}/") + "/"
@@ -130,6 +149,22 @@ def denoise_path(
         _log_notes(name, notes)
         problems += [f"{name}: {problem}"] if problem else []
     return problems
+
+
+def _check_error_map(error_map: str, noisy: str, denoised: str) -> None:
+    """Raise `ImageError` unless an error map can be written for this input."""
+    if not error_map.lower().endswith(ERROR_SUFFIXES):
+        raise ImageError(f"the error map's name must end in {', '.join(ERROR_SUFFIXES)}, but it is {error_map!r}")
+    if not noisy.lower().endswith(SUFFIXES):
+        raise ImageError(f"an error map is written for one image, but {noisy} is a folder: give an image file")
+    places = [f"{_parent(path).location}/{Path(path).name}" for path in (error_map, noisy, denoised)]
+    if places[0] in places[1:]:
+        raise ImageError(f"the error map would overwrite an image, {error_map}: choose another path for it")
+    _parent(error_map).require_writable()
+
+
+def _parent(path: str) -> Folder:
+    return Folder(path.removesuffix(Path(path).name) or ".")
 
 
 def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
@@ -269,14 +304,17 @@ class _Task:
         if self.device is not None:
             self.denoiser.to(self.device)
 
-    def run(self, name: str, new_name: str) -> list[str]:
+    def run(self, name: str, new_name: str, error_map: str | None = None) -> list[str]:
         """Denoise one file; returns what is to be said about the result."""
+        error = (self.denoiser.error_bounds(), Path(error_map).suffix) if error_map is not None else None
         try:
             content = self.source.read(name)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ImageWarning)
-                result = denoise_file(self.denoiser, content, Path(new_name).suffix, self.max_megapixels)
+                result, errors = _denoise(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
             self.target.write(new_name, result)
+            if error_map is not None:
+                _parent(error_map).write(Path(error_map).name, errors)
         except OSError as error:
             raise ImageError(f"it cannot be read, or its result not written: {error}") from error
         return [str(one.message) for one in caught if issubclass(one.category, ImageWarning)]
