@@ -2,8 +2,9 @@
 
 Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`) or another
 `--table`, by `benchmarks/simulation.py`. Search algorithms and schedulers are the very objects that run in a real
-search, and four trials run at once. The goal is what random search has found when its epochs are spent (the median);
-what counts is the epochs that others need to find as much. p is that of the two-sided Mann-Whitney test against RayGAN.
+search, and four trials run at once. The goal is what random search has found when its epochs are spent (the median), or
+any `--goal`; what counts is the epochs that are needed to find as much. p is that of the two-sided Mann-Whitney test
+against RayGAN.
 
 Other packages' searches are played in the same run, on the same table, by interpreters that have them: what they
 require clashes with what RayGAN requires, and with each other.
@@ -184,58 +185,62 @@ def methods(table: Table, scratch: Path) -> dict[str, Callable[[int], Method]]:
     }
 
 
-def peers(python: str, table: Path, goal: float, seeds: int) -> dict[str, list[float]]:
+Needed = dict[str, list[list[float]]]
+"""The epochs to each goal, by method and seed."""
+
+
+def peers(python: str, table: Path, goals: list[float], seeds: int) -> Needed:
     """The epochs that the searches of an interpreter's packages need."""
-    command = [
-        python,
-        str(Path(__file__).with_name("peers.py")),
-        f"--table={table}",
-        f"--goal={goal}",
-        f"--seeds={seeds}",
-    ]
-    needed: dict[str, list[float]] = {}
-    for name, _, epochs in csv.reader(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    ):
-        needed.setdefault(name, []).append(float(epochs))
+    command = [python, str(Path(__file__).with_name("peers.py")), f"--table={table}", f"--seeds={seeds}", "--goal"]
+    command += map(str, goals)
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    needed: Needed = {}
+    for name, _, *epochs in csv.reader(printed.splitlines()):
+        needed.setdefault(name, []).append([float(one) for one in epochs])
     return needed
 
 
+def print_table(needed: dict[str, list[float]], budget: int) -> None:
+    """The methods' epochs to one goal."""
+    print("| method | seeds | epochs to the goal, median (quartiles) | mean | never | p |\n|---|---|---|---|---|---|")
+    ours = np.minimum(needed[RAYGAN], budget)
+    for name, runs in needed.items():
+        median, low, high = np.quantile(runs, [0.5, 0.25, 0.75], method="nearest")
+        # A search that never gets there counts as one that does so at its end.
+        epochs = np.minimum(runs, budget)
+        p = "" if name == RAYGAN else f"{mannwhitneyu(epochs, ours).pvalue:.2g}"
+        shown = f"{median:.0f} ({low:.0f} to {high:.0f}) | {epochs.mean():.0f} | {sum(map(math.isinf, runs))} | {p}"
+        print(f"| {name} | {len(runs)} | {shown.replace('inf', '∞')} |")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print a table per goal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=CURVES, help="a CSV file with its JSON file beside it")
     parser.add_argument("--seeds", type=int, default=60)
+    parser.add_argument("--goal", type=float, nargs="+", help="default: what random search finds")
     parser.add_argument("--peers", nargs="*", default=[], help="interpreters that have other packages")
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table(asked.table)
     ends = [curve[-1] for curve in table.curves if not math.isnan(curve[-1])]
-    print(f"{len(table.curves)} curves of {table.epochs} epochs, {len(ends)} to their end; best {max(ends):.2f} dB")
+    print(f"{len(table.curves)} curves of {table.epochs} epochs, {len(ends)} to their end; best {max(ends):.3f} dB")
     with tempfile.TemporaryDirectory() as scratch:
-        compared = methods(table, Path(scratch))
-        found = [play(compared["random search"](seed), table)[-1] for seed in range(asked.seeds)]
-        goal = float(np.median(found))
-        reach = sum(end >= goal for end in ends)
+        compared, by_chance = methods(table, Path(scratch)), "random search"
+        known = {by_chance: [play(compared.pop(by_chance)(seed), table) for seed in range(asked.seeds)]}
+        found = float(np.median([run[-1] for run in known[by_chance]]))
         print(
-            f"goal: {goal:.4f} dB, what random search finds in the {table.budget} epochs of {FULL_TRIALS} full trials "
-            f"(median); {reach} of the curves reach it\n"
+            f"random search finds {found:.3f} dB in {table.budget} epochs, those of {FULL_TRIALS} full trials (median)"
         )
-        needed = {
-            name: [epochs_to(goal, play(method(seed), table, goal)) for seed in range(asked.seeds)]
-            for name, method in compared.items()
-        }
+        goals = asked.goal or [found]
+        for name, method in compared.items():
+            known[name] = [play(method(seed), table, max(goals)) for seed in range(asked.seeds)]
+    needed: Needed = {name: [[epochs_to(goal, run) for goal in goals] for run in runs] for name, runs in known.items()}
     for python in asked.peers:
-        needed |= peers(python, asked.table, goal, asked.seeds)
-    print("| method | seeds | epochs to the goal, median (quartiles) | mean | never | p |\n|---|---|---|---|---|---|")
-    ours = np.minimum(needed[RAYGAN], table.budget)
-    for name, runs in needed.items():
-        median, low, high = np.quantile(runs, [0.5, 0.25, 0.75], method="nearest")
-        # A search that never gets there counts as one that does so at its end.
-        epochs = np.minimum(runs, table.budget)
-        p = "" if name == RAYGAN else f"{mannwhitneyu(epochs, ours).pvalue:.2g}"
-        shown = f"{median:.0f} ({low:.0f} to {high:.0f}) | {epochs.mean():.0f} | {sum(map(math.isinf, runs))} | {p}"
-        print(f"| {name} | {len(runs)} | {shown.replace('inf', '∞')} |")
+        needed |= peers(python, asked.table, goals, asked.seeds)
+    for index, goal in enumerate(goals):
+        print(f"\ngoal: {goal:.3f} dB, which {sum(end >= goal for end in ends)} of the curves reach\n")
+        print_table({name: [run[index] for run in runs] for name, runs in needed.items()}, table.budget)
 
 
 if __name__ == "__main__":
