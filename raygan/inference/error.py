@@ -82,7 +82,8 @@ def read_bounds(folder: Folder) -> ErrorBounds | None:
     """The table in a denoiser's folder; None if there is none. Raises `DamagedError`."""
     try:
         content = folder.read(ERROR_FILE)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # The latter where the denoiser is another project's file.
         return None
     with reading(folder, ERROR_FILE, "restore it from a copy, or calibrate the denoiser again"):
         found = ErrorBounds(**json.loads(content))
