@@ -7,22 +7,23 @@ three noise kinds at three intensities) after each of 27 epochs of 8 steps; empt
 1. `curves.csv`: a grid of learning rates, β1 and adversarial weight, with the networks of `--quick`.
 2. `curves-2.csv`: random configurations, in which the network, the losses, the schedule and the noise's sampling vary
    too. A value that means nothing beside others is empty. `operations_per_pixel` are the generator's; `seconds` are
-   the training's per epoch, in the median, beside whatever else ran.
+   the training's per epoch, in the median, beside whatever else ran. `curves-2.json` describes the space.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from pathlib import Path
 
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from raygan.config.section import with_values
+from raygan.config.section import flat_values, with_values
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
-from raygan.search.space import Space, When
+from raygan.search.space import Space, When, distribution_of
 from raygan.search.study import run_study
 from raygan.study.storage import Folder
 
@@ -98,9 +99,28 @@ def write_table(search: Search, folder: Folder, file: Path) -> None:
         costs = metrics.groupby("trial")[["operations_per_pixel", "train_seconds"]].median().round(2)
         costs = costs.rename(columns={"train_seconds": "seconds"}).reset_index()
         table = table.merge(costs, on="trial", how="left")
+        file.with_suffix(".json").write_text(json.dumps({"space": described(search.space)}, indent=2) + "\n")
     table = table.drop(columns="trial").sort_values(list(search.space))
     table.to_csv(file, index=False, float_format="%.6g")
     print(f"{len(table)} curves in {file}")
+
+
+def described(space: Space) -> dict[str, dict[str, object]]:
+    """A search space as `benchmarks/simulation.py` reads it: integers are choices; v1's values, or near, defaults."""
+    values = flat_values(CONFIG) | {"generator/depth": 4, "generator/blocks": 1, "generator/unshuffle": 1}
+    found: dict[str, dict[str, object]] = {}
+    for path, one in space.items():
+        distribution = distribution_of(one)
+        found[path] = {"default": values[path]}
+        if isinstance(distribution, FloatDistribution):
+            found[path] |= {"low": distribution.low, "high": distribution.high, "log": distribution.log}
+        elif isinstance(distribution, IntDistribution):
+            found[path] |= {"choices": list(range(distribution.low, distribution.high + 1, distribution.step))}
+        elif isinstance(distribution, CategoricalDistribution):
+            found[path] |= {"choices": list(distribution.choices)}
+        if isinstance(one, When):
+            found[path] |= {"when": [one.path, one.value]}
+    return found
 
 
 if __name__ == "__main__":
