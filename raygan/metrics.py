@@ -48,15 +48,15 @@ def _similarities(clean: Tensor, denoised: Tensor) -> Tensor:
     """SSIM of every window inside the images."""
     size = SSIM_WINDOW**2
     sample = size / (size - 1)
-    maps = torch.stack([clean, denoised, clean.square().add_(denoised.square()), clean * denoised])
-    # The means over every window, one direction after the other. In place where it can be, which saves a quarter.
-    mean_clean, mean_denoised, squares, product = _sliding_sums(_sliding_sums(maps, -2), -1).div_(size)
-    mean_product, mean_squares = mean_clean * mean_denoised, mean_clean.square_().add_(mean_denoised.square_())
-    covariance = product.sub_(mean_product).mul_(sample)
-    variances = squares.sub_(mean_squares).mul_(sample)
+    maps = torch.stack([clean, denoised, clean.square() + denoised.square(), clean * denoised])
+    # The means over every window, one direction after the other.
+    mean_clean, mean_denoised, squares, product = _sliding_sums(_sliding_sums(maps, -2), -1) / size
+    mean_product, mean_squares = mean_clean * mean_denoised, mean_clean.square() + mean_denoised.square()
+    covariance = sample * (product - mean_product)
+    variances = sample * (squares - mean_squares)
     c1, c2 = 0.01**2, 0.03**2
-    numerator: Tensor = mean_product.mul_(2).add_(c1).mul_(covariance.mul_(2).add_(c2))
-    return numerator.div_(mean_squares.add_(c1).mul_(variances.add_(c2)))
+    similarity: Tensor = ((2 * mean_product + c1) * (2 * covariance + c2)) / ((mean_squares + c1) * (variances + c2))
+    return similarity
 
 
 def _sliding_sums(maps: Tensor, dim: int) -> Tensor:
@@ -65,4 +65,4 @@ def _sliding_sums(maps: Tensor, dim: int) -> Tensor:
     twos = maps.narrow(dim, 0, size - 1) + maps.narrow(dim, 1, size - 1)
     fours = twos.narrow(dim, 0, size - 3) + twos.narrow(dim, 2, size - 3)
     sixes = fours.narrow(dim, 0, size - 6) + twos.narrow(dim, 4, size - 6)
-    return sixes.add_(maps.narrow(dim, 6, size - 6))
+    return sixes + maps.narrow(dim, 6, size - 6)

@@ -135,3 +135,16 @@ def test_a_search_ends_at_its_goal_or_at_its_budget(simulation: ModuleType, tabl
 def test_epochs_to_the_goal(simulation: ModuleType) -> None:
     assert simulation.epochs_to(3, [1, 1, 3, 4]) == 3
     assert simulation.epochs_to(5, [1, 1, 3, 4]) == math.inf
+
+
+def test_the_searches_that_record_curves_are_valid() -> None:
+    spec = importlib.util.spec_from_file_location("curves", ROOT / "benchmarks" / "curves.py")
+    assert spec is not None
+    assert spec.loader is not None
+    curves = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(curves)
+    curves.SEARCH.check()
+    curves.SEARCH_2.check()
+    described = curves.described(curves.SEARCH_2.space)
+    assert described["generator/blocks"] == {"default": 1, "choices": [1, 2], "when": ["generator", "ResidualUNet"]}
+    assert described["generator/depth"] == {"default": 4, "choices": [2, 3, 4]}

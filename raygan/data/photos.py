@@ -171,9 +171,10 @@ def evaluation_rows(photos: Dataset, source: str, part: str) -> Dataset:
     if len(problems) == len(labels):
         what = "pairs to evaluate on: two RGB photos of equal sizes" if part == PAIRS else "photo to evaluate on: RGB"
         raise PhotosError(f"{source} has no usable {what}, both sides >= {SMALLEST_EVALUATED}")
-    # Materialized, so that no reading task waits for a core that the evaluation's actors hold.
     usable: Dataset = photos.filter(expr=col("problem") == "").drop_columns(["problem", "index", "digest"])
-    return usable.with_column("set", lit(part)).materialize()
+    # One photo per block, so that each is reported when it has been evaluated. Materialized, so that no reading task
+    # waits for a core that the evaluation's actors hold.
+    return usable.with_column("set", lit(part)).repartition(len(labels) - len(problems)).materialize()
 
 
 def fingerprint(folder: Folder, names: list[str]) -> dict[str, Any]:

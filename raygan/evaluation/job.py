@@ -94,14 +94,10 @@ def evaluate(
     arguments = (task, settings, pictures, "cuda" if resources.get("GPU") else "cpu")
     needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     pool = ray.data.ActorPoolStrategy(size=actors)
-    # Results come block by block: with one photo in each, each is reported when it is done.
-    # Materialized, so that no task waits for a core that the actors hold.
-    single = photos.repartition(len(labels)).materialize()
-    results = single.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
-    # Prefetching would hold each photo back until the next one is done.
+    results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
+    # Results come block by block. Prefetching would hold each back until the next one is done.
     for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        [rows] = table["rows"].to_pylist()
-        yield rows
+        yield from table["rows"].to_pylist()
 
 
 class _Evaluator:

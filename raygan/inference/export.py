@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 from raygan.inference.denoiser import AnySize, ImageError
-from raygan.inference.error import ERROR_FILE
+from raygan.models.files import ModelFile
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, load_generator
 from raygan.weights import denoiser_folder
@@ -25,13 +25,15 @@ def export(checkpoint: str, file: str) -> None:
     An exported program maps `noisy`, float32, (B, 3, H, W), in [0, 1], with any B and any H and W above the generator's
     stride, to `denoised` of the same shape. A `.safetensors` file holds the weights alone, in half precision; it must
     be named `generator.safetensors`, since its folder also gets the denoiser's other files and thus is a denoiser
-    itself. Raises `ImageError` for another suffix or such a name.
+    itself. Raises `ImageError` for another suffix or name, and for another project's file.
     """
     suffix = Path(file).suffix
     if suffix not in SUFFIXES:
         raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
     source = Folder(denoiser_folder(checkpoint))
     generator, config = load_generator(source)
+    if isinstance(config.generator, ModelFile):
+        raise ImageError(f"{checkpoint} is a file of another project: export it with that project's means")
     Folder(Path(file).parent).require_writable()
     if suffix == ".safetensors":
         _write_half(generator, source, Path(file))
@@ -56,7 +58,8 @@ def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:
     weights_name, *others = DENOISER_FILES
     if file.name != weights_name:
         raise ImageError(f"weights in half precision are written to a file named {weights_name}, not {file.name}")
-    for name in (*others, ERROR_FILE):
+    # Without the bounds of errors, which hold for the weights as they are.
+    for name in others:
         if source.exists(name):
             Folder(file.parent).write(name, source.read(name))
     # The integer counters of batch normalization are left as they are.

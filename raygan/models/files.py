@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,13 +38,14 @@ class ModelFile(Generator):
             import spandrel
         except ImportError as error:
             raise ModelFileError(f"{self.file} is read by spandrel: pip install 'raygan[spandrel]'") from error
-        if not Path(self.file).is_file():
-            raise ModelFileError(f"{self.file} is not a file")
         try:
             # It reads pickles with weights alone.
             model = spandrel.ModelLoader("cpu").load_from_file(self.file)
         except Exception as error:
-            raise ModelFileError(f"spandrel cannot read a network from {self.file}: {error}") from error
+            reason = str(error) or "it recognizes none"
+            raise ModelFileError(
+                f"spandrel cannot read a network from {self.file}: {reason}; of a denoiser of RayGAN, give the folder"
+            ) from error
         about = f"{self.file} holds {model.architecture.name}"
         if not isinstance(model, spandrel.ImageModelDescriptor) or model.scale != 1:
             raise ModelFileError(f"{about}, which does not map an image to one of the same size")

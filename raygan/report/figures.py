@@ -150,28 +150,25 @@ def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
     return {f"{image}: {', '.join(crops)}": _as_jpeg(crops.values()) for image, crops in first}
 
 
-def denoised_pictures(study: StudyFiles) -> dict[str, bytes]:
-    """Crops of the clean image, the noisy one, and each method's result side by side, as JPEG files."""
+def denoised_pictures(study: StudyFiles) -> tuple[dict[str, tuple[bytes, bytes]], dict[str, bytes]]:
+    """For each noise, a noisy crop and what the first denoiser makes of it; and strips of crops, all JPEG files.
+
+    A strip has the clean image, the noisy one, and each method's result side by side.
+    """
+    systems = {method: system for system in study.systems() for method in system.denoisers}
     # Only the first of several seeds is shown.
     others = {method for system in study.systems() for method in system.denoisers[1:]}
-    pictures = {}
+    pairs: dict[str, tuple[bytes, bytes]] = {}
+    strips, seen = {}, set[str]()
     for image, noise, crops in _crops(study, study.per_image):
+        method = next((method for method in systems if method in crops), None)
+        if method is not None and noise not in seen:
+            seen.add(noise)
+            arm = systems[method].arm
+            pairs[f"{image}, {noise}{arm and f': {arm}'}"] = (_as_jpeg([crops["noisy"]]), _as_jpeg([crops[method]]))
         shown = {METHOD_NAMES.get(method, method): crop for method, crop in crops.items() if method not in others}
-        pictures[f"{image}, {noise}: {', '.join(shown)}"] = _as_jpeg(shown.values())
-    return pictures
-
-
-def before_and_after(study: StudyFiles) -> dict[str, tuple[bytes, bytes]]:
-    """A noisy crop and what the first denoiser makes of it, as JPEG files, for each noise."""
-    denoisers = [method for system in study.systems() for method in system.denoisers]
-    found: dict[str, tuple[bytes, bytes]] = {}
-    shown = set[str]()
-    for image, noise, crops in _crops(study, study.per_image):
-        denoised = next((crops[method] for method in denoisers if method in crops), None)
-        if denoised is not None and noise not in shown:
-            shown.add(noise)
-            found[f"{image}, {noise}"] = (_as_jpeg([crops["noisy"]]), _as_jpeg([denoised]))
-    return found
+        strips[f"{image}, {noise}: {', '.join(shown)}"] = _as_jpeg(shown.values())
+    return pairs, strips
 
 
 def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, NDArray[np.uint8]]]]:

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from raygan.config.run import PAIRS
-from raygan.models.cost import operations_per_pixel, parameters
 from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table, title_of
@@ -68,19 +67,19 @@ def _asked(study: StudyFiles) -> str:
 
 
 def _result(study: StudyFiles) -> Part:
-    text = [
-        f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}.",
-        *filter(None, [tables.gain_text(study)]),
-    ]
+    averages = f"Averages at mean intensity: {' / '.join(tables.measures_of(study.summary).values())}."
     if study.is_comparison:
-        table = tables.arms_table(study)
-        text += [
+        text = [
             "Mean over seeds and sample deviation, on the evaluation photos; seeds that failed are left out. "
             "Differences are to the first arm with the same noise, with their 95 % confidence interval (Welch's "
             "t-test). One interval in twenty excludes 0 by chance where there is no difference."
         ]
-        plots = {"PSNR, mean and deviation over seeds": figures.arms_figure(table)}
-        return Part("The arms compared", text, tables={f"{study.name}-arms": table}, plots=plots)
+        arms = tables.arms_table(study)
+        plots = {"PSNR, mean and deviation over seeds": figures.arms_figure(arms)}
+        methods = {f"{study.name}-methods": tables.methods_table(study, "evaluation")}
+        below = [Part("All seeds and methods", [averages], tables=methods, folded=True)]
+        return Part("The arms compared", text, tables={f"{study.name}-arms": arms}, plots=plots, parts=below)
+    text = [averages, *filter(None, [tables.gain_text(study)])]
     shown = tables.results(study)
     return Part("The result", text, tables={f"{study.name}-{name}": table for name, table in shown.items()})
 
@@ -92,9 +91,10 @@ def _trust(study: StudyFiles) -> Part:
     if len(counts):
         text.append(f"Trials: {', '.join(f'{count} {state}' for state, count in counts.items())}.")
     text += [f"{row['trial']} failed: {row['error']}" for row in _failed(study)]
-    if study.objectives == ["val_psnr"] and not study.is_comparison:
+    if len(study.objectives) == 1 and not study.is_comparison:
+        objective = OBJECTIVE_NAMES[study.objectives[0]]
         seeds = [
-            f"{row['trial']} over {row['seeds']} seeds: {row['mean']:.2f} ± {row['deviation']:.2f} dB val PSNR."
+            f"{row['trial']} over {row['seeds']} seeds: {row['mean']:.4g} ± {row['deviation']:.2g}, {objective}."
             for row in study.repeated().to_dict("records")
         ]
         text += seeds or ["No trial was repeated with another seed: the share of luck in the result is unknown."]
@@ -118,9 +118,10 @@ def _best_epoch(system: System) -> str:
     if not (best := system.best_epoch):
         return f"{title_of(system)}: failed in its first epoch."
     epochs, last = len(system.epochs), system.epochs["val_psnr"].iloc[-1]
+    seed = ", first seed" if len(system.denoisers) > 1 else ""
     text = (
-        f"{title_of(system)}: best epoch {best['epoch']:.0f} of {epochs}, val PSNR {best['val_psnr']:.2f} dB, val SSIM "
-        f"{best['val_ssim']:.3f}; the last epoch had {last:.2f} dB."
+        f"{title_of(system)}{seed}: best epoch {best['epoch']:.0f} of {epochs}, val PSNR {best['val_psnr']:.2f} dB, "
+        f"val SSIM {best['val_ssim']:.3f}; the last epoch had {last:.2f} dB."
     )
     clean, denoised = (best.get(f"discriminator_accuracy_{images}", math.nan) for images in ("clean", "denoised"))
     if math.isnan(clean):
@@ -130,7 +131,7 @@ def _best_epoch(system: System) -> str:
 
 def _pictures(study: StudyFiles) -> Part:
     text = ["Move the slider from the noisy crop to the denoised one; below, all methods side by side."]
-    sliders, strips = figures.before_and_after(study), figures.denoised_pictures(study)
+    sliders, strips = figures.denoised_pictures(study)
     return Part("Before and after", text if sliders else [], sliders=sliders, pictures=strips)
 
 
@@ -152,13 +153,15 @@ def _cost(study: StudyFiles) -> Part:
     text = []
     if not study.metrics.empty:
         hours, trials = study.metrics["seconds"].sum() / 3600, study.metrics["trial"].nunique()
-        text.append(f"{trials} trials trained for {len(study.metrics)} epochs, {hours:.2g} hours in all.")
+        text.append(
+            f"{trials} trials trained for {len(study.metrics)} epochs: {hours:.2g} hours, if they had run one after "
+            "the other."
+        )
     for system in study.systems():
-        generator = system.config.generator
-        cost = f"{parameters(generator):,} parameters, {operations_per_pixel(generator):,.0f} operations per pixel"
-        if not system.epochs.empty:
-            cost += f"; {system.epochs['seconds'].sum() / 3600:.2g} hours of training"
-        text.append(f"{title_of(system)}: {cost}.")
+        if best := system.best_epoch:
+            hours, seeds = system.epochs["seconds"].sum() / 3600, " for one seed" if len(system.denoisers) > 1 else ""
+            operations = f"{best.get('operations_per_pixel', math.nan):,.0f} operations per pixel"
+            text.append(f"{title_of(system)}: {hours:.2g} hours of training{seeds}, {operations}.")
     versions = ", ".join(f"{name} {version}" for name, version in study.record["versions"].items())
     text.append(f"Started {study.record['started']}; {versions}. Content loss: {study.record['content_loss']}.")
     return Part("What it cost", text)

@@ -88,12 +88,12 @@ def best_and_worst(study: StudyFiles) -> pd.DataFrame:
     """The photos that the first denoiser denoises best and worst, by PSNR, per noise and level."""
     method = next((name for system in study.systems() for name in system.denoisers), "")
     of_method = study.per_image[study.per_image["method"] == method]
-    scores = of_method[of_method["set"].isin(("evaluation", PAIRS))].sort_values("psnr")
+    scores = of_method[of_method["set"].isin(("evaluation", PAIRS))]
     rows = []
     for (kind, level), group in scores.groupby(["kind", "level"], sort=False):
-        row = {"noise": KIND_NAMES.get(str(kind), str(kind)), "level": str(level)}
+        row, in_order = {"noise": KIND_NAMES.get(str(kind), str(kind)), "level": str(level)}, group.sort_values("psnr")
         for name, place in (("worst", 0), ("best", -1)):
-            row[f"{name} photo"] = f"{group['image'].iloc[place]}: {group['psnr'].iloc[place]:.2f} dB"
+            row[f"{name} photo"] = f"{in_order['image'].iloc[place]}: {in_order['psnr'].iloc[place]:.2f} dB"
         rows.append(row)
     return pd.DataFrame(rows)
 

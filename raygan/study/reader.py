@@ -243,7 +243,10 @@ class System:
 
     @property
     def _first_seed(self) -> str | None:
-        return next(iter(self.trials.sort_values("seed")["trial"]), None)
+        in_order = self.trials.sort_values("seed")
+        # One that did not fail, if there is one.
+        good = in_order[in_order["state"] != "failed"]
+        return next(iter([*good["trial"], *in_order["trial"]]), None)
 
 
 def _value(distribution: BaseDistribution, cell: Any) -> Any:

@@ -132,7 +132,10 @@ def test_pictures(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(strip).save(file, "PNG")
     study.write("evaluation/pictures/0-a.png", file.getvalue())
-    ((caption, jpeg),) = denoised_pictures(StudyFiles(study)).items()
+    pairs, strips = denoised_pictures(StudyFiles(study))
+    before, after = (np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in pairs["a.png, Gaussian 0.04"])
+    assert (before[5, 5, 0], after[5, 5, 0]) == (pytest.approx(80, abs=5), pytest.approx(240, abs=5))
+    ((caption, jpeg),) = strips.items()
     assert caption == "a.png, Gaussian 0.04: clean, noisy input, median filter 3x3, RayGAN"
     crops = np.asarray(Image.open(io.BytesIO(jpeg)))
     assert crops.shape == (10, 40, 3)

@@ -112,7 +112,7 @@ def test_report_with_a_diverged_arm(study: StudyFiles) -> None:
     folder = report([study.folder])
     markdown = folder.read("report.md").decode()
     assert "All seeds failed: there are no scores." in markdown
-    assert "ablation, 0.01 (the paper's v1): best epoch 2 of 3, val PSNR 20.00 dB" in markdown
+    assert "ablation, 0.01 (the paper's v1), first seed: best epoch 2 of 3, val PSNR 20.00 dB" in markdown
     assert "ablation, diverging: failed in its first epoch." in markdown
     assert "beside the paper's Table 8" in markdown
 

@@ -1,4 +1,5 @@
 // Plots are drawn when they come into view, in the page's colours; the sliders move one picture over another.
+const plots = [...document.querySelectorAll(".plot")];
 const loaded = (async () => {
   const packed = Uint8Array.from(atob(document.getElementById("plotlyjs").textContent), (one) => one.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -6,6 +7,7 @@ const loaded = (async () => {
   script.textContent = await new Response(stream).text();
   document.head.append(script);
 })();
+loaded.catch((error) => plots.forEach((plot) => { plot.textContent = `This browser cannot draw plots: ${error}`; }));
 
 async function draw(plot) {
   await loaded;
@@ -20,7 +22,6 @@ async function draw(plot) {
   await Plotly.newPlot(plot, data, layout, { displaylogo: false, responsive: true });
 }
 
-const plots = [...document.querySelectorAll(".plot")];
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     if (isIntersecting) {
@@ -33,10 +34,10 @@ plots.forEach((plot) => seen.observe(plot));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   plots.filter((plot) => plot.childElementCount).forEach(draw);
 });
-addEventListener("beforeprint", () => {
-  document.querySelectorAll("details").forEach((folded) => { folded.open = true; });
-  plots.filter((plot) => !plot.childElementCount).forEach(draw);
-});
+// Plots that were never in view are missing on paper: a browser does not wait for them.
+const folded = [...document.querySelectorAll("details:not([open])")];
+addEventListener("beforeprint", () => folded.forEach((one) => { one.open = true; }));
+addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
 
 for (const slider of document.querySelectorAll(".slider")) {
   for (const input of slider.querySelectorAll("input")) {
