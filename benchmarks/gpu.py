@@ -3,12 +3,14 @@
 Results against those of the CPU; denoising; a training step and its share of what a large matrix product in bfloat16
 reaches; an epoch with crops from memory; peak memory. Needs neither Ray nor Optuna, no photos and no weights beyond
 those that come with RayGAN. `--device cpu --quick` runs the same with tiny sizes, to test this script.
+Ends with 1 if results differ by more than rounding explains.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -35,6 +37,12 @@ from raygan.train.step import Gan, train_step
 COMPUTED: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
+MOST_DIFFERENCE = 1e-3
+"""In [0, 1], between a denoiser's results in float32 here and on the CPU."""
+MOST_DECIBELS = 0.5
+"""Between the PSNR of photos with noise from this device's and from the CPU's random numbers."""
+
+
 class Bench:
     """The measurements on one device."""
 
@@ -47,6 +55,8 @@ class Bench:
         if tiny:
             values = {"generator/base_width": 4, "discriminator/base_width": 4, "training/batch_size": 2}
             self.config = with_values(quick(self.config), values)
+        self.wrong: list[str] = []
+        """What differs from the CPU."""
 
     def seconds(self, run: Callable[[], object], repeats: int = 20) -> float:
         """The median of repeated runs, after two that do not count."""
@@ -84,6 +94,8 @@ class Bench:
             )
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 exact = Denoiser(name, self.kind)(pixels)
+            if not np.abs(exact - expected).max() <= MOST_DIFFERENCE:
+                self.wrong.append(f"the denoiser {name} in float32")
             differences = [f"{np.abs(found - expected).max():.1e}" for found in (exact, default, half)]
             rows.append((name, *differences, f"{score(expected):.3f}", f"{score(expected) - score(half):.4f}"))
         columns = ("float32", "float32, with torch's default of TF32", "bfloat16", "PSNR on the CPU, dB")
@@ -96,6 +108,9 @@ class Bench:
             for device in ("cpu", self.device):
                 stream = torch_generator("benchmark", device=device)
                 scores.append(psnr(clean, add_noise(clean.to(device), [noise], [noise.mean], [stream]).cpu()).item())
+            # A camera is drawn at random too.
+            if noise.key != "camera" and not abs(scores[0] - scores[1]) <= MOST_DECIBELS:
+                self.wrong.append(f"the noise {noise.key}")
             rows.append((noise.key, *(f"{score:.2f}" for score in scores)))
         show("Noise: PSNR of a noisy photo, dB", ("noise", "CPU", "here"), rows)
 
@@ -184,6 +199,8 @@ def main() -> None:
         started = time.perf_counter()
         measure()
         print(f"\n({time.perf_counter() - started:.0f} s)", flush=True)
+    if bench.wrong:
+        sys.exit(f"differs from the CPU: {', '.join(bench.wrong)}")
 
 
 if __name__ == "__main__":
