@@ -97,9 +97,9 @@ def evaluate(
     results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
     # Results come block by block. Prefetching would hold each back until the next one is done.
     for table in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for rows in table["rows"].to_pylist():
-            # Not `yield from`: Ray takes the iterator that it delegates to for a generator.
-            yield rows  # noqa: UP028
+        # Not `yield from`: Ray takes the iterator that it delegates to for a generator.
+        for rows in table["rows"].to_pylist():  # noqa: UP028
+            yield rows
 
 
 class _Evaluator:
