@@ -40,7 +40,7 @@ SMALLEST_GROUP = 50
 SIDE, DRAWS, PIXELS = 128, 12, 3000
 """Calibration: side of a crop, crops of each photo, and pixels of each that are used."""
 LARGEST = 2.0
-"""Up to this factor crops are enlarged, since photos of cameras are softer than photos that were reduced in size."""
+"""Up to this factor half of the crops are enlarged: a camera's photo is softer than one that was reduced in size."""
 WEAK = Gaussian(low=0, high=0.005)
 """Noise down to none, which the denoiser may not have been trained on."""
 
@@ -95,9 +95,8 @@ def read_bounds(folder: Folder) -> ErrorBounds | None:
 def calibrate(folder: Folder, photos: Sequence[NDArray[np.uint8]], seed: int = 0) -> ErrorBounds:
     """Calibrate the denoiser in a folder on clean photos, (H, W, 3), on which it was not trained.
 
-    Crops of them, enlarged up to twice, get the noises that the denoiser was trained on, and a sixth of them weak
-    Gaussian noise or none.
-    Raises `DenoiserError`, and `CalibrationError` without photos, and for photos smaller than the crops.
+    Crops of them, half of them enlarged, get the noises that the denoiser was trained on, and a sixth weak Gaussian
+    noise or none. Raises `DenoiserError`, and `CalibrationError` without photos, and for photos smaller than the crops.
     """
     generator, config = load_generator(folder)
     stride = config.generator.stride
@@ -151,7 +150,7 @@ def _samples(generator: nn.Module, config: Config, photo: NDArray[np.uint8], key
     noises[-2:], intensities[-2:] = [WEAK, None], [float(random.uniform(WEAK.low, WEAK.high)), 0.0]
     found = []
     for draw, (noise, intensity) in enumerate(zip(noises, intensities, strict=True)):
-        part = round(side / random.uniform(1, LARGEST))
+        part = round(side / max(1, random.uniform(0, LARGEST)))
         top, left = (random.integers(size - part + 1) for size in photo.shape[:2])
         pixels = torch.tensor(photo[top : top + part, left : left + part]).permute(2, 0, 1)[None].float() / 255
         clean = functional.interpolate(pixels, (side, side), mode="bicubic").clamp(0, 1)
