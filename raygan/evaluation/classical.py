@@ -121,6 +121,8 @@ def undo_clipping(averaged: Tensor, deviation: float) -> Tensor:
     `averaged` estimates m(x) = E[clip(x + n, 0, 1)] with n from N(0, deviation²), which lies above a dark x and below a
     bright one. Returns x, by linear interpolation in a table of m; means outside [m(0), m(1)] become 0 or 1.
     """
+    if deviation == 0:
+        return averaged
     clean = np.linspace(0, 1, 1025)
     below, above = -clean / deviation, (1 - clean) / deviation
     inside = stats.norm.cdf(above) - stats.norm.cdf(below)

@@ -1,9 +1,10 @@
-"""Bounds on the error that a denoiser leaves in each pixel, calibrated by split conformal prediction.
+"""Bounds on the error that a denoiser leaves in each pixel, calibrated as in split conformal prediction.
 
 Pixels are grouped by three features that need no clean image: the level of the noise removed around them, how evenly it
 is spread, and the texture of the denoised image. In each group, the bound is the conformal quantile of the errors in
 photos that the denoiser was not trained on (Mondrian conformal prediction, Vovk et al., 2003). Bounds are interpolated
-between the groups, and then scaled so that 90 % of the calibration's pixels are within them again.
+between the groups, and then scaled so that 90 % of the calibration's pixels are within them again. The pixels of
+a photo are not exchangeable with those of others, so coverage on new photos is measured, not guaranteed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,7 +40,7 @@ SMALLEST_GROUP = 50
 SIDE, DRAWS, PIXELS = 128, 12, 3000
 """Calibration: side of a crop, crops of each photo, and pixels of each that are used."""
 LARGEST = 2.0
-"""Up to this factor crops are enlarged, since photos of cameras are softer than photos that were reduced in size."""
+"""Up to this factor half of the crops are enlarged: a camera's photo is softer than one that was reduced in size."""
 WEAK = Gaussian(low=0, high=0.005)
 """Noise down to none, which the denoiser may not have been trained on."""
 
@@ -90,15 +90,15 @@ def read_bounds(folder: Folder) -> ErrorBounds | None:
         sizes = tuple(map(len, (found.levels, found.spreads, found.textures)))
         assert np.shape(found.bounds) == sizes, f"bounds of shape {np.shape(found.bounds)}, not {sizes}"
         assert min(sizes) > 1, "a feature has fewer than two values"
+        assert np.min(found.bounds) > 0, "a bound is not above 0"
         return found
 
 
 def calibrate(folder: Folder, photos: Sequence[NDArray[np.uint8]], seed: int = 0) -> ErrorBounds:
     """Calibrate the denoiser in a folder on clean photos, (H, W, 3), on which it was not trained.
 
-    Crops of them, enlarged up to twice, get the noises that the denoiser was trained on, and a sixth of them weak
-    Gaussian noise or none.
-    Raises `DenoiserError`, and `CalibrationError` without photos, and for photos smaller than the crops.
+    Crops of them, half of them enlarged, get the noises that the denoiser was trained on, and a sixth weak Gaussian
+    noise or none. Raises `DenoiserError`, and `CalibrationError` without photos, and for photos smaller than the crops.
     """
     generator, config = load_generator(folder)
     stride = config.generator.stride
@@ -152,7 +152,7 @@ def _samples(generator: nn.Module, config: Config, photo: NDArray[np.uint8], key
     noises[-2:], intensities[-2:] = [WEAK, None], [float(random.uniform(WEAK.low, WEAK.high)), 0.0]
     found = []
     for draw, (noise, intensity) in enumerate(zip(noises, intensities, strict=True)):
-        part = round(side / random.uniform(1, LARGEST))
+        part = round(side / max(1, random.uniform(0, LARGEST)))
         top, left = (random.integers(size - part + 1) for size in photo.shape[:2])
         pixels = torch.tensor(photo[top : top + part, left : left + part]).permute(2, 0, 1)[None].float() / 255
         clean = functional.interpolate(pixels, (side, side), mode="bicubic").clamp(0, 1)
@@ -182,6 +182,9 @@ def _grouped(features: Sequence[NDArray[np.float32]], errors: NDArray[np.float32
     parts = np.split(errors[order], np.searchsorted(group[order], np.arange(1, np.prod(sizes))))
     bounds = np.array([conformal_quantile(part) if len(part) >= SMALLEST_GROUP else np.nan for part in parts])
     bounds = bounds.reshape(sizes)
+    from scipy.ndimage import distance_transform_edt  # a fifth of a second, which denoising does not need
+
     nearest = distance_transform_edt(np.isnan(bounds), return_distances=False, return_indices=True)
     levels, spreads, textures = points
-    return ErrorBounds(levels, spreads, textures, bounds[tuple(nearest)].tolist())
+    # Where nothing is wrong, as in plain white, a bound of 0 could not be scaled.
+    return ErrorBounds(levels, spreads, textures, np.maximum(bounds[tuple(nearest)], 1e-5).tolist())
