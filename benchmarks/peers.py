@@ -214,7 +214,7 @@ class Smac:
 PEERS: list[tuple[str, str, str, int, Callable[[Table, int], Any]]] = [
     ("syne_tune", "syne-tune", "Syne Tune {}, ASHA that promotes", 60, functools.partial(SyneTune, "ASHA")),
     ("dehb", "dehb", "DEHB {}", 60, Dehb),
-    ("neps", "neural-pipeline-search", "NePS {}, PriorBand with v1 as prior", 20, NepsPriorBand),
+    ("neps", "neural-pipeline-search", "NePS {}, PriorBand with v1 as prior", 60, NepsPriorBand),
     ("smac", "smac", "SMAC3 {}, multi-fidelity", 20, Smac),
 ]
 """Module, package, name in the table, seeds, and the method: one with fewer seeds takes longest."""

@@ -50,6 +50,7 @@ from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
 METRIC = "best_val_psnr"
+RANDOM = "random search"
 RAYGAN = "RayGAN (TPE, ASHA)"
 
 
@@ -176,7 +177,7 @@ def methods(table: Table, scratch: Path) -> dict[str, Callable[[int], Method]]:
         return ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs)
 
     return {
-        "random search": lambda seed: RayTune(ours(seed, "random"), None, epochs),
+        RANDOM: lambda seed: RayTune(ours(seed, "random"), None, epochs),
         "TPE without pruning": lambda seed: RayTune(rays(seed), None, epochs),
         "random search with RayGAN's ASHA": lambda seed: RayTune(ours(seed, "random"), asha(), epochs),
         "Ray's OptunaSearch and ASHA": lambda seed: RayTune(rays(seed), rays_asha(), epochs),
@@ -226,9 +227,10 @@ def main() -> None:
     ends = [curve[-1] for curve in table.curves if not math.isnan(curve[-1])]
     print(f"{len(table.curves)} curves of {table.epochs} epochs, {len(ends)} to their end; best {max(ends):.3f} dB")
     with tempfile.TemporaryDirectory() as scratch:
-        compared, by_chance = methods(table, Path(scratch)), "random search"
-        known = {by_chance: [play(compared.pop(by_chance)(seed), table) for seed in range(asked.seeds)]}
-        found = float(np.median([run[-1] for run in known[by_chance]]))
+        compared = methods(table, Path(scratch))
+        at_random = compared.pop(RANDOM)
+        known = {RANDOM: [play(at_random(seed), table) for seed in range(asked.seeds)]}
+        found = float(np.median([run[-1] for run in known[RANDOM]]))
         print(
             f"random search finds {found:.3f} dB in {table.budget} epochs, those of {FULL_TRIALS} full trials (median)"
         )
