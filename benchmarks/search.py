@@ -1,4 +1,4 @@
-"""How many epochs a search needs: `python benchmarks/search.py`, a minute on one core.
+"""How many epochs a search needs: `python benchmarks/search.py`, three minutes on one core.
 
 Searches are played on recorded learning curves, `benchmarks/curves.csv` (see `benchmarks/curves.py`) or another
 `--table`, by `benchmarks/simulation.py`. Search algorithms and schedulers are the very objects that run in a real
