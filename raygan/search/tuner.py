@@ -183,7 +183,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
         """Show and record why a trial failed."""
-        lines = str(trial.get_pickled_error()).strip().splitlines() or ["for an unknown reason"]
+        lines = str(trial.get_pickled_error() or "").strip().splitlines() or ["for an unknown reason"]
         self._end(_trial_name(trial), lines[-1])
 
     def _end(self, name: str, error: str | None) -> None:
