@@ -167,7 +167,8 @@ def _denoise(
             from cameras), small (faster) or baseline, or a model file of another project, such as drunet.pth.
         computation: How to compute.
         error_map: PNG or TIFF file to write as well, for a single image: 16-bit grey, where value / 65535 bounds each
-            pixel's error, in the image's scale from 0 to 1, for 90 % of the pixels.
+            pixel's error before rounding, in the image's scale from 0 to 1, for about 90 % of the pixels, if the
+            denoiser knows the noise.
         ray: Distribute a folder over the GPUs, or else the cores, of a Ray cluster.
         max_megapixels: Refuse larger images, before they take memory.
     """

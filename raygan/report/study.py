@@ -160,8 +160,10 @@ def _cost(study: StudyFiles) -> Part:
     for system in study.systems():
         if best := system.best_epoch:
             hours, seeds = system.epochs["seconds"].sum() / 3600, " for one seed" if len(system.denoisers) > 1 else ""
-            operations = f"{best.get('operations_per_pixel', math.nan):,.0f} operations per pixel"
-            text.append(f"{title_of(system)}: {hours:.2g} hours of training{seeds}, {operations}.")
+            cost = f"{hours:.2g} hours of training{seeds}"
+            if "operations_per_pixel" in best:
+                cost += f", {best['operations_per_pixel']:,.0f} operations per pixel"
+            text.append(f"{title_of(system)}: {cost}.")
     versions = ", ".join(f"{name} {version}" for name, version in study.record["versions"].items())
     text.append(f"Started {study.record['started']}; {versions}. Content loss: {study.record['content_loss']}.")
     return Part("What it cost", text)
