@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from raygan.study.ledger import REMEDY, Ledger
 from raygan.study.objectives import LESS_IS_BETTER
 from raygan.study.storage import reading
 from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
-from raygan.train.driver import DISK_FULL, ERROR
+from raygan.train.driver import DISK_FULL, ERROR, RETRIES
 
 DISTANCE = 0.15
 """How near a proposal of TPE may be to a started trial: in at least one value by this share of its range.
@@ -136,6 +137,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.unfinished = self._learn_earlier_trials(ledger)
         self.running: dict[str, optuna.Trial] = {}
         """By Tune's id."""
+        self.losses = Counter[int]()
+        """How often a trial lost its process, by its number."""
 
     def _learn_earlier_trials(self, ledger: Ledger) -> list[optuna.Trial]:
         """Take in what earlier starts of the study found; returns the trials that they left running."""
@@ -262,8 +265,15 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self.promotion.learn(trial.user_attrs["trial"], scores, result["epochs"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record that the trial waits, or its end: complete at the full budget, pruned before, failed on an error."""
+        """Record that the trial waits, or its end: complete at the full budget, pruned before, failed on an error.
+
+        A trial that lost its process is suggested again, `RETRIES` times.
+        """
         trial = self.running.pop(trial_id)
+        self.losses[trial.number] += error
+        if error and self.losses[trial.number] <= RETRIES:
+            self.unfinished.append(trial)
+            return
         if result is not None and ERROR not in result:
             # Tune does not pass on the result at which a scheduler stopped the trial.
             self._report(trial, result)

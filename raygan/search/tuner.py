@@ -24,7 +24,7 @@ from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser, keep_newest
 from raygan.train.cluster import resources
-from raygan.train.driver import ERROR, RETRIES, Job, run_trial
+from raygan.train.driver import ERROR, Job, run_trial
 
 SMALL = 200
 """Rows of `trials.csv` up to which it is written after every event."""
@@ -73,7 +73,9 @@ def run_trials(
             name="tune",
             storage_path=storage.location,
             stop=CombinedStopper(limits, FunctionStopper(searcher.hopeless)),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            # `OptunaSearcher` suggests a trial again that lost its process. Tune's own retry gives it up where the idle
+            # process that it is to reuse is lost as well, with its machine.
+            failure_config=tune.FailureConfig(max_failures=0),
             callbacks=[progress],
             verbose=0,
         ),
@@ -169,8 +171,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         print(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview(rows)}]")
 
     def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:
-        """Show that a trial lost its process and is started again."""
-        print(f"{_trial_name(trial)} lost its process: it resumes from its last epoch")
+        """Show that a trial lost its machine, a spot machine taken away, and is started again."""
+        self._lost(trial)
 
     def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
         """Record that a trial waits or has ended, and show why if it could not go on."""
@@ -182,9 +184,15 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self._end(name, (trial.last_result or {}).get(ERROR))
 
     def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
-        """Show and record why a trial failed."""
-        lines = str(trial.get_pickled_error() or "").strip().splitlines() or ["for an unknown reason"]
+        """Show that a trial lost its process, and whether it is started again."""
+        if _trial_name(trial) not in self.trials.ended():
+            self._lost(trial)
+            return
+        lines = str(trial.get_pickled_error() or "").strip().splitlines() or ["it lost its process too often"]
         self._end(_trial_name(trial), lines[-1])
+
+    def _lost(self, trial: Trial) -> None:
+        print(f"{_trial_name(trial)} lost its process: it resumes from its last epoch")
 
     def _end(self, name: str, error: str | None) -> None:
         self.record()

@@ -71,8 +71,9 @@ def start_ray(*, dashboard: bool = False) -> None:
     signal.signal(signal.SIGTERM, _stop)
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # It would show a traceback for each process that is lost, which the search tells in a line.
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+    # They would show a traceback for each process that is lost, which the search tells in a line.
+    for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 

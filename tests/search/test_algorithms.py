@@ -21,6 +21,7 @@ from raygan.search.space import Space, When
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
+from raygan.train.driver import RETRIES
 
 X, POLICY, DEVIATION = "loss/adversarial_weight", "sampling", "sampling/deviation"
 SPACE: Space = {X: FloatDistribution(0, 1), POLICY: CategoricalDistribution(["UniformPolicy", "NormalPolicy"])}
@@ -76,7 +77,13 @@ def test_optuna_records_how_each_trial_ended(tmp_path: Path) -> None:
         searcher.on_trial_result("complete", result(epoch, score))
     searcher.on_trial_complete("complete", result(3, 22.0))
     searcher.on_trial_complete("pruned", result(1, 25.0))
-    searcher.on_trial_complete("failed", error=True)
+    for retry in range(RETRIES):
+        lost = "failed" if retry == 0 else f"failed, {retry}"
+        searcher.on_trial_complete(lost, error=True)
+        again = searcher.suggest(f"failed, {retry + 1}")
+        assert isinstance(again, dict)
+        assert again["trial"] == "trial-0003"
+    searcher.on_trial_complete(f"failed, {RETRIES}", error=True)
     searcher.on_trial_result("diverged", {"epoch": 0, "error": "training diverged in epoch 1"})
     searcher.on_trial_complete("diverged", {"epoch": 0, "error": "training diverged in epoch 1"})
     searcher.on_trial_complete("silent", None)
@@ -272,7 +279,7 @@ def test_without_a_full_training_nothing_is_repeated(tmp_path: Path) -> None:
     searcher = searching(tmp_path, trials=4, repeats=2, trial_epochs=1)
     for index in range(2):
         searcher.suggest(f"t{index}")
-        searcher.on_trial_complete(f"t{index}", error=True)
+        searcher.on_trial_complete(f"t{index}", {"epoch": 0, "error": "training diverged in epoch 1"})
     proposed = searcher.suggest("t2")
     assert isinstance(proposed, dict)
     assert (proposed["trial"], proposed["seed"]) == ("trial-0003", 0)
