@@ -20,6 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from raygan.config.kinds import LEVELS, Level
 from raygan.config.run import MAX_MEGAPIXELS, Precision
+from raygan.config.service import Service
 from raygan.errors import InputError, redacted
 from raygan.weights import DEFAULT
 
@@ -60,7 +61,7 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `raygan` command; ends the process with 2 on bad input."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    functions = (_search, _train, _denoise, _evaluate, _noise, _report, _compare, _dashboard, _export, _fetch)
+    functions = (_search, _train, _denoise, _evaluate, _noise, _report, _compare, _dashboard, _serve, _export, _fetch)
     commands: dict[str, Callable[..., None]] = {function.__name__[1:]: function for function in functions}
     description = "Find, train and evaluate image denoisers on Ray."
     config = (tyro.conf.FlagCreatePairsOff,)
@@ -379,6 +380,26 @@ def _dashboard(
     from raygan.study.storage import Folder
 
     watch(Folder(study), port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
+
+
+def _serve(
+    service: OmitArgPrefixes[Service] = Service(),  # noqa: B008  (it is immutable)
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Denoise images over HTTP, on Ray Serve: a page to drop images on, and an API.
+
+    Args:
+        service: What to offer, and its limits.
+        host: Address to listen on. On others than 127.0.0.1, requests must have the token of the environment variable
+            RAYGAN_SERVE_TOKEN, or else the one that is printed.
+        port: Port to listen on.
+    """
+    try:
+        from raygan.inference.serve import run_service
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error}; raygan serve needs: pip install 'raygan[serve]'") from error
+    run_service(service, host, port)
 
 
 def _export(checkpoint: Positional[str], file: Positional[str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,21 @@ from raygan.study.storage import Folder
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 logger = logging.getLogger(__name__)
+IN_MEMORY = 256 * 2**20
+"""Bytes of a denoised image up to which it is held in memory."""
 QUALITY = 95
 """Quality of lossy formats."""
 COLOURS = ("b-w", "grey16", "srgb", "rgb16")
 """libvips's names of the supported colour spaces."""
 LOADERS = {
-    rb"\xff\xd8\xff": ("jpegload_buffer", "truncated"),
-    rb"\x89PNG\r\n\x1a\n": ("pngload_buffer", "truncated"),
-    rb"RIFF....WEBP": ("webpload_buffer", "truncated"),
+    rb"\xff\xd8\xff": (".jpg", "jpegload_buffer", "truncated"),
+    rb"\x89PNG\r\n\x1a\n": (".png", "pngload_buffer", "truncated"),
+    rb"RIFF....WEBP": (".webp", "webpload_buffer", "truncated"),
     # Of missing bytes in a tile, libtiff only warns.
-    rb"II[*+]\0|MM\0[*+]": ("tiffload_buffer", "warning"),
+    rb"II[*+]\0|MM\0[*+]": (".tif", "tiffload_buffer", "warning"),
 }
-"""libvips's loader, and what it must fail on, by how a file begins. It has others, some of which start programs."""
+"""By how a file begins: its suffix, libvips's loader, which has others, some of which start programs, and what that
+must fail on."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 ERROR_SUFFIXES = (".png", ".tif", ".tiff")
 """Formats of error maps: those that hold 16 bits."""
@@ -55,6 +59,16 @@ class ImageWarning(UserWarning):
     """Something about an image was not kept, or its noise was left."""
 
 
+@dataclass(frozen=True)
+class DenoisedFile:
+    """What became of an image file."""
+
+    content: bytes
+    error_map: bytes
+    notes: tuple[str, ...]
+    """What was not kept, and whether noise was left."""
+
+
 def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels: int = MAX_MEGAPIXELS) -> bytes:
     """Denoise an image file's content; returns a file of the format of `suffix`.
 
@@ -63,18 +77,26 @@ def denoise_file(denoiser: Denoiser, content: bytes, suffix: str, max_megapixels
     `ImageError` for other and for damaged files, images of more than `max_megapixels`, and transparency that the format
     cannot hold. Warns with `ImageWarning` of what else it cannot hold, and of strong noise that was not removed.
     """
-    return _denoise(denoiser, content, suffix, max_megapixels, None)[0]
+    denoised = denoise_content(denoiser, content, suffix, max_megapixels)
+    for note in denoised.notes:
+        warnings.warn(note, ImageWarning, stacklevel=2)
+    return denoised.content
 
 
-def _denoise(
-    denoiser: Denoiser, content: bytes, suffix: str, max_megapixels: int, error: tuple[ErrorBounds, str] | None
-) -> tuple[bytes, bytes]:
-    """`denoise_file`, and the file of the error map, given the bounds and a suffix: see `denoise_path`."""
+def denoise_content(
+    denoiser: Denoiser,
+    content: bytes,
+    suffix: str,
+    max_megapixels: int = MAX_MEGAPIXELS,
+    error: tuple[ErrorBounds, str] | None = None,
+) -> DenoisedFile:
+    """`denoise_file` without warnings, and with an error map, given its bounds and suffix: see `denoise_path`."""
     bounds, error_suffix = error or (None, "")
+    notes: list[str] = []
     try:
         image = _load(content, max_megapixels)
-        _check_kept(image, suffix)
-        exif = _exif_of(image, content)
+        _check_kept(image, suffix, notes)
+        exif = _exif_of(image, content, notes)
         height, width, channels = image.height, image.width, image.bands
         kind = np.dtype(np.uint16 if image.format == "ushort" else np.uint8)
 
@@ -82,30 +104,43 @@ def _denoise(
             part = image.crop(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             return np.asarray(part.numpy()).reshape(part.height, part.width, channels)
 
-        # Through a file, since a large result may not fit into memory.
-        with tempfile.TemporaryDirectory() as scratch:
-            raw, raw_error = Path(scratch) / "denoised", Path(scratch) / "error"
-            with raw.open("wb") as file, raw_error.open("wb") as error_file:
-                for band, errors in denoiser.bands(region, height, width, bounds):
-                    file.write(band.tobytes())
-                    # Rounded up, so that they stay bounds.
-                    error_file.write(np.ceil(errors.clip(0, 1) * 65535).astype(np.uint16).tobytes())
-            size = channels * kind.itemsize
-            denoised = pyvips.Image.rawload(str(raw), width, height, size, interpretation=image.interpretation)
-            if kind == np.uint16:
-                denoised = denoised.copy(bands=channels, format="ushort")
-            # With less strength, noise is left on purpose.
-            if denoiser.strength >= 1:
-                _warn_of_noise_left(image, denoised)
-            # Inserted into the noisy image, which has the metadata.
-            result = _as_file(image.insert(denoised, 0, 0), suffix, exif)
-            if bounds is None:
-                return result, b""
-            grey = pyvips.Image.rawload(str(raw_error), width, height, 2, interpretation="grey16")
-            error_map: bytes = grey.copy(bands=1, format="ushort").write_to_buffer(error_suffix)
-            return result, error_map
+        pixels = _large_array((height, width, channels), kind)
+        # Bounds of the error, times 65535.
+        errors = _large_array((height, width, 1) if bounds is not None else (0, 0, 1), np.dtype(np.uint16))
+        top = 0
+        for band, bound in denoiser.bands(region, height, width, bounds):
+            rows = slice(top, top + len(band))
+            pixels[rows] = band
+            if bounds is not None:
+                # Rounded up, so that they stay bounds.
+                errors[rows, :, 0] = np.ceil(bound.clip(0, 1) * 65535)
+            top = rows.stop
+        denoised = _as_image(pixels, image.interpretation)
+        # With less strength, noise is left on purpose.
+        if denoiser.strength >= 1:
+            _note_noise_left(image, denoised, notes)
+        # Inserted into the noisy image, which has the metadata.
+        result = _as_file(image.insert(denoised, 0, 0), suffix, exif)
+        error_map = _as_image(errors, "grey16").write_to_buffer(error_suffix) if bounds is not None else b""
+        return DenoisedFile(result, error_map, tuple(notes))
     except pyvips.Error as error:
         raise ImageError(f"it cannot be read or written as an image: {error}") from error
+
+
+def _large_array(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+    """An uninitialized array, in a temporary file if it is very large: it may not fit into memory."""
+    if math.prod(shape) * kind.itemsize <= IN_MEMORY:
+        return np.empty(shape, kind)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, kind, "w+", shape=shape)
+
+
+def _as_image(pixels: NDArray[Any], interpretation: str) -> pyvips.Image:
+    """The image of an array, (H, W, channels), which it does not copy."""
+    height, width, channels = pixels.shape
+    kind = "ushort" if pixels.dtype == np.uint16 else "uchar"
+    image = pyvips.Image.new_from_memory(pixels.data, width, height, channels, kind)
+    return image.copy(interpretation=interpretation)
 
 
 def denoise_path(
@@ -167,12 +202,21 @@ def _parent(path: str) -> Folder:
     return Folder(path.removesuffix(Path(path).name) or ".")
 
 
+def suffix_of(content: bytes) -> str:
+    """The suffix of an image file's format, by its content; raises `ImageError` if it is not a supported one."""
+    return _format_of(content)[0]
+
+
+def _format_of(content: bytes) -> tuple[str, str, str]:
+    found = (one for beginning, one in LOADERS.items() if re.match(beginning, content, re.DOTALL))
+    if (one := next(found, None)) is None:
+        raise ImageError(f"it cannot be read as an image of {', '.join(SUFFIXES)}")
+    return one
+
+
 def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
     """The image in a file, upright, and in grey or sRGB; raises `ImageError` if it is of another kind."""
-    found = (loader for beginning, loader in LOADERS.items() if re.match(beginning, content, re.DOTALL))
-    loader, fail_on = next(found, (None, ""))
-    if loader is None:
-        raise ImageError(f"it cannot be read as an image of {', '.join(SUFFIXES)}")
+    _, loader, fail_on = _format_of(content)
     image = getattr(pyvips.Image, loader)(content, fail_on=fail_on)
     if image.width * image.height > max_megapixels * 1e6:
         size = f"{image.width}x{image.height} pixels"
@@ -193,13 +237,13 @@ def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
     return image
 
 
-def _check_kept(image: pyvips.Image, suffix: str) -> None:
-    """Raise `ImageError` if a format cannot hold what the image shows; warn of depth that it cannot hold."""
+def _check_kept(image: pyvips.Image, suffix: str, notes: list[str]) -> None:
+    """Raise `ImageError` if a format cannot hold what the image shows; note depth that it cannot hold."""
     suffix = suffix.lower()
     if suffix in (".jpg", ".jpeg") and image.hasalpha() and image[image.bands - 1].min() < _white(image):
         raise ImageError("it has transparent areas, which JPEG cannot hold: write a .png, .tif or .webp file")
     if suffix in LOSSY and image.format == "ushort":
-        warnings.warn(f"its 16 bits become 8, since {suffix} files hold no more", ImageWarning, stacklevel=2)
+        notes.append(f"its 16 bits become 8, since {suffix} files hold no more")
 
 
 def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> bytes:
@@ -220,7 +264,7 @@ def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> b
     return content if exif is None or not suffix.lower().startswith(".tif") else _tiff_with(exif, content)
 
 
-def _exif_of(image: pyvips.Image, content: bytes) -> PIL.Image.Exif | None:
+def _exif_of(image: pyvips.Image, content: bytes, notes: list[str]) -> PIL.Image.Exif | None:
     """The EXIF entries that still hold of the denoised image; libvips does not read those of TIFF files."""
     exif = PIL.Image.Exif()
     try:
@@ -232,7 +276,7 @@ def _exif_of(image: pyvips.Image, content: bytes) -> PIL.Image.Exif | None:
         below = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in exif}
         described = {tag: value for tag, value in exif.items() if tag not in STRUCTURE}
     except Exception as error:  # noqa: BLE001  (Pillow raises anything on damaged entries, which are no reason to stop)
-        warnings.warn(f"its EXIF entries cannot be read and are left out: {error}", ImageWarning, stacklevel=2)
+        notes.append(f"its EXIF entries cannot be read and are left out: {error}")
         return None
     kept = PIL.Image.Exif()
     kept.update({**described, **below})
@@ -251,15 +295,13 @@ def _tiff_with(exif: PIL.Image.Exif, content: bytes) -> bytes:
     return b"".join([header, first.to_bytes(4, sys.byteorder), directory.tobytes(first), memoryview(content)[first:]])
 
 
-def _warn_of_noise_left(noisy: pyvips.Image, denoised: pyvips.Image) -> None:
-    """Warn if there was strong noise in the middle of an image, and most of it still is."""
+def _note_noise_left(noisy: pyvips.Image, denoised: pyvips.Image, notes: list[str]) -> None:
+    """Note if there was strong noise in the middle of an image, and most of it still is."""
     before, after = (_noise_in(image) for image in (noisy, denoised))
     if before > NOISY and after > LEFT * before:
-        warnings.warn(
+        notes.append(
             f"strong noise is left (standard deviation about {255 * after:.0f} of 255, {255 * before:.0f} before): "
-            "this denoiser does not know its kind",
-            ImageWarning,
-            stacklevel=2,
+            "this denoiser does not know its kind"
         )
 
 
@@ -284,7 +326,7 @@ def _white(image: pyvips.Image) -> int:
     return 65535 if image.format == "ushort" else 255
 
 
-def _log_notes(name: str, notes: list[str]) -> None:
+def _log_notes(name: str, notes: Sequence[str]) -> None:
     for note in notes:
         logger.warning("%s: %s", name, note)
 
@@ -304,30 +346,28 @@ class _Task:
         if self.device is not None:
             self.denoiser.to(self.device)
 
-    def run(self, name: str, new_name: str, error_map: str | None = None) -> list[str]:
+    def run(self, name: str, new_name: str, error_map: str | None = None) -> tuple[str, ...]:
         """Denoise one file; returns what is to be said about the result."""
         error = (self.denoiser.error_bounds(), Path(error_map).suffix) if error_map is not None else None
         try:
             content = self.source.read(name)
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", ImageWarning)
-                result, errors = _denoise(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
-            self.target.write(new_name, result)
+            result = denoise_content(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
+            self.target.write(new_name, result.content)
             if error_map is not None:
-                _parent(error_map).write(Path(error_map).name, errors)
+                _parent(error_map).write(Path(error_map).name, result.error_map)
         except OSError as error:
             raise ImageError(f"it cannot be read, or its result not written: {error}") from error
-        return [str(one.message) for one in caught if issubclass(one.category, ImageWarning)]
+        return result.notes
 
-    def try_run(self, name: str) -> tuple[str, str, list[str]]:
+    def try_run(self, name: str) -> tuple[str, str, tuple[str, ...]]:
         """Denoise one file into one of the same name: the name, the problem or an empty string, and `run`'s notes."""
         try:
             return name, "", self.run(name, name)
         except ImageError as error:
-            return name, str(error), []
+            return name, str(error), ()
 
 
-def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[str, str, list[str]]]:
+def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """`_Task.try_run` in Ray actors, one per GPU, or else per core; yields as files are done."""
     import ray
     from ray.util import ActorPool

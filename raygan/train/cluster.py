@@ -69,7 +69,7 @@ def start_ray(*, dashboard: bool = False) -> None:
             raise HardwareError(f"Ray cannot start on this machine: {error}") from error
     _keep_token_private()
     signal.signal(signal.SIGTERM, _stop)
-    for name in ("ray.data", "ray.train", "ray.tune"):
+    for name in ("ray.data", "ray.serve", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # They would show a traceback for each process that is lost, which the search tells in a line.
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):

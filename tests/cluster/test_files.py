@@ -1,6 +1,7 @@
 """The cluster files: what Ray, KubeRay, Slurm or a container's builder would refuse, and what RayGAN promises."""
 
 import copy
+import importlib
 import json
 import re
 import shutil
@@ -17,6 +18,9 @@ import yaml
 from conftest import ROOT
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from raygan.config.service import Service
+from raygan.errors import InputError
 
 CLUSTER = ROOT / "cluster"
 CLOUDS = ("aws", "gcp")
@@ -291,3 +295,19 @@ exit "${{CODE:-0}}" """,
             assert script.wait(timeout=30) == 130
         assert (job / "search").read_text().splitlines() == ["searches/v0.py"]
         assert (job / "scontrol").read_text() == "requeue 7\n"
+
+
+def test_ray_serve_accepts_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read("serve.yaml")
+    schema = pytest.importorskip("ray.serve.schema", reason="needs ray[serve]")
+    assert schema.ServeDeploySchema.model_validate(config).http_options.host == "0.0.0.0"
+    (described,) = config["applications"]
+    module, name = described["import_path"].split(":")
+    build = getattr(importlib.import_module(module), name)
+    monkeypatch.delenv("RAYGAN_SERVE_TOKEN", raising=False)
+    with pytest.raises(InputError, match="RAYGAN_SERVE_TOKEN"):
+        build(described["args"])
+    monkeypatch.setenv("RAYGAN_SERVE_TOKEN", "secret")
+    with pytest.raises(InputError, match="max_megapixel'"):
+        build(described["args"] | {"max_megapixel": 1})
+    Service(**described["args"])

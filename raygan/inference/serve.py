@@ -1,0 +1,311 @@
+"""Denoising over HTTP on Ray Serve: the API and its page, and the replicas that compute."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hmac
+import json
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+
+import ray
+import torch
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+from torch import Tensor, nn
+
+from raygan.config.service import Service
+from raygan.errors import InputError
+from raygan.inference.denoiser import MOST_STRENGTH, Denoiser, ImageError
+from raygan.inference.files import DenoisedFile, denoise_content, suffix_of
+from raygan.train.cluster import start_ray
+from raygan.train.step import autocast
+from raygan.weights import denoiser_folder
+
+TOKEN = "RAYGAN_SERVE_TOKEN"
+"""Environment variable of the token that requests must have."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CORES = 4
+"""Cores of a replica without a GPU, if the machine has as many: more speed up a network on one tile little."""
+CONCURRENT = 4
+"""Requests that a replica works on: some read and write files while the network computes for others."""
+BATCH = 32
+"""The most tiles of a batch."""
+BATCH_PIXELS = 2**19
+"""The most pixels of a batch of several tiles: more would need memory, and would not be faster."""
+RETRIES = 3
+"""How often a request is repeated whose replica was lost."""
+MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".tif": "image/tiff"}
+Format = Literal["jpg", "png", "webp", "tif"]
+QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
+
+
+class _Batched(nn.Module):
+    """Stands in for a generator in the thread of a request: computes its tiles together with those of others."""
+
+    def __init__(self, compute: Callable[[Tensor], Awaitable[Tensor]], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.compute = compute
+        self.loop = loop
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """Denoised tiles of noisy ones, both as the generator's."""
+        return asyncio.run_coroutine_threadsafe(_awaited(self.compute(noisy)), self.loop).result()
+
+
+async def _awaited(one: Awaitable[Tensor]) -> Tensor:
+    return await one
+
+
+class Denoising:
+    """A replica, which computes: all denoisers, on a GPU or on some cores."""
+
+    def __init__(self, service: Service, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.service = service
+        self.denoisers = {
+            _name_of(one): Denoiser(one, service.device, precision=service.precision) for one in service.denoisers
+        }
+
+    async def denoise(self, content: bytes, name: str, strength: float, suffix: str) -> DenoisedFile | str:
+        """A denoised file, in the format of `suffix` or, if that is empty, its own; or what is wrong with it."""
+        loop = asyncio.get_running_loop()
+        denoiser = copy.copy(self.denoisers[name])
+        denoiser.strength = strength
+        denoiser.generator = _Batched(lambda noisy: self.compute(name, noisy), loop)
+        try:
+            suffix = suffix or suffix_of(content)
+            return await asyncio.to_thread(denoise_content, denoiser, content, suffix, self.service.max_megapixels)
+        except ImageError as error:
+            return str(error)
+
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.005)  # type: ignore[untyped-decorator]
+    async def compute(self, names: list[str], noisy: list[Tensor]) -> list[Tensor]:
+        """Denoised tiles, (1, 3, H, W), of noisy ones, by the denoisers of these names."""
+        return await asyncio.to_thread(self._compute, names, noisy)
+
+    def _compute(self, names: list[str], noisy: list[Tensor]) -> list[Tensor]:
+        alike: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)
+        for index, (name, tile) in enumerate(zip(names, noisy, strict=True)):
+            alike[name, tile.shape].append(index)
+        denoised: dict[int, Tensor] = {}
+        for (name, shape), indices in alike.items():
+            denoiser = self.denoisers[name]
+            most = max(1, BATCH_PIXELS // (shape[2] * shape[3]))
+            for some in (indices[first : first + most] for first in range(0, len(indices), most)):
+                tiles = torch.cat([noisy[index] for index in some])
+                with torch.inference_mode(), autocast(denoiser.device, denoiser.precision):
+                    denoised |= zip(some, denoiser.generator(tiles).split(1), strict=True)
+        return [denoised[index] for index in range(len(noisy))]
+
+
+class Api:
+    """What answers HTTP requests; it hands images to the replicas that compute."""
+
+    def __init__(self, service: Service, denoising: DeploymentHandle[Any], hosts: tuple[str, ...], token: str) -> None:
+        """`hosts` are the only values of the Host header that are served; empty: all. An empty token: none needed."""
+        self.service = service
+        self.denoising = denoising
+        self.hosts = hosts
+        self.token = token
+        self.names = tuple(map(_name_of, service.denoisers))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application that Ray Serve runs."""
+        api = FastAPI(title="RayGAN", summary="Image denoising", version=version("raygan"))
+        api.middleware("http")(self.guard)
+        api.get("/", response_class=HTMLResponse, include_in_schema=False)(_page)
+        api.get("/service", dependencies=[Depends(self.authorize)])(self.describe)
+        file = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
+        images = {"content": {kind: {} for kind in MEDIA_TYPES.values()}, "description": "The denoised image"}
+        api.post(
+            "/denoise",
+            dependencies=[Depends(self.authorize)],
+            response_class=Response,
+            responses={200: images, **{status: {"description": text} for status, text in STATUS.items()}},
+            openapi_extra={"requestBody": file},
+        )(self.denoise)
+        return api
+
+    async def guard(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Refuse pages of other sites, which reach this machine by a name that leads here (DNS rebinding)."""
+        host = request.headers.get("host", "")
+        origin = urlsplit(request.headers.get("origin", "")).netloc
+        if (self.hosts and host not in self.hosts) or origin not in ("", host):
+            return JSONResponse({"detail": "this service answers its own pages only"}, status_code=403)
+        return await call_next(request)
+
+    async def authorize(self, request: Request) -> None:
+        """Refuse requests without the token."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
+            raise HTTPException(401, "give the service's token: Authorization: Bearer TOKEN")
+
+    async def describe(self) -> dict[str, Any]:
+        """The denoisers that are offered, the default first, and the limits."""
+        limits = {name: getattr(self.service, name) for name in ("max_megapixels", "max_megabytes", "max_seconds")}
+        return {"denoisers": self.names, "max_strength": MOST_STRENGTH, **limits}
+
+    async def denoise(
+        self,
+        request: Request,
+        denoiser: Annotated[str, Query(description="Name of a denoiser; empty: the default")] = "",
+        strength: Annotated[float, Query(ge=0, le=MOST_STRENGTH, description="Share of the noise to remove")] = 1.0,
+        format: Annotated[Format | None, Query(description="Format of the result; none: that of the image")] = None,
+    ) -> Response:
+        """Denoise the JPEG, PNG, TIFF or WebP image that is the request's body.
+
+        Bit depth, alpha, colour profile and other metadata are kept, as by `raygan denoise`. The header `X-Notes` is a
+        URL-encoded JSON list of what was not kept, and of noise that was left.
+        """
+        name = denoiser or self.names[0]
+        if name not in self.names:
+            raise HTTPException(404, f"there is no denoiser {name!r}; there are {', '.join(self.names)}")
+        content = await self._body(request)
+        try:
+            computed = self._computed(content, name, strength, f".{format}" if format else "")
+            denoised = await asyncio.wait_for(computed, self.service.max_seconds)
+        except TimeoutError as error:
+            raise HTTPException(504, f"it took longer than {self.service.max_seconds:g} s") from error
+        except BackPressureError as error:
+            raise HTTPException(503, "too many images wait: try again later", {"Retry-After": "5"}) from error
+        if isinstance(denoised, str):
+            raise HTTPException(422, denoised)
+        kind = MEDIA_TYPES[f".{format}" if format else suffix_of(denoised.content)]
+        return Response(denoised.content, media_type=kind, headers={"X-Notes": quote(json.dumps(denoised.notes))})
+
+    async def _body(self, request: Request) -> bytes:
+        """The request's body, never much more of it than the limit."""
+        content, most = bytearray(), self.service.max_megabytes * 10**6
+        async for part in request.stream():
+            content += part
+            if len(content) > most:
+                raise HTTPException(413, f"at most {self.service.max_megabytes} megabytes are read")
+        return bytes(content)
+
+    async def _computed(self, content: bytes, name: str, strength: float, suffix: str) -> DenoisedFile | str:
+        for retry in range(RETRIES + 1):
+            try:
+                result: DenoisedFile | str = await self.denoising.denoise.remote(content, name, strength, suffix)
+                return result
+            except RayActorError:
+                if retry == RETRIES:
+                    raise
+        raise AssertionError
+
+
+STATUS = {
+    401: "The token is missing or wrong",
+    404: "There is no such denoiser",
+    413: "The file is too large",
+    422: "It is no image that can be denoised, or a parameter is out of range",
+    503: "Too many images wait",
+    504: "It took too long",
+}
+"""Statuses of `/denoise` besides 200."""
+
+
+def _name_of(denoiser: str) -> str:
+    """What a denoiser is called in requests: the end of its path, or a study's name for its `best`."""
+    *_, parent, name = ["", *denoiser.rstrip("/").split("/")]
+    return parent if name == "best" and parent else name
+
+
+async def _page() -> str:
+    return Path(__file__).with_name("serve.html").read_text()
+
+
+def _application(service: Service, hosts: tuple[str, ...], token: str) -> serve.Application:
+    """The Serve application, sized for the cluster that it is built on."""
+    if len(set(map(_name_of, service.denoisers))) < len(service.denoisers):
+        raise InputError(f"--denoisers must have different names, but they are {', '.join(service.denoisers)}")
+    for one in service.denoisers:
+        # Fails here, with its reason, not in a replica.
+        Denoiser(one, "cpu")
+    available = ray.cluster_resources()
+    gpus = int(available.get("GPU", 0)) if service.device != "cpu" else 0
+    cores = min(CORES, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])))
+    denoising = serve.deployment(Denoising).options(
+        ray_actor_options={"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": cores},
+        max_ongoing_requests=CONCURRENT,
+        max_queued_requests=service.max_queued,
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": max(1, gpus or int(available["CPU"]) // cores),
+            "target_ongoing_requests": CONCURRENT / 2,
+        },
+        logging_config=QUIET,
+    )
+    api = serve.deployment(serve.ingress()(Api)).options(
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=2 * service.max_queued,
+        logging_config=QUIET,
+    )
+    application: serve.Application = api.bind(service, denoising.bind(service, cores), hosts, token)
+    return application
+
+
+def application(settings: dict[str, Any]) -> serve.Application:
+    """The Serve application of a config file such as `cluster/serve.yaml`, whose `args` are those of a `Service`.
+
+    The token is that of the environment variable RAYGAN_SERVE_TOKEN. Raises `InputError` without it.
+    """
+    if not (token := os.environ.get(TOKEN)):
+        raise InputError(f"set {TOKEN} on the machine where the application is built: requests must have that token")
+    try:
+        service = Service(**{**settings, "denoisers": tuple(settings.get("denoisers", Service.denoisers))})
+    except TypeError as error:
+        raise InputError(f"in the application's args: {error}") from error
+    return _application(service, (), token)
+
+
+def run_service(service: Service, host: str, port: int) -> None:
+    """Serve until Ctrl-C. On an address other than loopback, requests must have a token: see `TOKEN`.
+
+    Raises `InputError` if the port is in use or a denoiser cannot be loaded.
+    """
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise InputError(f"cannot listen on {host}:{port}: {error}; give another --host or --port") from error
+    is_local = host in LOOPBACK
+    token = os.environ.get(TOKEN, "" if is_local else secrets.token_urlsafe(16))
+    hosts = tuple(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")) if is_local else ()
+    service = _with_absolute_paths(service)
+    start_ray()
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
+    try:
+        serve.run(_application(service, hosts, token), name="raygan", logging_config=QUIET)
+        page = f"http://{host}:{port}/" + (f"#token={token}" if token else "")
+        print(
+            f"{page}  drop an image on this page\nhttp://{host}:{port}/docs  the HTTP API\nCtrl-C ends it.", flush=True
+        )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        serve.delete("raygan")
+
+
+def _with_absolute_paths(service: Service) -> Service:
+    """The same service for processes that run in other folders."""
+    found = [Path(denoiser_folder(one)) for one in service.denoisers]
+    paths = [str(path.absolute()) if path.exists() else one for path, one in zip(found, service.denoisers, strict=True)]
+    return replace(service, denoisers=tuple(paths))
