@@ -366,20 +366,25 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
 
 
 def _dashboard(
-    study: Positional[str], port: int = 8080, tensorboard_port: int = 6006, optuna_storage: str | None = None
+    studies: Positional[tuple[str, ...]],
+    port: int = 8080,
+    tensorboard_port: int = 6006,
+    optuna_storage: str | None = None,
 ) -> None:
-    """Watch a study, running or finished, in optuna-dashboard and TensorBoard, on this machine only.
+    """Watch studies, running or finished, in a browser, on this machine only: progress, trials, scalars and pictures.
 
     Args:
-        study: A study's folder, or its s3:// gs:// prefix.
-        port: Port of optuna-dashboard on 127.0.0.1.
+        studies: Folders or s3:// gs:// prefixes of studies.
+        port: Port of the page on 127.0.0.1, and of the first study's optuna-dashboard; others take the next ports.
         tensorboard_port: Port of TensorBoard on 127.0.0.1.
         optuna_storage: The database that the search was given; the default is the study's own file.
     """
     from raygan.dashboard import watch
     from raygan.study.storage import Folder
 
-    watch(Folder(study), port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
+    if not studies:
+        raise InputError("give the folder of a study")
+    watch([Folder(study) for study in studies], port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
 
 
 def _serve(

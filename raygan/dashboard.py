@@ -1,15 +1,17 @@
-"""Watching a study, running or finished: optuna-dashboard on its trials, and TensorBoard beside it."""
+"""Watching studies, running or finished: a page on their progress, optuna-dashboard, and TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import socketserver
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from raygan.report.live import live_app
 from raygan.study.ledger import StudyError
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
@@ -20,35 +22,69 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
 
 
-def watch(folder: Folder, port: int, tensorboard_port: int, optuna_url: str | None) -> None:
-    """Serve both on this machine only, for reading only, until Ctrl-C.
+def watch(folders: Sequence[Folder], port: int, tensorboard_port: int, optuna_url: str | None) -> None:
+    """Serve all on this machine only, for reading only, until Ctrl-C.
 
-    Of a study in a bucket, the trials as they are now are shown. Raises `StudyError` if there is no study, a port is in
-    use, or the storage cannot be opened.
+    The page on all studies is on `port`, together with the first study's optuna-dashboard; those of other studies are
+    on the ports after it. Of a study in a bucket, its optuna-dashboard shows the trials as they are now. Raises
+    `StudyError` if there is no study, a port is in use, or the storage cannot be opened.
     """
+    studies = [StudyFiles(folder) for folder in folders]
+    ports = range(port, port + len(folders))
+    _check(studies, [*ports, tensorboard_port], optuna_url)
+    local = {study.name: f"{study.folder.path}/tensorboard" for study in studies if study.folder.is_local}
+    tensorboard = f"http://{HOST}:{tensorboard_port}" if local else ""
+    live = live_app(folders, ports, tensorboard)
+    print(f"http://{HOST}:{port}  progress, learning curves and pictures, updated as it goes")
+    with contextlib.ExitStack() as stack:
+        for study, one in zip(studies, ports, strict=True):
+            app = live
+            if not study.is_comparison:
+                app = _joined(live, stack.enter_context(_optuna_dashboard(study.folder, optuna_url)))
+                print(f"http://{HOST}:{one}/dashboard  optuna-dashboard of {study.folder}: trials and importance")
+            server = stack.enter_context(make_server(HOST, one, guarded(app, one), _Server, _Quiet))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+        if local:
+            _start_tensorboard(local, tensorboard_port)
+            print(f"{tensorboard}  TensorBoard: scalars and images of every epoch")
+        print("Ctrl-C ends all.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+def _check(studies: Sequence[StudyFiles], ports: Sequence[int], optuna_url: str | None) -> None:
+    """Raise `StudyError` if a study's trials lie elsewhere, or a port is in use."""
+    for study in studies:
+        if optuna_url is None and not study.is_comparison and not study.folder.exists(JOURNAL):
+            raise StudyError(f"{study.folder} has no {JOURNAL}: give the --optuna-storage that the search was given")
+    for port in ports:
+        try:
+            socket.create_server((HOST, port)).close()
+        except OSError as error:
+            raise StudyError(f"port {port} is in use: {error}; give another --port or --tensorboard-port") from error
+
+
+@contextlib.contextmanager
+def _optuna_dashboard(folder: Folder, optuna_url: str | None) -> Iterator[App]:
+    """The optuna-dashboard of a study."""
     from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
-    # Raises if there is no study.
-    StudyFiles(folder)
-    if optuna_url is None and not folder.exists(JOURNAL):
-        raise StudyError(f"{folder} has no {JOURNAL}: give the --optuna-storage that the search was given")
-    for used in (port, tensorboard_port):
-        try:
-            socket.create_server((HOST, used)).close()
-        except OSError as error:
-            raise StudyError(f"port {used} is in use: {error}; give another --port or --tensorboard-port") from error
     artifacts = Path(folder.path) / ARTIFACTS
     with dashboard_storage(folder, optuna_url) as storage:
         store = FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None
-        app = guarded(wsgi(storage, artifact_store=store), port)
-        print(f"http://{HOST}:{port}  optuna-dashboard: trials, importance, and each trial's picture")
-        if folder.is_local:
-            _start_tensorboard(f"{folder.path}/tensorboard", tensorboard_port)
-            print(f"http://{HOST}:{tensorboard_port}  TensorBoard: scalars and images of every epoch")
-        print("Ctrl-C ends both.")
-        with make_server(HOST, port, app, _Server, _QuietHandler) as server, contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        yield wsgi(storage, artifact_store=store)
+
+
+def _joined(live: App, dashboard: App) -> App:
+    """The page on all studies at `/`, and optuna-dashboard elsewhere."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        return (live if path == "/" or path.startswith("/live/") else dashboard)(environ, start_response)
+
+    return app
 
 
 def guarded(app: App, port: int) -> App:
@@ -70,15 +106,19 @@ def guarded(app: App, port: int) -> App:
     return guard
 
 
-def _start_tensorboard(folder: str, port: int) -> None:
-    """Serve TensorBoard from a thread of this process, with which it ends."""
+def _start_tensorboard(folders: Mapping[str, str], port: int) -> None:
+    """Serve TensorBoard on folders by name, from a thread of this process, with which it ends."""
     from tensorboard import default, program
 
     def server(app: App, flags: Any) -> Any:
         return program.WerkzeugServer(guarded(app, port), flags)
 
     board = program.TensorBoard(default.get_plugins(), server_class=server)
-    board.configure(logdir=folder, host=HOST, port=port, load_fast="false")
+    # Runs are named after their study only where there are several.
+    (first, *more) = folders.values()
+    named = ",".join(f"{name}:{folder}" for name, folder in folders.items())
+    place = {"logdir_spec": named} if more else {"logdir": first}
+    board.configure(**place, host=HOST, port=port, load_fast="false")
     board.launch()
 
 
@@ -86,6 +126,6 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _QuietHandler(WSGIRequestHandler):
+class _Quiet(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Nothing: the terminal is for people."""

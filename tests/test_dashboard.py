@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import raygan
-from playwright.sync_api import sync_playwright
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
 
 from raygan.presets import PAPER_V1
+from raygan.report.live import progress
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
@@ -23,13 +26,19 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
-    """The ports of optuna-dashboard and of TensorBoard. All ends on SIGTERM."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has just begun."""
     folder = tmp_path_factory.mktemp("study")
-    record = {"schema": 2, "name": "study", "status": "running trials", "config": PAPER_V1.to_json()}
+    record = {"schema": 2, "name": "study", "status": "running trials", "config": PAPER_V1.to_json(), "trials": 4}
     (folder / "study.json").write_text(json.dumps(record))
     trial = Trials(Folder(folder), "study", ["val_psnr"]).study.ask()
     trial.suggest_float("loss/adversarial_weight", 0, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ports(folder: Path) -> Iterator[tuple[int, int]]:
+    """The ports of the page with optuna-dashboard, and of TensorBoard. All ends on SIGTERM."""
     ports = free_port(), free_port()
     command = [Path(sys.executable).with_name("raygan"), "dashboard", folder, "--port", ports[0]]
     command += ["--tensorboard-port", ports[1]]
@@ -77,6 +86,56 @@ def test_trials_and_scalars_are_served(ports: tuple[int, int]) -> None:
     assert (status, json.loads(content)["study_summaries"][0]["study_name"]) == (200, "study")
     status, content = ask(ports[1])
     assert (status, b"TensorBoard" in content) == (200, True)
+
+
+def write_trials(folder: Path, epochs: int) -> None:
+    """One trial that runs, with so many epochs, and one that failed."""
+    (folder / "trials.csv").write_text(
+        f"trial,state,epochs,val_psnr,error\ntrial-0001,running,{epochs},{20 + epochs},\n"
+        "trial-0002,failed,0,,training diverged in epoch 1: <b>lower</b> the learning rates\n"
+    )
+    rows = [f"trial-0001,{epoch},{20 + epoch},36.0" for epoch in range(1, epochs + 1)]
+    (folder / "metrics.csv").write_text("\n".join(["trial,epoch,best_val_psnr,seconds", *rows]) + "\n")
+
+
+def test_the_page_follows_a_study(folder: Path, ports: tuple[int, int], chromium: str) -> None:
+    write_trials(folder, epochs=2)
+    (folder / "pictures").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(folder / "pictures" / "trial-0001.png")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.goto(f"http://127.0.0.1:{ports[0]}/")
+        study = page.locator("#study-0")
+        expect(study).to_contain_text("1 of 4 trials have ended (1 running, 1 failed)", timeout=60_000)
+        expect(study).to_contain_text("Best val PSNR (dB): 22.000 (trial-0001). 2 epochs, 0.02 hours")
+        # An error's text is text.
+        expect(study).to_contain_text("trial-0002: training diverged in epoch 1: <b>lower</b> the learning rates")
+        assert page.evaluate("document.querySelector('figure img').decode().then(() => true, () => false)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not [fault for fault in Axe().run(page).response["violations"] if fault["impact"] != "minor"]
+        write_trials(folder, epochs=3)
+        expect(study).to_contain_text("Best val PSNR (dB): 23.000", timeout=60_000)
+        assert study.locator("svg path").count() == 2
+        page.get_by_text("optuna-dashboard").click()
+        page.wait_for_url("**/dashboard**")
+        browser.close()
+
+
+def test_only_pictures_of_trials_are_served(folder: Path, ports: tuple[int, int]) -> None:
+    write_trials(folder, epochs=1)
+    (folder / "pictures").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(folder / "pictures" / "trial-0001.png")
+    assert ask(ports[0], "/live/pictures/0/trial-0001")[0] == 200
+    for path in ("0/trial-0002", "0/..%2F..%2Fstudy.json", "1/trial-0001", "x/trial-0001", ""):
+        assert ask(ports[0], f"/live/pictures/{path}")[0] == 404
+
+
+def test_studies_that_cannot_be_read_say_so(tmp_path: Path) -> None:
+    write_trials(tmp_path, epochs=1)
+    assert "no study.json" in progress(Folder(tmp_path))["problem"]
+    (tmp_path / "study.json").write_text("{")
+    assert "study.json" in progress(Folder(tmp_path))["problem"]
 
 
 @pytest.mark.parametrize("server", [0, 1], ids=["optuna-dashboard", "TensorBoard"])

@@ -65,6 +65,7 @@ def test_search_files_do_not_import_each_other() -> None:
         ("raygan.data.photos, raygan.data.sources", {"torch", "ray"}),
         ("raygan.noise, raygan.models, raygan.losses, raygan.metrics", {"ray"}),
         ("raygan.train.step, raygan.train.loop, raygan.train.validation, raygan.train.checkpoint", {"ray"}),
+        ("raygan.inference.serve", {"torch"}),
         ("raygan.inference.files, raygan.inference.export, raygan.evaluation.evaluate", {"ray"}),
     ],
 )

@@ -8,6 +8,9 @@ from typing import Literal
 from raygan.config.run import Precision
 from raygan.errors import InputError
 
+MOST_STRENGTH = 1.5
+"""The largest factor of what a network takes for noise."""
+
 
 @dataclass(frozen=True)
 class Service:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raygan.config.run import PRECISIONS, Precision
+from raygan.config.service import MOST_STRENGTH
 from raygan.errors import InputError
 from raygan.inference.error import ERROR_FILE, ErrorBounds, read_bounds
 from raygan.study.storage import Folder
@@ -22,8 +23,6 @@ OVERLAP = 64
 """Minimum overlap of neighboring tiles in pixels: about the radius of a generator's receptive field."""
 TILE = 512
 """Default side of a tile in pixels."""
-MOST_STRENGTH = 1.5
-"""The largest factor of what the network takes for noise."""
 
 Region = Callable[[slice, slice], NDArray[Any]]
 """Returns rows and columns of an image, (H, W, channels)."""

@@ -1,9 +1,8 @@
-"""Denoising over HTTP on Ray Serve: the API and its page, and the replicas that compute."""
+"""Denoising over HTTP on Ray Serve: the API and its page."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import hmac
 import json
 import os
@@ -11,16 +10,14 @@ import secrets
 import signal
 import socket
 import threading
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 import ray
-import torch
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from ray import serve
@@ -28,14 +25,9 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
-from torch import Tensor, nn
 
-from raygan.config.service import Service
+from raygan.config.service import MOST_STRENGTH, Service
 from raygan.errors import InputError
-from raygan.inference.denoiser import MOST_STRENGTH, Denoiser, ImageError
-from raygan.inference.files import DenoisedFile, denoise_content, suffix_of
-from raygan.train.cluster import start_ray
-from raygan.train.step import autocast
 from raygan.weights import denoiser_folder
 
 TOKEN = "RAYGAN_SERVE_TOKEN"
@@ -45,10 +37,6 @@ CORES = 4
 """Cores of a replica without a GPU, if the machine has as many: more speed up a network on one tile little."""
 CONCURRENT = 4
 """Requests that a replica works on: some read and write files while the network computes for others."""
-BATCH = 32
-"""The most tiles of a batch."""
-BATCH_PIXELS = 2**19
-"""The most pixels of a batch of several tiles: more would need memory, and would not be faster."""
 RETRIES = 3
 """How often a request is repeated whose replica was lost."""
 MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".tif": "image/tiff"}
@@ -56,63 +44,15 @@ Format = Literal["jpg", "png", "webp", "tif"]
 QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
 
 
-class _Batched(nn.Module):
-    """Stands in for a generator in the thread of a request: computes its tiles together with those of others."""
+@dataclass(frozen=True)
+class Denoised:
+    """What a replica made of an image file."""
 
-    def __init__(self, compute: Callable[[Tensor], Awaitable[Tensor]], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.compute = compute
-        self.loop = loop
-
-    def forward(self, noisy: Tensor) -> Tensor:
-        """Denoised tiles of noisy ones, both as the generator's."""
-        return asyncio.run_coroutine_threadsafe(_awaited(self.compute(noisy)), self.loop).result()
-
-
-async def _awaited(one: Awaitable[Tensor]) -> Tensor:
-    return await one
-
-
-class Denoising:
-    """A replica, which computes: all denoisers, on a GPU or on some cores."""
-
-    def __init__(self, service: Service, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.service = service
-        self.denoisers = {
-            _name_of(one): Denoiser(one, service.device, precision=service.precision) for one in service.denoisers
-        }
-
-    async def denoise(self, content: bytes, name: str, strength: float, suffix: str) -> DenoisedFile | str:
-        """A denoised file, in the format of `suffix` or, if that is empty, its own; or what is wrong with it."""
-        loop = asyncio.get_running_loop()
-        denoiser = copy.copy(self.denoisers[name])
-        denoiser.strength = strength
-        denoiser.generator = _Batched(lambda noisy: self.compute(name, noisy), loop)
-        try:
-            suffix = suffix or suffix_of(content)
-            return await asyncio.to_thread(denoise_content, denoiser, content, suffix, self.service.max_megapixels)
-        except ImageError as error:
-            return str(error)
-
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.005)  # type: ignore[untyped-decorator]
-    async def compute(self, names: list[str], noisy: list[Tensor]) -> list[Tensor]:
-        """Denoised tiles, (1, 3, H, W), of noisy ones, by the denoisers of these names."""
-        return await asyncio.to_thread(self._compute, names, noisy)
-
-    def _compute(self, names: list[str], noisy: list[Tensor]) -> list[Tensor]:
-        alike: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)
-        for index, (name, tile) in enumerate(zip(names, noisy, strict=True)):
-            alike[name, tile.shape].append(index)
-        denoised: dict[int, Tensor] = {}
-        for (name, shape), indices in alike.items():
-            denoiser = self.denoisers[name]
-            most = max(1, BATCH_PIXELS // (shape[2] * shape[3]))
-            for some in (indices[first : first + most] for first in range(0, len(indices), most)):
-                tiles = torch.cat([noisy[index] for index in some])
-                with torch.inference_mode(), autocast(denoiser.device, denoiser.precision):
-                    denoised |= zip(some, denoiser.generator(tiles).split(1), strict=True)
-        return [denoised[index] for index in range(len(noisy))]
+    suffix: str = ""
+    content: bytes = b""
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+    """What is wrong with the image file; empty: nothing."""
 
 
 class Api:
@@ -124,7 +64,7 @@ class Api:
         self.denoising = denoising
         self.hosts = hosts
         self.token = token
-        self.names = tuple(map(_name_of, service.denoisers))
+        self.names = tuple(map(name_of, service.denoisers))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application that Ray Serve runs."""
@@ -185,10 +125,10 @@ class Api:
             raise HTTPException(504, f"it took longer than {self.service.max_seconds:g} s") from error
         except BackPressureError as error:
             raise HTTPException(503, "too many images wait: try again later", {"Retry-After": "5"}) from error
-        if isinstance(denoised, str):
-            raise HTTPException(422, denoised)
-        kind = MEDIA_TYPES[f".{format}" if format else suffix_of(denoised.content)]
-        return Response(denoised.content, media_type=kind, headers={"X-Notes": quote(json.dumps(denoised.notes))})
+        if denoised.problem:
+            raise HTTPException(422, denoised.problem)
+        notes = {"X-Notes": quote(json.dumps(denoised.notes))}
+        return Response(denoised.content, media_type=MEDIA_TYPES[denoised.suffix], headers=notes)
 
     async def _body(self, request: Request) -> bytes:
         """The request's body, never much more of it than the limit."""
@@ -199,10 +139,10 @@ class Api:
                 raise HTTPException(413, f"at most {self.service.max_megabytes} megabytes are read")
         return bytes(content)
 
-    async def _computed(self, content: bytes, name: str, strength: float, suffix: str) -> DenoisedFile | str:
+    async def _computed(self, content: bytes, name: str, strength: float, suffix: str) -> Denoised:
         for retry in range(RETRIES + 1):
             try:
-                result: DenoisedFile | str = await self.denoising.denoise.remote(content, name, strength, suffix)
+                result: Denoised = await self.denoising.denoise.remote(content, name, strength, suffix)
                 return result
             except RayActorError:
                 if retry == RETRIES:
@@ -221,7 +161,7 @@ STATUS = {
 """Statuses of `/denoise` besides 200."""
 
 
-def _name_of(denoiser: str) -> str:
+def name_of(denoiser: str) -> str:
     """What a denoiser is called in requests: the end of its path, or a study's name for its `best`."""
     *_, parent, name = ["", *denoiser.rstrip("/").split("/")]
     return parent if name == "best" and parent else name
@@ -233,7 +173,11 @@ async def _page() -> str:
 
 def _application(service: Service, hosts: tuple[str, ...], token: str) -> serve.Application:
     """The Serve application, sized for the cluster that it is built on."""
-    if len(set(map(_name_of, service.denoisers))) < len(service.denoisers):
+    # Here, since the processes that answer requests need no torch.
+    from raygan.inference.denoiser import Denoiser
+    from raygan.inference.replica import Denoising
+
+    if len(set(map(name_of, service.denoisers))) < len(service.denoisers):
         raise InputError(f"--denoisers must have different names, but they are {', '.join(service.denoisers)}")
     for one in service.denoisers:
         # Fails here, with its reason, not in a replica.
@@ -280,6 +224,8 @@ def run_service(service: Service, host: str, port: int) -> None:
 
     Raises `InputError` if the port is in use or a denoiser cannot be loaded.
     """
+    from raygan.train.cluster import start_ray
+
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

@@ -1,0 +1,121 @@
+"""What a page shows of studies that run: their progress, as JSON, read from their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from raygan.errors import InputError
+from raygan.study.objectives import LESS_IS_BETTER, OBJECTIVE_NAMES
+from raygan.study.reader import StudyFiles
+from raygan.study.storage import Folder
+
+CURVES = 12
+"""How many trials have their learning curves shown: the best, and those that run."""
+PICTURES = 4
+"""How many of the latest pictures are shown."""
+ENDED = ("complete", "pruned", "failed")
+
+
+def progress(folder: Folder) -> dict[str, Any]:
+    """A study's progress.
+
+    `total` is None for a comparison. `best` has the best score after each epoch, in the order in which they were
+    recorded; `curves` have it for single trials, `failed` has the errors of trials, and `pictures` their names, the
+    latest first. Where a study cannot be read, there is only its `name` and the `problem`.
+    """
+    try:
+        return _progress(StudyFiles(folder))
+    except (InputError, OSError) as error:
+        return {"name": str(folder), "problem": str(error)}
+
+
+def _progress(study: StudyFiles) -> dict[str, Any]:
+    objective = study.objectives[0]
+    ascending = objective in LESS_IS_BETTER
+    trials = study.trials.sort_values(objective, ascending=ascending) if objective in study.trials else study.trials
+    states = trials["state"].value_counts()
+    epochs = study.metrics
+    good_trials = trials[trials["state"] != "failed"]
+    # Those that run must not be left out.
+    shown = (
+        pd.concat([good_trials[good_trials["state"] == "running"], good_trials]).drop_duplicates("trial").head(CURVES)
+    )
+    column = f"best_{objective}"
+    curves = {trial: epochs.loc[epochs["trial"] == trial, column] for trial in shown["trial"]} if len(epochs) else {}
+    good = epochs[~epochs["trial"].isin(trials.loc[trials["state"] == "failed", "trial"])] if len(epochs) else epochs
+    best = (good[column].cummin() if ascending else good[column].cummax()) if len(good) else pd.Series(dtype=float)
+    names = trials["trial"].tolist()
+    return {
+        "name": study.name,
+        "status": study.record["status"],
+        "started": study.record.get("started", ""),
+        "objective": OBJECTIVE_NAMES.get(objective, objective),
+        "total": study.record.get("trials") if not study.is_comparison else None,
+        "ended": int(sum(states.get(state, 0) for state in ENDED)),
+        "states": {str(state): int(count) for state, count in states.items()},
+        "epochs": len(epochs),
+        "hours": float(epochs["seconds"].sum()) / 3600 if len(epochs) else 0.0,
+        "best": _numbers(best),
+        "best_trial": next(iter(good_trials["trial"]), None),
+        "curves": {trial: _numbers(curve) for trial, curve in curves.items()},
+        "failed": trials.loc[trials["state"] == "failed", ["trial", "error"]].fillna("").to_numpy().tolist(),
+        "pictures": [name for name in _latest(epochs) if name in names and study.folder.exists(_picture(name))][
+            :PICTURES
+        ],
+    }
+
+
+def _latest(epochs: pd.DataFrame) -> list[str]:
+    """The trials, that of the last epoch first."""
+    return list(dict.fromkeys(epochs["trial"][::-1])) if len(epochs) else []
+
+
+def _picture(trial: str) -> str:
+    return f"pictures/{trial}.png"
+
+
+def _numbers(values: pd.Series[float]) -> list[float | None]:
+    """Without what JSON cannot hold, and no more than a page can draw."""
+    every = max(1, len(values) // 1000)
+    return [round(float(one), 4) if math.isfinite(one) else None for one in values[::every]]
+
+
+def live_app(folders: Sequence[Folder], ports: Sequence[int], tensorboard: str) -> Callable[..., Iterable[bytes]]:
+    """A WSGI application: the page at `/`, and what it asks for.
+
+    `ports` are those of the studies' optuna-dashboards, `tensorboard` is the address of TensorBoard or empty.
+    """
+    page = files("raygan.report").joinpath("templates", "live.html").read_bytes()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        kind, content = "text/html; charset=utf-8", page
+        if path == "/live/progress":
+            studies = [{**progress(folder), "port": port} for folder, port in zip(folders, ports, strict=True)]
+            kind, content = "application/json", json.dumps({"studies": studies, "tensorboard": tensorboard}).encode()
+        elif path != "/":
+            picture = _asked_picture(path, folders)
+            if picture is None:
+                start_response("404 Not Found", [("Content-Type", "text/plain")])
+                return [b"There is no such page."]
+            kind, content = "image/png", picture
+        start_response("200 OK", [("Content-Type", kind), ("Cache-Control", "no-store")])
+        return [content]
+
+    return app
+
+
+def _asked_picture(path: str, folders: Sequence[Folder]) -> bytes | None:
+    """The picture of `/live/pictures/NUMBER/TRIAL`, if there is one."""
+    number, _, trial = path.removeprefix("/live/pictures/").partition("/")
+    if not number.isdecimal() or int(number) >= len(folders):
+        return None
+    folder = folders[int(number)]
+    known = StudyFiles(folder).trials["trial"].tolist()
+    return folder.read(_picture(trial)) if trial in known and folder.exists(_picture(trial)) else None
