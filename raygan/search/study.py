@@ -23,7 +23,8 @@ from raygan.evaluation.job import EvaluationSettings, EvaluationTask
 from raygan.report.terminal import final_report
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import Inputs, Prepared, prepare, read_inputs
-from raygan.search.tuner import epoch_line, run_trials, time_left
+from raygan.search.progress import epoch_line, time_left
+from raygan.search.tuner import run_trials
 from raygan.study.ledger import SCHEMA, Ledger, StudyError, package_versions, read_study, write_study
 from raygan.study.lock import locked, refuse_if_held
 from raygan.study.reader import StudyFiles

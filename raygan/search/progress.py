@@ -1,0 +1,245 @@
+"""What a search shows and records while its trials run."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from ray import tune
+from ray.tune.experiment import Trial
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from raygan.search.experiment import Experiment
+from raygan.study.ledger import ENDED, Ledger, TrialRow
+from raygan.study.trials import Trials
+from raygan.train.checkpoint import keep_denoiser, keep_newest
+from raygan.train.driver import ERROR
+
+SMALL = 200
+"""Rows of `trials.csv` up to which it is written after every event."""
+WRITING_SHARE = 0.05
+"""Share of the time that writing a larger one may take: long searches would become ever slower."""
+ELAPSED = "elapsed_seconds"
+"""Optuna user attribute of the study: see `SearchProgress.elapsed`."""
+SHOWN = 12
+"""Trials in the live table: those that run, the last, and the best of the others."""
+
+
+def trial_name(trial: Trial) -> str:
+    """A trial's name in the study."""
+    return str(trial.config["trial"])
+
+
+class Lines:
+    """A line per event, for files, pipes and logs."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def event(self, text: str) -> None:
+        """Show a start or an epoch."""
+        print(text)
+
+    def notice(self, text: str) -> None:
+        """Show what must not be missed."""
+        print(text)
+
+    def show(self, rows: list[TrialRow], epochs: int, overview: str) -> None:
+        """Nothing: the lines say it."""
+
+
+class LiveTable:
+    """A table that is redrawn, for terminals and notebooks; only what must not be missed has a line of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self.live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.live.stop()
+
+    def event(self, text: str) -> None:
+        """Nothing: the table says it."""
+
+    def notice(self, text: str) -> None:
+        """Show what must not be missed, above the table."""
+        self.live.console.print(text, markup=False, highlight=False)
+
+    def show(self, rows: list[TrialRow], epochs: int, overview: str) -> None:
+        """Redraw the table."""
+        table = Table("trial", "state", caption=overview, caption_justify="left", box=None, pad_edge=False)
+        for name in ("epoch", "val PSNR (dB)", "val SSIM", "seconds"):
+            table.add_column(name, justify="right")
+        best = max(rows, key=_score, default=None)
+        for row in _most_telling(rows):
+            # Of a trial of another network, the budget may be another number of epochs.
+            epoch = f"{row.epochs}/{epochs}" if row.epochs <= epochs else str(row.epochs)
+            scores = ["", ""] if math.isnan(row.val_psnr) else [f"{row.val_psnr:.2f}", f"{row.val_ssim:.3f}"]
+            style = {"failed": "red"}.get(row.state, "bold green" if row is best and scores[0] else None)
+            table.add_row(row.trial, row.state, epoch, *scores, f"{row.seconds:.0f}", style=style)
+        self.live.update(table, refresh=True)
+
+
+def display() -> Lines | LiveTable:
+    """A live table in terminals and notebooks, lines elsewhere."""
+    console = Console(file=sys.stdout)
+    return LiveTable(console) if console.is_terminal or console.is_jupyter else Lines()
+
+
+def _most_telling(rows: list[TrialRow]) -> list[TrialRow]:
+    """As many rows as are shown, in their order."""
+    running = [row for row in rows if row.state == "running"]
+    others = sorted((row for row in rows if row.state != "running"), key=_score, reverse=True)
+    chosen = {row.trial for row in [*running, *rows[-1:], *others][:SHOWN]}
+    return [row for row in rows if row.trial in chosen]
+
+
+def _score(row: TrialRow) -> float:
+    return -math.inf if math.isnan(row.val_psnr) else row.val_psnr
+
+
+class SearchProgress(tune.Callback):  # type: ignore[misc]
+    """Shows each start, epoch and end of a trial, and writes `trials.csv` and `metrics.csv`."""
+
+    def __init__(self, trials: Trials, experiment: Experiment, display: Lines | LiveTable) -> None:
+        self.trials = trials
+        self.ledger = Ledger(trials.folder)
+        self.experiment = experiment
+        self.display = display
+        self.started = time.monotonic()
+        self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
+        self.epochs_here = 0
+        self.ended: set[str] = set()
+        self.next_writing = 0.0
+        """Earliest time of the next write of `trials.csv`."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the trials have run, over all starts of the study."""
+        return self.before + time.monotonic() - self.started
+
+    def __getstate__(self) -> dict[str, Any]:
+        # See `OptunaSearcher.__getstate__`.
+        return {}
+
+    def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
+        """Show the trial's parameters, or that it goes on."""
+        name = trial_name(trial)
+        if done := len(self.ledger.epochs_of(name)):
+            self.display.event(f"{name} goes on after epoch {done}")
+            self._show(self.record())
+            return
+        shown = {
+            path: f"{value:.4g}" if isinstance(value, float) else value
+            for path, value in trial.config["params"].items()
+        }
+        text = f"{name} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
+        self.display.event(textwrap.fill(text, 110, subsequent_indent=" " * 12, break_on_hyphens=False))
+        self._show(self.record())
+
+    def on_trial_result(self, *, trial: Trial, result: dict[str, Any], **_: Any) -> None:
+        """Show and record an epoch, unless it is known from an earlier start."""
+        name = trial_name(trial)
+        # A trial that was just stopped may still report an epoch.
+        if ERROR in result or name in self.ended or result["epoch"] in self.ledger.epochs.get(name, {}):
+            return
+        metrics = json.loads(result["metrics"])
+        self.ledger.add_epoch(name, metrics)
+        self.trials.study.set_user_attr(ELAPSED, self.elapsed)
+        self.epochs_here += 1
+        rows = self.record()
+        self.display.event(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview(rows)}]")
+        self._show(rows)
+
+    def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:
+        """Show that a trial lost its machine, a spot machine taken away, and is started again."""
+        self._lost(trial)
+
+    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+        """Record that a trial waits or has ended, and show why if it could not go on."""
+        name = trial_name(trial)
+        if name in self.trials.waiting:
+            keep_newest(self.trials.folder.child(f"checkpoints/{name}"))
+            self._show(self.record())
+            return
+        self._end(name, (trial.last_result or {}).get(ERROR))
+
+    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+        """Show that a trial lost its process, and whether it is started again."""
+        if trial_name(trial) not in self.trials.ended():
+            self._lost(trial)
+            return
+        lines = str(trial.get_pickled_error() or "").strip().splitlines() or ["it lost its process too often"]
+        self._end(trial_name(trial), lines[-1])
+
+    def _lost(self, trial: Trial) -> None:
+        self.display.notice(f"{trial_name(trial)} lost its process: it resumes from its last epoch")
+
+    def _end(self, name: str, error: str | None) -> None:
+        self._show(self.record())
+        if error:
+            self.display.notice(f"{name} failed: {error}")
+
+    def _show(self, rows: list[TrialRow]) -> None:
+        self.display.show(rows, self.experiment.settings.trial_epochs, self._overview(rows) if self.epochs_here else "")
+
+    def record(self, *, at_once: bool = False) -> list[TrialRow]:
+        """Write `trials.csv`, unless it is large and was just written, and reduce ended trials to their denoisers.
+
+        Returns the table's rows.
+        """
+        rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
+        started = time.monotonic()
+        if at_once or len(rows) <= SMALL or started >= self.next_writing:
+            self.ledger.write_trials(rows)
+            now = time.monotonic()
+            self.next_writing = now + (now - started) / WRITING_SHARE
+        # Others may have ended too: those that wait and now have no chance to go on.
+        for name in {row.trial for row in rows if row.state in ENDED} - self.ended:
+            self.ended.add(name)
+            keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
+        return rows
+
+    def _overview(self, rows: list[TrialRow]) -> str:
+        """How many trials have ended, the best so far, and how long the rest will take at this pace."""
+        total, done = self.experiment.settings.trials, [row for row in rows if row.state in (*ENDED, "waiting")]
+        best = max(rows, key=_score)
+        # Trials to come are expected to run as long as those that have ended: early stopping is in that average.
+        expected = sum(row.epochs for row in done) / len(done) if done else self.experiment.settings.trial_epochs
+        ahead = (total - len(rows)) * expected
+        ahead += sum(max(0.0, expected - row.epochs) for row in rows if row.state == "running")
+        left = time_left(max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here))
+        space = self.trials.folder.free_space()
+        disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
+        return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
+
+
+def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
+    """One epoch in a line."""
+    return (
+        f"epoch {int(metrics['epoch']):>2}/{epochs}  val PSNR {metrics['val_psnr']:5.2f} dB  "
+        f"val SSIM {metrics['val_ssim']:.3f}  {metrics['seconds']:.0f} s"
+    )
+
+
+def time_left(seconds: float) -> str:
+    """A duration for people."""
+    if seconds == 0:
+        return "done"
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
