@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
@@ -97,7 +98,9 @@ class LiveTable:
 def display() -> Lines | LiveTable:
     """A live table in terminals and notebooks, lines elsewhere."""
     console = Console(file=sys.stdout)
-    return LiveTable(console) if console.is_terminal or console.is_jupyter else Lines()
+    # In a notebook, rich redraws with ipywidgets.
+    redraws = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+    return LiveTable(console) if redraws else Lines()
 
 
 def _most_telling(rows: list[TrialRow]) -> list[TrialRow]:
