@@ -164,7 +164,8 @@ def _denoise(
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
         checkpoint: A denoiser's folder, such as STUDY/best, one that comes with RayGAN: synthetic, camera (for photos
-            from cameras), small (faster) or baseline, or a model file of another project, such as drunet.pth.
+            from cameras), small (faster) or baseline, a model file of another project, such as drunet.pth, or
+            OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub.
         computation: How to compute.
         error_map: PNG or TIFF file to write as well, for a single image: 16-bit grey, where value / 65535 bounds each
             pixel's error before rounding, in the image's scale from 0 to 1, for about 90 % of the pixels, if the
@@ -177,9 +178,9 @@ def _denoise(
 
     # Loaded here also for a cluster, whose machines may be unable to read the checkpoint or import its network.
     device = computation.device
-    denoiser = Denoiser(
+    denoiser = Denoiser.from_pretrained(
         checkpoint,
-        "cpu" if ray else device,
+        device="cpu" if ray else device,
         precision=computation.precision,
         self_ensemble=computation.self_ensemble,
         strength=computation.strength,

@@ -28,7 +28,7 @@ from raygan.study.storage import Folder
 from raygan.train.checkpoint import starting_weights
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
 from raygan.train.driver import Job
-from raygan.weights import NAMES
+from raygan.weights import NAMES, denoiser_folder
 
 FIRST = 3
 """How many of the earlier study's best points are tried first."""
@@ -149,7 +149,7 @@ def resolved(config: Config, objective: str) -> Config:
         values["training/best_by"] = objective if objective in ("val_psnr", "val_ssim") else "val_psnr"
     if training.start_from is not None and training.start_from not in NAMES:
         # Each trial runs in a folder of its own.
-        values["training/start_from"] = Folder(str(training.start_from)).location
+        values["training/start_from"] = Folder(denoiser_folder(str(training.start_from))).location
     return resolved_device(with_values(config, values))
 
 
