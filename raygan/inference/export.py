@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 from raygan.inference.denoiser import AnySize, ImageError
-from raygan.models.files import ModelFile
+from raygan.models.architectures import SpandrelNetwork
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DENOISER_FILES, load_generator
 from raygan.weights import denoiser_folder
@@ -22,27 +22,27 @@ SUFFIXES = (".onnx", ".pt2", ".safetensors")
 def export(checkpoint: str, file: str) -> None:
     """Write the denoiser in the folder `checkpoint` to `file`, in the format of its suffix.
 
-    An exported program maps `noisy`, float32, (B, 3, H, W), in [0, 1], with any B and any H and W above the generator's
-    stride, to `denoised` of the same shape. A `.safetensors` file holds the weights alone, in half precision; it must
-    be named `generator.safetensors`, since its folder also gets the denoiser's other files and thus is a denoiser
-    itself. Raises `ImageError` for another suffix or name, and for another project's file.
+    An exported program maps `noisy`, float32, (B, 3, H, W), in [0, 1], with any B (1 for a `SpandrelNetwork`)
+    and any H and W above the generator's stride, to `denoised` of the same shape. A `.safetensors` file holds the
+    weights alone, in half precision; it must be named `generator.safetensors`, since its folder also gets the
+    denoiser's other files and thus is a denoiser itself. Raises `ImageError` for another suffix or name.
     """
     suffix = Path(file).suffix
     if suffix not in SUFFIXES:
         raise ImageError(f"the file's name must end in {' or '.join(SUFFIXES)}, but it is {file!r}")
     source = Folder(denoiser_folder(checkpoint))
     generator, config = load_generator(source)
-    if isinstance(config.generator, ModelFile):
-        raise ImageError(f"{checkpoint} is a file of another project: export it with that project's means")
     Folder(Path(file).parent).require_writable()
     if suffix == ".safetensors":
         _write_half(generator, source, Path(file))
         return
     stride = config.generator.stride
     model = AnySize(generator, stride).eval()
-    noisy = torch.rand(2, 3, stride + 68, stride + 94)
+    # Those are called with one image at a time.
+    single = isinstance(config.generator, SpandrelNetwork)
+    noisy = torch.rand(1 if single else 2, 3, stride + 68, stride + 94)
     side = Dim.AUTO(min=stride + 1)
-    sizes = {"noisy": {0: Dim.AUTO, 2: side, 3: side}}
+    sizes = {"noisy": {0: Dim.STATIC if single else Dim.AUTO, 2: side, 3: side}}
     if suffix == ".pt2":
         torch.export.save(torch.export.export(model, (noisy,), dynamic_shapes=sizes), file)
         return

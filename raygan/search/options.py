@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import tyro
 
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, field_docs, flat_values, kind_at, parse_value, type_at, with_values
+from raygan.models.architectures import is_model_file, read_network
 from raygan.search.experiment import NAME, Comparison, Experiment, Search
 from raygan.search.space import without
 
@@ -103,6 +105,9 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
         values |= {"loss/content": "Vgg19Features", "loss/content/weights": run.vgg19}
     assigned = _assignments(with_values(experiment.config, values), run.set)
     config = with_values(experiment.config, values | assigned)
+    if (start := config.training.start_from) is not None and is_model_file(start) and "generator" not in assigned:
+        # Its network is told by the file alone.
+        config = with_values(config, {"generator": read_network(start)[0]})
     if not NAME.fullmatch(name := given.get("name", experiment.name)):
         raise ConfigError(f"--name must have letters, digits, '.', '_' and '-' only, but got {name!r}")
     own = {one.name for one in dataclasses.fields(experiment)} - set(HIDDEN)
@@ -121,10 +126,13 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
 
 def _assignments(config: Config, assignments: Sequence[str]) -> dict[str, object]:
     values: dict[str, object] = {}
+    known = config
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set needs path=value, such as loss/adversarial_weight=0.01, but got {assignment!r}")
-        # A kind that was set before has paths of its own.
-        values[path] = parse_value(with_values(config, values), path, text)
+        # A kind that was set before has paths of its own. Values that are valid only together are checked at the end.
+        with contextlib.suppress(ConfigError):
+            known = with_values(config, values)
+        values[path] = parse_value(known, path, text)
     return values
