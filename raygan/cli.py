@@ -382,16 +382,24 @@ def _dashboard(
     watch(Folder(study), port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
 
 
-def _export(checkpoint: Positional[str], file: Positional[str]) -> None:
-    """Write a denoiser as ONNX, as a torch.export program, or in half precision.
+def _export(
+    checkpoint: Positional[str],
+    file: Positional[str],
+    precision: Literal["float32", "float16", "int8"] | None = None,
+) -> None:
+    """Write a denoiser as ONNX, for darktable, as a torch.export program, or in half precision.
 
     Args:
         checkpoint: A denoiser's folder, such as STUDY/best.
-        file: File to write: its name ends in .onnx or .pt2, or is generator.safetensors, in half precision.
+        file: File to write: its name ends in .onnx or .pt2, or is denoise-NAME.dtmodel, for darktable, or
+            generator.safetensors, in half precision.
+        precision: Precision of .onnx and .dtmodel files; float16 and int8 need onnxruntime, and what they lose is
+            measured, printed, and written beside the file. The default is float32.
     """
     from raygan.inference.export import export
 
-    export(checkpoint, file)
+    if (parity := export(checkpoint, file, precision)) is not None:
+        print(parity)
 
 
 def _fetch(asset: Positional[Literal["coco", "bsd300", "vgg19"]]) -> None:
