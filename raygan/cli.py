@@ -44,7 +44,10 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
         given = sys.argv[1:] if arguments is None else arguments
         experiment, options = parse_options(experiment, prog or Path(sys.argv[0]).name, given)
         experiment.check()
+        from raygan.search.prepare import with_starting_network
         from raygan.search.study import run_study
+
+        experiment = with_starting_network(experiment)
 
         run_study(experiment, options.storage, options.wait, options.optuna_storage or os.environ.get(DATABASE))
     except InputError as error:

@@ -13,7 +13,6 @@ import tyro
 
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, field_docs, flat_values, kind_at, parse_value, type_at, with_values
-from raygan.models.architectures import is_model_file, read_network
 from raygan.search.experiment import NAME, Comparison, Experiment, Search
 from raygan.search.space import without
 
@@ -105,9 +104,6 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
         values |= {"loss/content": "Vgg19Features", "loss/content/weights": run.vgg19}
     assigned = _assignments(with_values(experiment.config, values), run.set)
     config = with_values(experiment.config, values | assigned)
-    if (start := config.training.start_from) is not None and is_model_file(start) and "generator" not in assigned:
-        # Its network is told by the file alone.
-        config = with_values(config, {"generator": read_network(start)[0]})
     if not NAME.fullmatch(name := given.get("name", experiment.name)):
         raise ConfigError(f"--name must have letters, digits, '.', '_' and '-' only, but got {name!r}")
     own = {one.name for one in dataclasses.fields(experiment)} - set(HIDDEN)
