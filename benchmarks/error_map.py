@@ -86,7 +86,7 @@ def measure(denoiser: Denoiser, photos: dict[str, NDArray[np.uint8]]) -> None:
 def main() -> None:
     """Calibrate or measure."""
     command, name, location = sys.argv[1:]
-    denoiser = Denoiser(name)
+    denoiser = Denoiser.from_pretrained(name)
     if command == "calibrate":
         calibrate(denoiser.folder, list(read(location, HELD_OUT).values())).write(denoiser.folder)
     else:

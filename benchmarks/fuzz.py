@@ -145,7 +145,7 @@ def fuzz_images(run: Run, count: int, chance: random.Random, scratch: Path) -> N
     """Image files through `raygan denoise` and the photo reader."""
     whole = images()
     small = ResidualUNet(base_width=4, depth=2, blocks=1, residual=True, normalization="none")
-    denoiser = Denoiser(save_denoiser(scratch / "small", small), tile=128)
+    denoiser = Denoiser.from_pretrained(save_denoiser(scratch / "small", small), tile=128)
     # A changed header may ask for any size, and a whole image of so many pixels takes seconds to denoise.
     megapixels = 4
     folder = Folder(scratch)

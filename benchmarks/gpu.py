@@ -89,11 +89,11 @@ class Bench:
         rows = []
         for name in self.denoisers:
             expected, default, half = (
-                Denoiser(name, device, precision=precision)(pixels)
+                Denoiser.from_pretrained(name, device=device, precision=precision)(pixels)
                 for device, precision in (("cpu", "float32"), (self.kind, "float32"), (self.kind, "bfloat16"))
             )
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                exact = Denoiser(name, self.kind)(pixels)
+                exact = Denoiser.from_pretrained(name, device=self.kind)(pixels)
             if not np.abs(exact - expected).max() <= MOST_DIFFERENCE:
                 self.wrong.append(f"the denoiser {name} in float32")
             differences = [f"{np.abs(found - expected).max():.1e}" for found in (exact, default, half)]
@@ -122,7 +122,7 @@ class Bench:
         for name in self.denoisers:
             for precision in COMPUTED:
                 self.peak_memory()
-                denoiser = Denoiser(name, self.kind, precision=precision)
+                denoiser = Denoiser.from_pretrained(name, device=self.kind, precision=precision)
                 batch = torch.rand(8, 3, size, size, device=self.device).to(memory_format=torch.channels_last)
                 forward = self.seconds(
                     lambda one=denoiser.generator, x=batch, how=precision: self._forward(one, x, how)

@@ -47,7 +47,10 @@ def contestants(deviation: float) -> dict[str, Callable[[NDArray[np.uint8]], NDA
         found["OpenCV's fastNlMeansDenoisingColored"] = lambda noisy: np.asarray(
             cv2.fastNlMeansDenoisingColored(noisy, None, strength, strength, 7, 21)
         )
-    return {"RayGAN": Denoiser(), "RayGAN, bfloat16": Denoiser(precision="bfloat16")} | found
+    return {
+        "RayGAN": Denoiser.from_pretrained(),
+        "RayGAN, bfloat16": Denoiser.from_pretrained(precision="bfloat16"),
+    } | found
 
 
 def peak_memory(noisy: Path, denoised: Path) -> tuple[float, float]:

@@ -45,7 +45,10 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
         given = sys.argv[1:] if arguments is None else arguments
         experiment, options = parse_options(experiment, prog or Path(sys.argv[0]).name, given)
         experiment.check()
+        from raygan.search.prepare import with_starting_network
         from raygan.search.study import run_study
+
+        experiment = with_starting_network(experiment)
 
         run_study(experiment, options.storage, options.wait, options.optuna_storage or os.environ.get(DATABASE))
     except InputError as error:
@@ -165,7 +168,8 @@ def _denoise(
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
         checkpoint: A denoiser's folder, such as STUDY/best, one that comes with RayGAN: synthetic, camera (for photos
-            from cameras), small (faster) or baseline, or a model file of another project, such as drunet.pth.
+            from cameras), small (faster) or baseline, a model file of another project, such as drunet.pth, or
+            OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub.
         computation: How to compute.
         error_map: PNG or TIFF file to write as well, for a single image: 16-bit grey, where value / 65535 bounds each
             pixel's error before rounding, in the image's scale from 0 to 1, for about 90 % of the pixels, if the
@@ -178,9 +182,9 @@ def _denoise(
 
     # Loaded here also for a cluster, whose machines may be unable to read the checkpoint or import its network.
     device = computation.device
-    denoiser = Denoiser(
+    denoiser = Denoiser.from_pretrained(
         checkpoint,
-        "cpu" if ray else device,
+        device="cpu" if ray else device,
         precision=computation.precision,
         self_ensemble=computation.self_ensemble,
         strength=computation.strength,
@@ -407,16 +411,24 @@ def _serve(
     run_service(service, host, port)
 
 
-def _export(checkpoint: Positional[str], file: Positional[str]) -> None:
-    """Write a denoiser as ONNX, as a torch.export program, or in half precision.
+def _export(
+    checkpoint: Positional[str],
+    file: Positional[str],
+    precision: Literal["float32", "float16", "int8"] | None = None,
+) -> None:
+    """Write a denoiser as ONNX, for darktable, as a torch.export program, or in half precision.
 
     Args:
         checkpoint: A denoiser's folder, such as STUDY/best.
-        file: File to write: its name ends in .onnx or .pt2, or is generator.safetensors, in half precision.
+        file: File to write: its name ends in .onnx or .pt2, or is denoise-NAME.dtmodel, for darktable, or
+            generator.safetensors, in half precision.
+        precision: Precision of .onnx and .dtmodel files; float16 and int8 need onnxruntime, and what they lose is
+            measured, printed, and written beside the file. The default is float32.
     """
     from raygan.inference.export import export
 
-    export(checkpoint, file)
+    if (parity := export(checkpoint, file, precision)) is not None:
+        print(parity)
 
 
 def _fetch(asset: Positional[Literal["coco", "bsd300", "vgg19"]]) -> None:

@@ -203,7 +203,8 @@ def parse_value(config: Section, path: str, text: str) -> Any:
     # A ValueError also where an integer has thousands of digits.
     with contextlib.suppress(ValueError):
         # "true" as in JSON, or "True" as tables have it.
-        value = json.loads(text.lower() if kind is bool else text)
+        lowered = text.lower() if kind is bool else text
+        value = tuple(map(json.loads, value)) if isinstance(value, tuple) else json.loads(lowered)
     if not _is_valid(value, kind):
         raise ConfigError(f"{path} must be {_type_name(kind)}, but got {text!r}")
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -30,6 +30,16 @@ Region = Callable[[slice, slice], NDArray[Any]]
 
 class ImageError(InputError):
     """An image that cannot be denoised."""
+
+
+class Options(TypedDict, total=False):
+    """How a `Denoiser` computes; see its constructor."""
+
+    device: str
+    tile: int
+    precision: Precision
+    self_ensemble: bool
+    strength: float
 
 
 class AnySize(nn.Module):
@@ -139,27 +149,29 @@ class Denoiser:
 
     def __init__(
         self,
-        folder: str | Folder = DEFAULT,
+        generator: nn.Module,
+        stride: int = 1,
         device: str = "auto",
         tile: int = TILE,
         precision: Precision = "float32",
         self_ensemble: bool = False,
         strength: float = 1.0,
     ) -> None:
-        """Load a denoiser from a folder such as STUDY/best. The side of a tile, in pixels, bounds the memory use.
+        """A network in evaluation mode, with the contract of `Generator.build`; see `from_pretrained` for trained ones.
 
-        `self_ensemble` averages over all flips and turns of the image, which takes eight times as long. `strength`, 0
-        to 1.5, is how much of what the network takes for noise is removed.
+        Height and width of the network's inputs are multiples of `stride`. The side of a `tile`, in pixels, bounds the
+        memory use. `self_ensemble` averages over all flips and turns of the image, which takes eight times as long.
+        `strength`, 0 to 1.5, is how much of what the network takes for noise is removed.
 
         "bfloat16" is faster on processors that compute in it, where "auto" chooses it; with it, the denoiser `baseline`
         loses 0.002 dB on Gaussian noise and speckle, and 0.05 dB on salt and pepper (see
         `docs/explanation/denoiser.md`).
 
-        Raises `DenoiserError` if the folder holds no denoiser, and `ImageError` if tiles are too small to overlap, the
-        device is missing, the precision is unknown or the strength out of range.
+        Raises `ImageError` if tiles are too small to overlap, the device is missing, the precision is unknown or the
+        strength out of range.
         """
-        self.folder = Folder(denoiser_folder(folder)) if isinstance(folder, str) else folder
-        generator, self.config = load_generator(self.folder)
+        self.folder: Folder | None = None
+        """Where it was loaded from."""
         if precision not in PRECISIONS:
             raise ImageError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if not 0 <= strength <= MOST_STRENGTH:
@@ -169,11 +181,32 @@ class Denoiser:
         self.precision = precision
         self.self_ensemble = self_ensemble
         self.strength = strength
-        self.stride = self.config.generator.stride
+        self.stride = stride
         self.tiles = _Tiles(self.stride, tile)
         network = SelfEnsemble(generator) if self_ensemble else generator
         self.generator = network.to(memory_format=torch.channels_last)
         self.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Folder = DEFAULT, revision: str | None = None, **options: Unpack[Options]
+    ) -> Self:
+        """The denoiser of a name: one that comes with RayGAN, a folder or prefix such as STUDY/best, or OWNER/NAME.
+
+        OWNER/NAME is a repository on the Hugging Face hub (pip install 'raygan[hub]'), of which `revision` is a branch,
+        tag or commit; only its `generator.safetensors` and JSON files are fetched. Another project's file, such as
+        drunet.pth, is a name too. `options` are those of the constructor.
+
+        Raises `DenoiserError` if there is no denoiser, `HubError` if the hub does not give it, `ModelFileError`, and
+        what the constructor raises.
+        """
+        if revision is not None:
+            name = f"{name}@{revision}"
+        folder = Folder(denoiser_folder(name)) if isinstance(name, str) else name
+        generator, config = load_generator(folder)
+        denoiser = cls(generator, config.generator.stride, **options)
+        denoiser.folder = folder
+        return denoiser
 
     def to(self, device: str) -> Self:
         """Move the network to another device."""
@@ -207,11 +240,11 @@ class Denoiser:
             raise ImageError(
                 "the error map is calibrated for strength 1 in float32 without self-ensemble: leave these options out"
             )
-        bounds = read_bounds(self.folder)
+        bounds = read_bounds(self.folder) if self.folder is not None else None
         if bounds is None:
             raise ImageError(
-                f"the denoiser in {self.folder} has no calibrated error bounds (no {ERROR_FILE}): calibrate it with "
-                "raygan.inference.error.calibrate, or use synthetic, which has them"
+                f"the denoiser in {self.folder or 'memory'} has no calibrated error bounds (no {ERROR_FILE}): "
+                "calibrate it with raygan.inference.error.calibrate, or use synthetic, which has them"
             )
         return bounds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import typing
 from collections.abc import Sequence
@@ -121,10 +122,13 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
 
 def _assignments(config: Config, assignments: Sequence[str]) -> dict[str, object]:
     values: dict[str, object] = {}
+    known = config
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set needs path=value, such as loss/adversarial_weight=0.01, but got {assignment!r}")
-        # A kind that was set before has paths of its own.
-        values[path] = parse_value(with_values(config, values), path, text)
+        # A kind that was set before has paths of its own. Values that are valid only together are checked at the end.
+        with contextlib.suppress(ConfigError):
+            known = with_values(config, values)
+        values[path] = parse_value(known, path, text)
     return values

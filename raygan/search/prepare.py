@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from raygan.config.section import flat_values, with_values
 from raygan.data.pairs import with_pairs
 from raygan.data.photos import StoredPhotos, fingerprint, training_photos
 from raygan.data.sources import PhotoFolder, Samples
+from raygan.models.architectures import is_model_file, read_network
 from raygan.search.algorithms import check_first_points
 from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.preflight import check_disk, check_machines, check_photos, wait_for_room
@@ -28,7 +30,7 @@ from raygan.study.storage import Folder
 from raygan.train.checkpoint import starting_weights
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
 from raygan.train.driver import Job
-from raygan.weights import NAMES
+from raygan.weights import NAMES, denoiser_folder
 
 FIRST = 3
 """How many of the earlier study's best points are tried first."""
@@ -84,6 +86,20 @@ class Prepared:
         return {
             path: values[path] for path in ("hardware/device", "training/precision", "data/cache", "training/best_by")
         }
+
+
+def with_starting_network(experiment: Experiment) -> Experiment:
+    """The experiment with the network of another project's file as generator, if its training starts from one.
+
+    Raises `ModelFileError`, and `ConfigError` if trials with that network are not valid.
+    """
+    start = experiment.config.training.start_from
+    if start is None or not is_model_file(start):
+        return experiment
+    config = with_values(experiment.config, {"generator": read_network(start)[0]})
+    starting = dataclasses.replace(experiment, config=config)
+    starting.check()
+    return starting
 
 
 def read_inputs(experiment: Experiment) -> Inputs:
@@ -149,7 +165,7 @@ def resolved(config: Config, objective: str) -> Config:
         values["training/best_by"] = objective if objective in ("val_psnr", "val_ssim") else "val_psnr"
     if training.start_from is not None and training.start_from not in NAMES:
         # Each trial runs in a folder of its own.
-        values["training/start_from"] = Folder(str(training.start_from)).location
+        values["training/start_from"] = Folder(denoiser_folder(str(training.start_from))).location
     return resolved_device(with_values(config, values))
 
 

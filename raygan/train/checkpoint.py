@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from raygan.config.kinds import Generator
 from raygan.config.run import Config
 from raygan.config.section import differing_values, with_values
 from raygan.errors import InputError
-from raygan.models.files import SUFFIXES, ModelFile
+from raygan.models.architectures import is_model_file, read_network
 from raygan.presets import PAPER_V1
 from raygan.study.storage import Folder, reading
 from raygan.weights import HERE, NAMES, denoiser_folder
@@ -157,9 +158,10 @@ def load_generator(folder: Folder) -> tuple[nn.Module, Config]:
     Or that in another project's file, with the paper's configuration otherwise. Raises `DenoiserError` if there is
     none, or version 0.1 wrote it, `ModelFileError`, and `ConfigError` if its configuration cannot be read.
     """
-    if Path(folder.path).is_file() and folder.location.lower().endswith(SUFFIXES):
-        config = with_values(PAPER_V1, {"generator": ModelFile(file=folder.path)})
-        return load_weights(folder, config.generator), config
+    if _is_file(folder):
+        generator, network = read_network(folder.path)
+        crop_size = math.lcm(PAPER_V1.data.crop_size, generator.stride)
+        return network, with_values(PAPER_V1, {"data/crop_size": crop_size, "generator": generator})
     content = _read(folder, "config.json")
     with reading(folder, "config.json", "restore the denoiser's folder from a copy"):
         plain = json.loads(content)
@@ -177,8 +179,8 @@ def load_weights(folder: Folder, generator: Generator) -> nn.Module:
 
     Raises `DenoiserError` if they are missing, damaged, or belong to another generator, and `ModelFileError`.
     """
-    if isinstance(generator, ModelFile):
-        return generator.build().eval()
+    if _is_file(folder):
+        return read_network(folder.path)[1]
     content = _read(folder, "generator.safetensors")
     try:
         weights = safetensors.torch.load(content)
@@ -218,6 +220,11 @@ def starting_weights(config: Config) -> dict[str, Tensor] | None:
             f"{trained.generator}, but this configuration has {config.generator}"
         )
     return network.state_dict()
+
+
+def _is_file(folder: Folder) -> bool:
+    """Whether it is another project's file instead of a folder."""
+    return is_model_file(folder.location) and Path(folder.path).is_file()
 
 
 def _read(folder: Folder, name: str) -> bytes:

@@ -74,30 +74,30 @@ def test_self_ensemble_is_the_mean_over_all_flips_and_turns() -> None:
 def test_a_denoiser_uses_the_self_ensemble_if_asked(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "own")
     noisy = image_of((64, 128, 3), np.uint8)
-    plain, averaged = (Denoiser(folder, self_ensemble=chosen)(noisy) for chosen in (False, True))
+    plain, averaged = (Denoiser.from_pretrained(folder, self_ensemble=chosen)(noisy) for chosen in (False, True))
     assert plain.shape == averaged.shape
     assert not np.array_equal(plain, averaged)
     # Turned first, the image gives the same result, but for rounding.
-    turned = np.rot90(Denoiser(folder, self_ensemble=True)(np.rot90(noisy).copy()), -1)
+    turned = np.rot90(Denoiser.from_pretrained(folder, self_ensemble=True)(np.rot90(noisy).copy()), -1)
     assert np.abs(turned.astype(int) - averaged.astype(int)).max() <= 1
 
 
 def test_strength_is_the_share_of_the_noise_that_is_removed(tmp_path: Path) -> None:
     folder, noisy = save_denoiser(tmp_path / "own"), image_of((64, 70, 3), np.float32)
-    plain = Denoiser(folder)(noisy)
-    assert np.array_equal(Denoiser(folder, strength=1)(noisy), plain)
-    np.testing.assert_allclose(Denoiser(folder, strength=0)(noisy), noisy, atol=1e-6)
+    plain = Denoiser.from_pretrained(folder)(noisy)
+    assert np.array_equal(Denoiser.from_pretrained(folder, strength=1)(noisy), plain)
+    np.testing.assert_allclose(Denoiser.from_pretrained(folder, strength=0)(noisy), noisy, atol=1e-6)
     for strength in (0.5, 1.5):
         expected = np.clip(noisy + strength * (plain - noisy), 0, 1)
-        np.testing.assert_allclose(Denoiser(folder, strength=strength)(noisy), expected, atol=1e-5)
+        np.testing.assert_allclose(Denoiser.from_pretrained(folder, strength=strength)(noisy), expected, atol=1e-5)
     for strength in (-0.1, 1.6, float("nan")):
         with pytest.raises(ImageError, match=r"strength must be from 0 to 1\.5"):
-            Denoiser(folder, strength=strength)
+            Denoiser.from_pretrained(folder, strength=strength)
 
 
 @pytest.fixture
 def same(tmp_path: Path) -> Denoiser:
-    return Denoiser(save_denoiser(tmp_path / "same", identity=True), tile=128)
+    return Denoiser.from_pretrained(save_denoiser(tmp_path / "same", identity=True), tile=128)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, np.float64])
@@ -114,7 +114,7 @@ def test_tiles_leave_no_seams(tmp_path: Path) -> None:
     """Against the whole image at once; tiles without overlap differ from that by ten times as much."""
     folder = save_denoiser(tmp_path / "own")
     image = image_of((300, 420, 3), np.float32)
-    tiled = Denoiser(folder, tile=128)
+    tiled = Denoiser.from_pretrained(folder, tile=128)
     noisy = torch.from_numpy(image).permute(2, 0, 1)[None]
     whole = denoise(tiled.generator, noisy, SMALL.stride)
     found = torch.from_numpy(tiled(image)).permute(2, 0, 1)[None]
@@ -127,7 +127,7 @@ def test_tiles_leave_no_seams(tmp_path: Path) -> None:
 
 
 def test_grey_is_denoised_as_grey_colour(tmp_path: Path) -> None:
-    denoiser = Denoiser(save_denoiser(tmp_path / "own"))
+    denoiser = Denoiser.from_pretrained(save_denoiser(tmp_path / "own"))
     grey = image_of((40, 50), np.float32)
     as_colour = denoiser(np.repeat(grey[..., None], 3, axis=2))
     np.testing.assert_allclose(denoiser(grey), as_colour.mean(axis=2), atol=1e-6)
@@ -148,7 +148,7 @@ def test_unsupported_arrays_are_refused(same: Denoiser, image: NDArray[Any], mes
 
 def test_a_user_defined_generator_denoises(tmp_path: Path) -> None:
     image = image_of((300, 420, 3), np.float64)
-    denoised = Denoiser(save_denoiser(tmp_path / "own", Blur(size=5)), tile=200)(image)
+    denoised = Denoiser.from_pretrained(save_denoiser(tmp_path / "own", Blur(size=5)), tile=200)(image)
     expected = uniform_filter(image, (5, 5, 1))
     # Tiles end in zero padding; blending weights are small, but not 0, there.
     np.testing.assert_allclose(denoised[5:-5, 5:-5], expected[5:-5, 5:-5], atol=0.05)
@@ -158,22 +158,25 @@ def test_a_user_defined_generator_denoises(tmp_path: Path) -> None:
 def test_bfloat16_is_exact_to_a_hundredth_of_the_range(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "own")
     image = image_of((130, 200, 3), np.float32)
-    exact, rounded = Denoiser(folder)(image), Denoiser(folder, precision="bfloat16")(image)
+    exact, rounded = (
+        Denoiser.from_pretrained(folder)(image),
+        Denoiser.from_pretrained(folder, precision="bfloat16")(image),
+    )
     assert 0 < np.abs(rounded - exact).mean() < 0.01
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "same", identity=True)
     with pytest.raises(ImageError, match="one of auto, float32, bfloat16, not 'bf16'"):
-        Denoiser(folder, precision="bf16")  # type: ignore[arg-type]
+        Denoiser.from_pretrained(folder, precision="bf16")  # type: ignore[arg-type]
 
 
 def test_tiles_too_small_to_overlap_are_refused(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "same", identity=True)
     with pytest.raises(ImageError, match="at least 128 pixels wide for this denoiser, not 100"):
-        Denoiser(folder, tile=100)
+        Denoiser.from_pretrained(folder, tile=100)
 
 
 def test_a_folder_without_a_denoiser_is_named(tmp_path: Path) -> None:
     with pytest.raises(DenoiserError, match=f"no denoiser in {tmp_path} "):
-        Denoiser(Folder(tmp_path))
+        Denoiser.from_pretrained(Folder(tmp_path))

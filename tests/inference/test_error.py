@@ -72,14 +72,14 @@ def test_a_calibrated_denoiser_covers_90_percent(tmp_path: Path) -> None:
     bounds = calibrate(folder, photos_of(12, seed=0))
     bounds.write(folder)
     assert read_bounds(folder) == bounds
-    assert coverage(Denoiser(folder), photos_of(8, seed=1)) == pytest.approx(0.9, abs=0.03)
+    assert coverage(Denoiser.from_pretrained(folder), photos_of(8, seed=1)) == pytest.approx(0.9, abs=0.03)
 
 
 def test_synthetic_covers_90_percent() -> None:
     """On four photos, which vary."""
     folder = sample_photos_folder(EVALUATION_PHOTOS)
     photos = [np.array(Image.open(folder / name).convert("RGB"))[64:192, 64:192] for name in EVALUATION_PHOTOS]
-    assert coverage(Denoiser(), photos) == pytest.approx(0.9, abs=0.04)
+    assert coverage(Denoiser.from_pretrained(), photos) == pytest.approx(0.9, abs=0.04)
 
 
 @pytest.mark.parametrize("shape", [(300, 210), (300, 210, 3)])
@@ -88,10 +88,10 @@ def test_the_error_map_does_not_depend_on_the_tiles(shape: tuple[int, ...]) -> N
     noisy = np.array(Image.fromarray(small).resize(shape[1::-1], Image.Resampling.BICUBIC)) / np.float32(255)
     noisy = (noisy + np.random.default_rng(0).normal(0, 0.1, shape)).clip(0, 1).astype(np.float32)
     (whole, bound), (tiled, bound_in_tiles) = (
-        Denoiser("synthetic", tile=tile).with_error(noisy) for tile in (512, 136)
+        Denoiser.from_pretrained("synthetic", tile=tile).with_error(noisy) for tile in (512, 136)
     )
     assert bound.shape == shape[:2]
-    assert np.array_equal(whole, Denoiser()(noisy))
+    assert np.array_equal(whole, Denoiser.from_pretrained()(noisy))
     assert np.abs(tiled - whole).max() < 0.1
     assert np.abs(bound_in_tiles - bound).max() < 0.1 * bound.max()
     assert np.abs(bound_in_tiles - bound).mean() < 0.01 * bound.mean()
@@ -114,7 +114,7 @@ def test_the_error_map_is_a_16_bit_file(tmp_path: Path, mode: str) -> None:
     paths = [str(tmp_path / name) for name in ("noisy.png", "new.png", "maps/error.tif")]
     result = raygan("denoise", *paths[:2], "--error-map", paths[2], "--checkpoint", checkpoint)
     assert result.returncode == 0, result.stderr
-    denoised, bound = Denoiser(checkpoint).with_error(pixels)
+    denoised, bound = Denoiser.from_pretrained(checkpoint).with_error(pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), denoised)
     found = np.asarray(Image.open(paths[2]))
     assert found.shape == (300, 200)
@@ -140,7 +140,10 @@ def test_impossible_error_maps_are_refused(
     Image.new("RGB", (8, 8)).save("photo.png")
     with pytest.raises(InputError, match=message):
         denoise_path(
-            Denoiser(calibrated), noisy, "clean.png" if noisy.endswith("png") else "clean", error_map=error_map
+            Denoiser.from_pretrained(calibrated),
+            noisy,
+            "clean.png" if noisy.endswith("png") else "clean",
+            error_map=error_map,
         )
     assert not (tmp_path / "clean.png").exists()
 
@@ -148,16 +151,16 @@ def test_impossible_error_maps_are_refused(
 def test_denoisers_without_calibrated_bounds_are_refused(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "own", Blur())
     with pytest.raises(ImageError, match=r"has no calibrated error bounds \(no error.json\): calibrate it with"):
-        Denoiser(folder).with_error(image_of((8, 8), np.uint8))
+        Denoiser.from_pretrained(folder).with_error(image_of((8, 8), np.uint8))
     (tmp_path / "own" / "error.json").write_text(json.dumps({"levels": [1]}))
     with pytest.raises(DamagedError, match=r"error.json is damaged .*: restore it from a copy, or calibrate"):
-        Denoiser(folder).with_error(image_of((8, 8), np.uint8))
+        Denoiser.from_pretrained(folder).with_error(image_of((8, 8), np.uint8))
 
 
 @pytest.mark.parametrize("options", [{"strength": 0.5}, {"self_ensemble": True}, {"precision": "bfloat16"}])
 def test_bounds_hold_for_the_calibrated_computation_alone(calibrated: Folder, options: dict[str, Any]) -> None:
     with pytest.raises(ImageError, match="calibrated for strength 1 in float32 without self-ensemble: leave these"):
-        Denoiser(calibrated, **options).with_error(image_of((8, 8), np.uint8))
+        Denoiser.from_pretrained(calibrated, **options).with_error(image_of((8, 8), np.uint8))
 
 
 def test_calibration_needs_photos_as_large_as_its_crops(tmp_path: Path) -> None:

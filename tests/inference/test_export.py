@@ -1,16 +1,20 @@
+import json
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from denoisers import SMALL, Blur, save_denoiser
+from denoisers import SMALL, Blur, image_of, save_denoiser
 
 from raygan.config.kinds import Generator
+from raygan.inference import reduced
 from raygan.inference.denoiser import ImageError, denoise
 from raygan.inference.export import export
-from raygan.models import UNet
+from raygan.models import ResidualUNet, UNet
 from raygan.study.storage import Folder, StorageError
 from raygan.train.checkpoint import load_generator
 
@@ -62,8 +66,71 @@ def test_half_precision_keeps_integer_counters(tmp_path: Path) -> None:
     assert all(values.dtype == weights[name].dtype for name, values in found.items())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("precision", "tolerance", "share"), [("float16", 2e-3, 0.8), ("int8", 0.1, 0.95)])
+def test_reduced_precision_says_what_it_loses(
+    precision: Any, tolerance: float, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduced, "SIDE", 64)
+    monkeypatch.setattr(reduced, "TIMED", (64, 96))
+    config = ResidualUNet(base_width=16, depth=2, blocks=1, normalization="none")
+    folder = save_denoiser(tmp_path / "own", config)
+    files = [tmp_path / "float32.onnx", tmp_path / "reduced.onnx"]
+    assert export(folder.location, str(files[0])) is None
+    parity = export(folder.location, str(files[1]), precision)
+    assert parity is not None
+    sizes = [file.stat().st_size for file in files]
+    assert [parity.bytes_float32, parity.bytes_reduced] == pytest.approx(sizes, rel=0.01)
+    assert sizes[1] < share * sizes[0]
+    noisy = image_of((1, 3, 70, 90), np.float32)
+    sessions = [onnxruntime.InferenceSession(str(file)) for file in files]
+    expected, found = (session.run(None, {"noisy": noisy})[0] for session in sessions)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < tolerance
+    record = json.loads((tmp_path / "reduced.parity.json").read_text())
+    assert [(row["noise"], row["level"]) for row in record["noises"]] == [
+        (kind, level) for kind in ("gaussian", "salt_and_pepper", "speckle") for level in ("low", "mean", "high")
+    ]
+    lost = [row["float32"] - row["reduced"] for row in record["noises"]]
+    assert record["lost"]["mean_dB"] == pytest.approx(np.mean(lost))
+    assert record["lost"]["worst"]["dB"] == max(lost)
+    assert f"{parity.worst.lost:.3f} dB at worst" in str(parity)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_packages_for_darktable_have_what_it_reads(tmp_path: Path) -> None:
+    """Names, shapes and entries as darktable's src/ai/README.md has them."""
+    folder = save_denoiser(tmp_path / "own")
+    export(folder.location, str(tmp_path / "denoise-own.dtmodel"))
+    with zipfile.ZipFile(tmp_path / "denoise-own.dtmodel") as package:
+        assert package.namelist() == ["denoise-own/config.json", "denoise-own/model.onnx"]
+        about = json.loads(package.read("denoise-own/config.json"))
+        session = onnxruntime.InferenceSession(package.read("denoise-own/model.onnx"))
+    expected = {"id": "denoise-own", "name": "denoise own", "task": "denoise", "backend": "onnx", "num_inputs": 1}
+    assert expected.items() <= about.items()
+    noisy = torch.rand(1, 3, 256, 256)
+    [found] = session.run(["output"], {"input": noisy.numpy()})
+    whole = denoise(load_generator(folder)[0], noisy, SMALL.stride)
+    np.testing.assert_allclose(found, whole.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "precision", "message"),
+    [
+        ("own.pt2", "float16", r".pt2 files are in float32: write float16 to an .onnx file"),
+        ("generator.safetensors", "int8", r".safetensors files are in float16"),
+        ("My Denoiser.dtmodel", None, r"is named denoise-NAME.dtmodel, in lower case, but got 'My Denoiser.dtmodel'"),
+    ],
+)
+def test_what_a_format_does_not_have_is_refused(file: str, precision: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=message):
+        export(str(tmp_path), str(tmp_path / file), precision)
+
+
 def test_unknown_formats_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"must end in .onnx or .pt2 or .safetensors, but it is 'denoiser.pth'"):
+    with pytest.raises(
+        ImageError, match=r"must end in .onnx or .dtmodel or .pt2 or .safetensors, but it is 'denoiser.pth'"
+    ):
         export(str(tmp_path), "denoiser.pth")
 
 

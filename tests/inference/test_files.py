@@ -29,7 +29,7 @@ def checkpoint(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def same(checkpoint: Folder) -> Denoiser:
-    return Denoiser(checkpoint, tile=128)
+    return Denoiser.from_pretrained(checkpoint, tile=128)
 
 
 def smooth_of(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
@@ -161,7 +161,7 @@ def test_strong_noise_that_is_left_is_told(same: Denoiser, mode: str) -> None:
         denoise_file(same, as_file(noisy, "PNG"), ".png")
     # No word about noise that is removed, or left on purpose.
     for strength in (1.0, 0.2):
-        denoise_file(Denoiser(strength=strength), as_file(noisy, "PNG"), ".png")
+        denoise_file(Denoiser.from_pretrained(strength=strength), as_file(noisy, "PNG"), ".png")
 
 
 def tiff_of(pixels: NDArray[Any], **options: Any) -> bytes:
@@ -251,7 +251,9 @@ def test_a_folder_is_denoised_and_broken_files_are_reported(checkpoint: Folder, 
 @pytest.mark.usefixtures("ray_here")
 def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "noisy")
-    problems = denoise_path(Denoiser(checkpoint), str(tmp_path / "noisy"), str(tmp_path / "clean"), ray_device="auto")
+    problems = denoise_path(
+        Denoiser.from_pretrained(checkpoint), str(tmp_path / "noisy"), str(tmp_path / "clean"), ray_device="auto"
+    )
     assert [problem.partition(":")[0] for problem in problems] == ["broken.jpg"]
     check_folder(images, tmp_path / "clean")
 
@@ -264,12 +266,17 @@ def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> N
     content = (tmp_path / "noisy" / "0.png").read_bytes()
     exact, rounded = (
         np.asarray(Image.open(io.BytesIO(denoise_file(denoiser, content, ".png")))).astype(float)
-        for denoiser in (Denoiser(checkpoint), Denoiser(checkpoint, precision="bfloat16"))
+        for denoiser in (
+            Denoiser.from_pretrained(checkpoint),
+            Denoiser.from_pretrained(checkpoint, precision="bfloat16"),
+        )
     )
     options = ("--checkpoint", checkpoint, "--precision", "bfloat16")
     assert raygan("denoise", tmp_path / "noisy", tmp_path / "here", *options).returncode == 0
     noisy, on_ray = str(tmp_path / "noisy"), str(tmp_path / "ray")
-    assert denoise_path(Denoiser(checkpoint, precision="bfloat16"), noisy, on_ray, ray_device="auto") == []
+    assert (
+        denoise_path(Denoiser.from_pretrained(checkpoint, precision="bfloat16"), noisy, on_ray, ray_device="auto") == []
+    )
     for place in ("here", "ray"):
         found = np.asarray(Image.open(tmp_path / place / "0.png"))
         # Not to the last bit: actors have other numbers of threads.
@@ -299,5 +306,5 @@ def test_impossible_requests_are_refused(
         Image.new("RGB", (8, 8)).save(tmp_path / place)
     before = (tmp_path / "photo.png").read_bytes()
     with pytest.raises(InputError, match=message):
-        denoise_path(Denoiser(checkpoint), noisy, denoised)
+        denoise_path(Denoiser.from_pretrained(checkpoint), noisy, denoised)
     assert (tmp_path / "photo.png").read_bytes() == before

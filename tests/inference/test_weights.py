@@ -71,7 +71,7 @@ def test_camera_removes_the_noise_of_real_cameras() -> None:
     gains = []
     for file in sorted((folder / "noisy").iterdir())[::9]:
         noisy, clean = (np.array(Image.open(folder / part / file.name)) for part in ("noisy", "clean"))
-        scores = [peak_signal_noise_ratio(clean, image) for image in (noisy, Denoiser("camera")(noisy))]
+        scores = [peak_signal_noise_ratio(clean, image) for image in (noisy, Denoiser.from_pretrained("camera")(noisy))]
         gains.append(scores[1] - scores[0])
     assert min(gains) > 3
 
