@@ -252,14 +252,16 @@ class Wandb(Tracker):
             name=run.name,
             resume="allow",
             reinit="create_new",
-            # Without the command line, which may hold a password, and without what is printed.
-            settings=self.wandb.Settings(x_disable_meta=True, x_disable_stats=True, console="off", silent=True),
+            # Without the command line and the address of a repository, which may hold passwords.
+            settings=self.wandb.Settings(
+                x_disable_meta=True, x_disable_stats=True, disable_git=True, console="off", silent=True
+            ),
         )
 
     def _offline(self, run: TrackedRun) -> list[Path]:
         """The folders in which the run was written offline."""
         online = os.environ.get("WANDB_MODE", "offline") != "offline"
-        return [] if online else list(Path(self.wandb.Settings().wandb_dir).glob(f"offline-run-*-{run.id}"))
+        return [] if online else list(Path(self.wandb.setup().settings.wandb_dir).glob(f"offline-run-*-{run.id}"))
 
     def _end(self, run_id: str) -> None:
         handle, run = self.open.pop(run_id)
