@@ -157,6 +157,8 @@ class Mlflow(Tracker):
     """MLflow's server or database, by MLflow's own environment variables."""
 
     def __init__(self) -> None:
+        # Each retry would be a warning: the next update tries again anyway.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         import mlflow.pyfunc
 
         super().__init__()
@@ -164,7 +166,7 @@ class Mlflow(Tracker):
         self.parent: dict[str, str] = {}
 
     def write(self, run: TrackedRun) -> None:
-        """Write a run; to MLflow, all that is known by its name is the run's id."""
+        """Write a run, which MLflow knows by a tag."""
         experiment = self.mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "raygan")).experiment_id
         client, (start, *epochs) = self.mlflow.MlflowClient(), run.steps
         found = next(iter(client.search_runs([experiment], f"tags.`raygan.id` = '{run.id}'")), None)
