@@ -36,8 +36,8 @@ from raygan.study.storage import Folder, reading
 TrackerName = Literal["mlflow", "wandb"]
 PERIOD = 10.0
 """Seconds between two updates of a tracker while a study runs."""
-SHARE = 0.05
-"""Share of the time that updates may take: those of long studies read large tables."""
+SHARE = 0.2
+"""Share of the time that updates may take: the first one connects, and those of long studies read large tables."""
 NO_PARAMETERS = ("schema", "name", "status", "started", "finished")
 """Texts and numbers of `study.json` that no one chose."""
 OUTCOME: tuple[str, ...] = ("state", "error", "repeats")
