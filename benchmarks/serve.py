@@ -96,7 +96,7 @@ async def kill_replicas(every: float, killed: list[int]) -> None:
 async def measure(url: str, options: argparse.Namespace) -> None:
     """Print a row without and one with lost replicas."""
     files = images()
-    denoiser = Denoiser(options.denoiser)
+    denoiser = Denoiser.from_pretrained(options.denoiser)
     sample = random.Random(0).choices(files, k=max(20, options.requests // 20))
     started = time.perf_counter()
     for content in sample:

@@ -49,8 +49,8 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
         from raygan.search.study import run_study
 
         experiment = with_starting_network(experiment)
-
-        run_study(experiment, options.storage, options.wait, options.optuna_storage or os.environ.get(DATABASE))
+        database = options.optuna_storage or os.environ.get(DATABASE)
+        run_study(experiment, options.storage, options.wait, database, options.track)
     except InputError as error:
         _refuse(error)
     except KeyboardInterrupt:
@@ -64,7 +64,10 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `raygan` command; ends the process with 2 on bad input."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    functions = (_search, _train, _denoise, _evaluate, _noise, _report, _compare, _dashboard, _serve, _export, _fetch)
+    functions = (
+        *(_search, _train, _denoise, _evaluate, _noise, _report, _compare),
+        *(_dashboard, _track, _serve, _export, _fetch),
+    )
     commands: dict[str, Callable[..., None]] = {function.__name__[1:]: function for function in functions}
     description = "Find, train and evaluate image denoisers on Ray."
     config = (tyro.conf.FlagCreatePairsOff,)
@@ -409,6 +412,29 @@ def _serve(
     except ModuleNotFoundError as error:
         raise InputError(f"{error}; raygan serve needs: pip install 'raygan[serve]'") from error
     run_service(service, host, port)
+
+
+def _track(study: Positional[str], tracker: Positional[Literal["mlflow", "wandb"]]) -> None:
+    """Write a study, running or finished, to an experiment tracker; what it has already is not added twice.
+
+    Args:
+        study: A study's folder, or its s3:// gs:// prefix.
+        tracker: Where to: by its own environment variables, such as MLFLOW_TRACKING_URI and WANDB_MODE. The defaults
+            are MLflow's local database, and offline files of wandb.
+    """
+    from raygan.report.track import open_tracker
+    from raygan.study.storage import Folder
+
+    opened = open_tracker(tracker)
+    try:
+        opened.update(Folder(study))
+        opened.close()
+    except InputError:
+        raise
+    # Whatever the tracker's client raises.
+    except Exception as error:
+        raise InputError(f"{tracker} cannot be written: {error}") from error
+    print(f"{study} is in {tracker}")
 
 
 def _export(

@@ -221,7 +221,7 @@ def test_train_command_parses_the_options_of_its_experiment(
     [(search, options)] = ran
     expected = {"training/epochs": 3, "generator": "ResidualUNet"}
     assert (search.trials, search.config) == (0, with_values(quick(PAPER_V1), expected))
-    assert options == ("there", 120, None)
+    assert options == ("there", 120, None, None)
 
 
 def test_a_signal_during_imports_ends_the_search_cleanly(tmp_path: Path) -> None:

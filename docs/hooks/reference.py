@@ -32,6 +32,7 @@ COMMANDS = {
     "raygan report": ["report"],
     "raygan compare": ["compare"],
     "raygan dashboard": ["dashboard"],
+    "raygan track": ["track"],
     "raygan export": ["export"],
     "raygan fetch": ["fetch"],
 }

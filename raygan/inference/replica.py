@@ -47,7 +47,8 @@ class Denoising:
         torch.set_num_threads(threads)
         self.service = service
         self.denoisers = {
-            name_of(one): Denoiser(one, service.device, precision=service.precision) for one in service.denoisers
+            name_of(one): Denoiser.from_pretrained(one, device=service.device, precision=service.precision)
+            for one in service.denoisers
         }
 
     async def denoise(self, content: bytes, name: str, strength: float, suffix: str) -> Denoised:

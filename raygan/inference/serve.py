@@ -28,7 +28,7 @@ from ray.serve.schema import LoggingConfig
 
 from raygan.config.service import MOST_STRENGTH, Service
 from raygan.errors import InputError
-from raygan.weights import denoiser_folder
+from raygan.weights import NAMES
 
 TOKEN = "RAYGAN_SERVE_TOKEN"
 """Environment variable of the token that requests must have."""
@@ -181,7 +181,7 @@ def _application(service: Service, hosts: tuple[str, ...], token: str) -> serve.
         raise InputError(f"--denoisers must have different names, but they are {', '.join(service.denoisers)}")
     for one in service.denoisers:
         # Fails here, with its reason, not in a replica.
-        Denoiser(one, "cpu")
+        Denoiser.from_pretrained(one, device="cpu")
     available = ray.cluster_resources()
     gpus = int(available.get("GPU", 0)) if service.device != "cpu" else 0
     cores = min(CORES, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])))
@@ -252,6 +252,7 @@ def run_service(service: Service, host: str, port: int) -> None:
 
 def _with_absolute_paths(service: Service) -> Service:
     """The same service for processes that run in other folders."""
-    found = [Path(denoiser_folder(one)) for one in service.denoisers]
-    paths = [str(path.absolute()) if path.exists() else one for path, one in zip(found, service.denoisers, strict=True)]
-    return replace(service, denoisers=tuple(paths))
+    is_path = {one: one not in NAMES and Path(one).exists() for one in service.denoisers}
+    return replace(
+        service, denoisers=tuple(str(Path(one).absolute()) if path else one for one, path in is_path.items())
+    )

@@ -13,6 +13,7 @@ import tyro
 
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, field_docs, flat_values, kind_at, parse_value, type_at, with_values
+from raygan.report.track import TrackerName
 from raygan.search.experiment import NAME, Comparison, Experiment, Search
 from raygan.search.space import without
 
@@ -41,6 +42,9 @@ class RunOptions:
     optuna_storage: str | None = None
     """Database URL that holds the trials, such as postgresql://… or sqlite:///…; one with a password belongs into the
     environment variable RAYGAN_OPTUNA_STORAGE. None: a file in the study's folder."""
+    track: TrackerName | None = None
+    """Show the study in an experiment tracker while it runs: mlflow or wandb, by that one's own environment variables,
+    such as MLFLOW_TRACKING_URI and WANDB_MODE. TensorBoard's files are always written."""
     wait: int = 120
     """Seconds that an autoscaler has to make room for one trial."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())

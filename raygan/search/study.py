@@ -21,6 +21,7 @@ from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask
 from raygan.report.terminal import final_report
+from raygan.report.track import TrackerName, open_tracker, tracking
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import Inputs, Prepared, prepare, read_inputs
 from raygan.search.progress import epoch_line, time_left
@@ -55,14 +56,22 @@ class _Study:
     optuna_storage: str | None
 
 
-def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_storage: str | None = None) -> Folder:
+def run_study(
+    experiment: Experiment,
+    storage: str,
+    wait: float = 120,
+    optuna_storage: str | None = None,
+    track: TrackerName | None = None,
+) -> Folder:
     """Run an experiment to its end and print the result; returns the study's folder, `storage/name`.
 
     Run again, it resumes where it stopped. `wait` is how many seconds an autoscaler has to make room for one trial,
-    `optuna_storage` a database that holds the trials (None: a journal file in the study's folder). Raises `StudyError`,
-    or the error of whichever part refuses its input, before anything is spent; raises `KeyboardInterrupt` on Ctrl-C.
+    `optuna_storage` a database that holds the trials (None: a journal file in the study's folder), `track` an
+    experiment tracker that shows the study while it runs. Raises `StudyError`, or the error of whichever part refuses
+    its input, before anything is spent; raises `KeyboardInterrupt` on Ctrl-C.
     """
     experiment.check()
+    tracker = open_tracker(track) if track is not None else None
     try:
         folder = Folder(storage).child(experiment.name)
         refuse_if_held(folder)
@@ -88,9 +97,10 @@ def run_study(experiment: Experiment, storage: str, wait: float = 120, optuna_st
         record["resolved"] = prepared.resolved
         write_study(folder, record)
         study = _Study(experiment, folder, record, inputs, prepared, optuna_storage)
-        while record["status"] != FINISHED:
-            record |= PHASES[record["status"]](study)
-            write_study(folder, record)
+        with tracking(folder, tracker):
+            while record["status"] != FINISHED:
+                record |= PHASES[record["status"]](study)
+                write_study(folder, record)
     print(final_report(folder))
     return folder
 

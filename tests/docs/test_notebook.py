@@ -21,7 +21,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in search.outputs)
     assert "trial-0003" in json.dumps(trials.outputs)
     assert "trial-0001" in json.dumps(epochs.outputs)
-    lines = [output["text"] for output in denoised.outputs if output.output_type == "stream"][0].splitlines()
+    lines = next(output["text"] for output in denoised.outputs if output.output_type == "stream").splitlines()
     own, synthetic = (float(line.split()[-2]) for line in lines[1:])
     # Trained for seconds, and on a GPU for hours.
     assert synthetic > own

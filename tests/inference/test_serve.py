@@ -102,7 +102,7 @@ def test_the_result_is_that_of_the_command_line_in_the_same_format(server: Serve
         content = as_file(pixels, suffix)
         answer = server.denoise(content)
         assert (answer.status, answer.headers["content-type"]) == (200, kind)
-        expected = denoise_file(Denoiser("small"), content, suffix)
+        expected = denoise_file(Denoiser.from_pretrained("small"), content, suffix)
         # The last digit of a sum depends on the number of threads.
         assert np.abs(pixels_of(answer.content) - pixels_of(expected)).max() <= (1 if suffix != ".jpg" else 3)
 
@@ -112,7 +112,7 @@ def test_denoiser_strength_and_format_are_chosen_per_request(server: Server) -> 
     kept = server.denoise(content, "strength=0")
     assert (pixels_of(kept.content) == image(64, 64)).all()
     camera = pixels_of(server.denoise(content, "denoiser=camera&format=tif").content)
-    assert np.abs(camera - pixels_of(denoise_file(Denoiser("camera"), content, ".tif"))).max() <= 1
+    assert np.abs(camera - pixels_of(denoise_file(Denoiser.from_pretrained("camera"), content, ".tif"))).max() <= 1
     deep = server.denoise(as_file(image(64, 64, 3, np.uint16)), "format=jpg")
     assert "its 16 bits become 8" in json.loads(unquote(deep.headers["x-notes"]))[0]
 
@@ -121,7 +121,7 @@ def test_requests_at_once_each_get_their_own_image(server: Server) -> None:
     images = [image(32 + 8 * (seed % 3), 48, seed=seed) for seed in range(24)]
     with ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda one: server.denoise(as_file(one)), images))
-    denoiser = Denoiser("small")
+    denoiser = Denoiser.from_pretrained("small")
     for pixels, answer in zip(images, answers, strict=True):
         assert np.abs(pixels_of(answer.content) - denoiser(pixels)).max() <= 1
 
