@@ -252,7 +252,8 @@ def run_service(service: Service, host: str, port: int) -> None:
 
 def _with_absolute_paths(service: Service) -> Service:
     """The same service for processes that run in other folders."""
-    is_path = {one: one not in NAMES and Path(one).exists() for one in service.denoisers}
-    return replace(
-        service, denoisers=tuple(str(Path(one).absolute()) if path else one for one, path in is_path.items())
-    )
+
+    def absolute(one: str) -> str:
+        return str(Path(one).absolute()) if one not in NAMES and Path(one).exists() else one
+
+    return replace(service, denoisers=tuple(map(absolute, service.denoisers)))
