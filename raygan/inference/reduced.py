@@ -24,9 +24,9 @@ from raygan.noise.sampling import add_noise
 from raygan.seeds import torch_generator
 
 Reduced = Literal["float16", "int8"]
-SIDE = 256
+SIDE = 128
 """Side in pixels of the crops from the photos' centres."""
-TIMED = (512, 768)
+TIMED = (256, 256)
 """Height and width in pixels of the image that is timed."""
 KEPT = 3
 """First and last convolutions that stay in float32 in an int8 model: at full resolution, rounding costs most."""
