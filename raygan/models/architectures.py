@@ -186,6 +186,9 @@ def _built(architecture: str, settings: dict[str, Any]) -> nn.Module:
     package, _, name = architecture.partition(".")
     try:
         network = getattr(importlib.import_module(f"spandrel.architectures.{package}"), name)
+        # The name may come from a file of somebody else.
+        if not (isinstance(network, type) and issubclass(network, nn.Module)):
+            raise TypeError("it is no network")
         built: nn.Module = _on_default_device(lambda: network(**settings))
     except (ImportError, AttributeError, TypeError) as error:
         raise ModelFileError(

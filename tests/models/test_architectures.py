@@ -101,6 +101,13 @@ def test_settings_that_no_network_has_are_refused(wrong: Callable[[], Any], mess
         wrong()
 
 
+@pytest.mark.parametrize("architecture", ["NAFNet.torch", "NAFNet.NoSuchNet", "os.system"])
+def test_names_in_somebody_elses_files_name_only_networks(architecture: str) -> None:
+    pytest.importorskip("spandrel")
+    with pytest.raises(ModelFileError, match="cannot build"):
+        SpandrelNetwork(architecture=architecture, settings="{}").build()
+
+
 def test_block_counts_are_written_as_lists() -> None:
     config = with_values(PAPER_V1, {"generator": "NAFNet"})
     assert parse_value(config, "generator/encoder_blocks", "1,1,2") == (1, 1, 2)
