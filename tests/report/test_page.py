@@ -65,6 +65,23 @@ def test_every_plot_is_drawn(page: Page) -> None:
 
 
 @pytest.mark.slow
+def test_plots_that_never_were_in_view_are_there_on_paper(page: Page) -> None:
+    unread = page.context.new_page()
+    unread.goto(page.url)
+    unread.wait_for_function(
+        "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))", timeout=120_000
+    )
+    unread.set_viewport_size({"width": 1000, "height": 600})
+    part = unread.locator("details:not([open])", has=unread.locator(".plot")).first
+    folded = part.element_handle()
+    part.locator("summary").first.click()
+    unread.wait_for_function(
+        "folded => folded.querySelector('.main-svg').clientWidth > 800", arg=folded.element_handle()
+    )
+    unread.close()
+
+
+@pytest.mark.slow
 def test_steps_of_all_systems_share_one_figure(page: Page) -> None:
     steps = page.locator("[id$=losses-and-accuracies]")
     # The search's winner and four arms: five columns of three rows, with five lines a column, as they are and smoothed.

@@ -22,19 +22,32 @@ async function draw(plot) {
   await Plotly.newPlot(plot, data, layout, { displaylogo: false, responsive: true });
 }
 
+async function drawOnce(plot) {
+  seen.unobserve(plot);
+  if (plot.dataset.drawn) return;
+  plot.dataset.drawn = true;
+  await draw(plot);
+}
+
 const seen = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (isIntersecting) {
-      seen.unobserve(target);
-      draw(target);
-    }
-  }
+  entries.filter((entry) => entry.isIntersecting).forEach((entry) => drawOnce(entry.target));
 }, { rootMargin: "300px" });
 plots.forEach((plot) => seen.observe(plot));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   plots.filter((plot) => plot.childElementCount).forEach(draw);
 });
-// Plots that were never in view are missing on paper: a browser does not wait for them.
+// For paper, those that have not come into view are drawn when there is nothing else to do.
+const idle = () => new Promise((done) => (window.requestIdleCallback || setTimeout)(done));
+loaded.then(async () => {
+  for (const plot of plots) {
+    await idle();
+    await drawOnce(plot);
+  }
+}, () => {});
+// A plot that was drawn in a folded part has no size yet.
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => details.querySelectorAll(".js-plotly-plot").forEach((plot) => Plotly.Plots.resize(plot)));
+}
 const folded = [...document.querySelectorAll("details:not([open])")];
 addEventListener("beforeprint", () => folded.forEach((one) => { one.open = true; }));
 addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
