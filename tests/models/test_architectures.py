@@ -212,7 +212,7 @@ def test_a_search_trains_evaluates_and_exports_nafnet(tiny_photos: Path, tmp_pat
     np.testing.assert_allclose(found[0].transpose(1, 2, 0), denoised, rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_fine_tuning_starts_from_a_file_and_keeps_its_network(tiny_photos: Path, tmp_path: Path) -> None:
     file = write_nafnet(tmp_path / "nafnet.pth")

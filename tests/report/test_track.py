@@ -309,7 +309,7 @@ def test_missing_package(
     assert f"pip install 'raygan[{tracker}]'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_search_with_a_tracker(broken: bool, mlflow: Any, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
