@@ -66,18 +66,15 @@ def test_every_plot_is_drawn(page: Page) -> None:
 
 @pytest.mark.slow
 def test_plots_that_never_were_in_view_are_there_on_paper(page: Page) -> None:
-    unread = page.context.new_page()
+    assert page.context.browser is not None
+    unread = page.context.browser.new_page(viewport={"width": 1000, "height": 600})
     unread.goto(page.url)
-    unread.wait_for_function(
-        "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))", timeout=120_000
-    )
-    unread.set_viewport_size({"width": 1000, "height": 600})
-    part = unread.locator("details:not([open])", has=unread.locator(".plot")).first
-    folded = part.element_handle()
-    part.locator("summary").first.click()
-    unread.wait_for_function(
-        "folded => folded.querySelector('.main-svg').clientWidth > 800", arg=folded.element_handle()
-    )
+    drawn = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+    unread.wait_for_function(drawn, timeout=120_000)
+    assert unread.locator("details:not([open]) .plot").count() > 0
+    unread.evaluate("document.querySelectorAll('details').forEach(folded => { folded.open = true; })")
+    as_wide = "[...document.querySelectorAll('details .main-svg')].every(plot => plot.clientWidth > 800)"
+    unread.wait_for_function(as_wide, timeout=60_000)
     unread.close()
 
 
