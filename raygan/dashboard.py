@@ -32,7 +32,13 @@ def watch(folders: Sequence[Folder], port: int, tensorboard_port: int, optuna_ur
     studies = [StudyFiles(folder) for folder in folders]
     ports = range(port, port + len(folders))
     _check(studies, [*ports, tensorboard_port], optuna_url)
-    local = {study.name: f"{study.folder.path}/tensorboard" for study in studies if study.folder.is_local}
+    names = [study.name for study in studies]
+    local = {
+        # Of several studies of one name, each needs its own.
+        study.name if names.count(study.name) == 1 else f"{study.name}-{one}": f"{study.folder.path}/tensorboard"
+        for one, study in zip(ports, studies, strict=True)
+        if study.folder.is_local
+    }
     tensorboard = f"http://{HOST}:{tensorboard_port}" if local else ""
     live = live_app(folders, ports, tensorboard)
     print(f"http://{HOST}:{port}  progress, learning curves and pictures, updated as it goes")

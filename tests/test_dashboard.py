@@ -136,6 +136,11 @@ def test_studies_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     assert "no study.json" in progress(Folder(tmp_path))["problem"]
     (tmp_path / "study.json").write_text("{")
     assert "study.json" in progress(Folder(tmp_path))["problem"]
+    record = {"schema": 2, "name": "study", "status": "running trials", "config": PAPER_V1.to_json(), "trials": 4}
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    assert progress(Folder(tmp_path))["best"] == [21.0]
+    (tmp_path / "metrics.csv").write_text("trial,epoch\ntrial-0001,1\n")
+    assert "is damaged" in progress(Folder(tmp_path))["problem"]
 
 
 @pytest.mark.parametrize("server", [0, 1], ids=["optuna-dashboard", "TensorBoard"])

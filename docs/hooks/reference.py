@@ -33,6 +33,7 @@ COMMANDS = {
     "raygan compare": ["compare"],
     "raygan dashboard": ["dashboard"],
     "raygan track": ["track"],
+    "raygan serve": ["serve"],
     "raygan export": ["export"],
     "raygan fetch": ["fetch"],
 }

@@ -29,7 +29,7 @@ from raygan.study.storage import Folder
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 logger = logging.getLogger(__name__)
-IN_MEMORY = 256 * 2**20
+IN_MEMORY = 512 * 2**20
 """Bytes of a denoised image up to which it is held in memory."""
 QUALITY = 95
 """Quality of lossy formats."""
@@ -106,12 +106,12 @@ def denoise_content(
 
         pixels = _large_array((height, width, channels), kind)
         # Bounds of the error, times 65535.
-        errors = _large_array((height, width, 1) if bounds is not None else (0, 0, 1), np.dtype(np.uint16))
+        errors = _large_array((height, width, 1), np.dtype(np.uint16)) if bounds is not None else None
         top = 0
         for band, bound in denoiser.bands(region, height, width, bounds):
             rows = slice(top, top + len(band))
             pixels[rows] = band
-            if bounds is not None:
+            if errors is not None:
                 # Rounded up, so that they stay bounds.
                 errors[rows, :, 0] = np.ceil(bound.clip(0, 1) * 65535)
             top = rows.stop
@@ -121,7 +121,7 @@ def denoise_content(
             _note_noise_left(image, denoised, notes)
         # Inserted into the noisy image, which has the metadata.
         result = _as_file(image.insert(denoised, 0, 0), suffix, exif)
-        error_map = _as_image(errors, "grey16").write_to_buffer(error_suffix) if bounds is not None else b""
+        error_map = _as_image(errors, "grey16").write_to_buffer(error_suffix) if errors is not None else b""
         return DenoisedFile(result, error_map, tuple(notes))
     except pyvips.Error as error:
         raise ImageError(f"it cannot be read or written as an image: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -123,6 +124,8 @@ class Api:
             denoised = await asyncio.wait_for(computed, self.service.max_seconds)
         except TimeoutError as error:
             raise HTTPException(504, f"it took longer than {self.service.max_seconds:g} s") from error
+        except RayActorError as error:
+            raise HTTPException(503, "the processes that compute were lost: try again later") from error
         except BackPressureError as error:
             raise HTTPException(503, "too many images wait: try again later", {"Retry-After": "5"}) from error
         if denoised.problem:
@@ -140,14 +143,14 @@ class Api:
         return bytes(content)
 
     async def _computed(self, content: bytes, name: str, strength: float, suffix: str) -> Denoised:
-        for retry in range(RETRIES + 1):
-            try:
-                result: Denoised = await self.denoising.denoise.remote(content, name, strength, suffix)
-                return result
-            except RayActorError:
-                if retry == RETRIES:
-                    raise
-        raise AssertionError
+        for _ in range(RETRIES):
+            with contextlib.suppress(RayActorError):
+                return await self._denoised(content, name, strength, suffix)
+        return await self._denoised(content, name, strength, suffix)
+
+    async def _denoised(self, content: bytes, name: str, strength: float, suffix: str) -> Denoised:
+        result: Denoised = await self.denoising.denoise.remote(content, name, strength, suffix)
+        return result
 
 
 STATUS = {
@@ -155,7 +158,7 @@ STATUS = {
     404: "There is no such denoiser",
     413: "The file is too large",
     422: "It is no image that can be denoised, or a parameter is out of range",
-    503: "Too many images wait",
+    503: "Too many images wait, or the processes that compute were lost",
     504: "It took too long",
 }
 """Statuses of `/denoise` besides 200."""
@@ -171,34 +174,40 @@ async def _page() -> str:
     return Path(__file__).with_name("serve.html").read_text()
 
 
-def _application(service: Service, hosts: tuple[str, ...], token: str) -> serve.Application:
-    """The Serve application, sized for the cluster that it is built on."""
-    # Here, since the processes that answer requests need no torch.
+def _check(service: Service) -> None:
+    """Raise `InputError` unless all denoisers can be loaded and told apart: replicas would fail to start."""
     from raygan.inference.denoiser import Denoiser
-    from raygan.inference.replica import Denoising
 
     if len(set(map(name_of, service.denoisers))) < len(service.denoisers):
         raise InputError(f"--denoisers must have different names, but they are {', '.join(service.denoisers)}")
     for one in service.denoisers:
-        # Fails here, with its reason, not in a replica.
         Denoiser.from_pretrained(one, device="cpu")
+
+
+def _application(service: Service, hosts: tuple[str, ...], token: str) -> serve.Application:
+    """The Serve application, sized for the cluster that it is built on."""
+    # Here, since the processes that answer requests need no torch.
+    from raygan.inference.replica import Denoising
+
     available = ray.cluster_resources()
     gpus = int(available.get("GPU", 0)) if service.device != "cpu" else 0
     cores = min(CORES, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])))
+    replicas = max(1, gpus or int(available["CPU"]) // cores)
     denoising = serve.deployment(Denoising).options(
         ray_actor_options={"num_cpus": 1, "num_gpus": 1} if gpus else {"num_cpus": cores},
         max_ongoing_requests=CONCURRENT,
         max_queued_requests=service.max_queued,
         autoscaling_config={
             "min_replicas": 1,
-            "max_replicas": max(1, gpus or int(available["CPU"]) // cores),
+            "max_replicas": replicas,
             "target_ongoing_requests": CONCURRENT / 2,
         },
         logging_config=QUIET,
     )
     api = serve.deployment(serve.ingress()(Api)).options(
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=2 * service.max_queued,
+        # More than are computed or wait, so that the others are refused.
+        max_ongoing_requests=2 * (service.max_queued + CONCURRENT * replicas),
         logging_config=QUIET,
     )
     application: serve.Application = api.bind(service, denoising.bind(service, cores), hosts, token)
@@ -216,13 +225,14 @@ def application(settings: dict[str, Any]) -> serve.Application:
         service = Service(**{**settings, "denoisers": tuple(settings.get("denoisers", Service.denoisers))})
     except TypeError as error:
         raise InputError(f"in the application's args: {error}") from error
+    _check(service)
     return _application(service, (), token)
 
 
 def run_service(service: Service, host: str, port: int) -> None:
     """Serve until Ctrl-C. On an address other than loopback, requests must have a token: see `TOKEN`.
 
-    Raises `InputError` if the port is in use or a denoiser cannot be loaded.
+    Raises `InputError` if the port is in use, a denoiser cannot be loaded, or the cluster has a Serve of its own.
     """
     from raygan.train.cluster import start_ray
 
@@ -231,10 +241,17 @@ def run_service(service: Service, host: str, port: int) -> None:
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}: {error}; give another --host or --port") from error
     is_local = host in LOOPBACK
-    token = os.environ.get(TOKEN, "" if is_local else secrets.token_urlsafe(16))
+    # An empty variable is none: it must not open the service to everyone.
+    token = os.environ.get(TOKEN) or ("" if is_local else secrets.token_urlsafe(16))
     hosts = tuple(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")) if is_local else ()
+    _check(service)
     service = _with_absolute_paths(service)
     start_ray()
+    if serve.status().proxies:
+        # It would keep its own address, which may be open to others.
+        raise InputError(
+            "Ray Serve runs on this cluster already: end it with serve shutdown, or use cluster/serve.yaml"
+        )
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
     try:
         serve.run(_application(service, hosts, token), name="raygan", logging_config=QUIET)
@@ -247,7 +264,7 @@ def run_service(service: Service, host: str, port: int) -> None:
     except KeyboardInterrupt:
         pass
     finally:
-        serve.delete("raygan")
+        serve.shutdown()
 
 
 def _with_absolute_paths(service: Service) -> Service:

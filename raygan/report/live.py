@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 
 from raygan.errors import InputError
+from raygan.study.ledger import ENDED, REMEDY
 from raygan.study.objectives import LESS_IS_BETTER, OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, reading
 
 CURVES = 12
 """How many trials have their learning curves shown: the best, and those that run."""
 PICTURES = 4
 """How many of the latest pictures are shown."""
-ENDED = ("complete", "pruned", "failed")
 
 
 def progress(folder: Folder) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def progress(folder: Folder) -> dict[str, Any]:
     latest first. Where a study cannot be read, there is only its `name` and the `problem`.
     """
     try:
-        return _progress(StudyFiles(folder))
+        with reading(folder, "", REMEDY):
+            return _progress(StudyFiles(folder))
     except (InputError, OSError) as error:
         return {"name": str(folder), "problem": str(error)}
 
@@ -43,14 +44,13 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
     epochs = study.metrics
     good_trials = trials[trials["state"] != "failed"]
     # Those that run must not be left out.
-    shown = (
-        pd.concat([good_trials[good_trials["state"] == "running"], good_trials]).drop_duplicates("trial").head(CURVES)
-    )
+    running = good_trials[good_trials["state"] == "running"]
+    shown = pd.concat([running, good_trials]).drop_duplicates("trial").head(CURVES)
     column = f"best_{objective}"
     curves = {trial: epochs.loc[epochs["trial"] == trial, column] for trial in shown["trial"]} if len(epochs) else {}
     good = epochs[~epochs["trial"].isin(trials.loc[trials["state"] == "failed", "trial"])] if len(epochs) else epochs
     best = (good[column].cummin() if ascending else good[column].cummax()) if len(good) else pd.Series(dtype=float)
-    names = trials["trial"].tolist()
+    pictures = [name for name in _latest(epochs) if study.folder.exists(_picture(name))]
     return {
         "name": study.name,
         "status": study.record["status"],
@@ -65,9 +65,7 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
         "best_trial": next(iter(good_trials["trial"]), None),
         "curves": {trial: _numbers(curve) for trial, curve in curves.items()},
         "failed": trials.loc[trials["state"] == "failed", ["trial", "error"]].fillna("").to_numpy().tolist(),
-        "pictures": [name for name in _latest(epochs) if name in names and study.folder.exists(_picture(name))][
-            :PICTURES
-        ],
+        "pictures": pictures[:PICTURES],
     }
 
 
@@ -81,9 +79,8 @@ def _picture(trial: str) -> str:
 
 
 def _numbers(values: pd.Series[float]) -> list[float | None]:
-    """Without what JSON cannot hold, and no more than a page can draw."""
-    every = max(1, len(values) // 1000)
-    return [round(float(one), 4) if math.isfinite(one) else None for one in values[::every]]
+    """Without what JSON cannot hold."""
+    return [round(float(one), 4) if math.isfinite(one) else None for one in values]
 
 
 def live_app(folders: Sequence[Folder], ports: Sequence[int], tensorboard: str) -> Callable[..., Iterable[bytes]]:

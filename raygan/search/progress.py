@@ -9,7 +9,6 @@ import textwrap
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Any, Self
 
 from ray import tune
@@ -70,7 +69,7 @@ class LiveTable:
         self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.live.stop()
 
     def event(self, text: str) -> None:

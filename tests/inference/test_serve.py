@@ -2,8 +2,10 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -43,6 +45,8 @@ class Answer:
 @dataclass
 class Server:
     port: int
+    token: str
+    """That of the printed address."""
 
     def request(self, method: str, path: str, content: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
@@ -61,11 +65,12 @@ def serving(*options: str, token: str | None = None) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     command = [str(Path(sys.executable).with_name("raygan")), "serve", "--port", str(port), *options]
-    environment = {**os.environ, **({"RAYGAN_SERVE_TOKEN": token} if token else {})}
+    environment = {**os.environ, **({"RAYGAN_SERVE_TOKEN": token} if token is not None else {})}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        assert any("Ctrl-C" in line for line in process.stdout)
-        yield Server(port)
+        said = "".join(itertools.takewhile(lambda line: "Ctrl-C" not in line, process.stdout))
+        printed = re.search(r"#token=(\S+)", said)
+        yield Server(port, printed.group(1) if printed else "")
         in_use = raygan("serve", "--port", str(port))
         assert (in_use.returncode, "give another --host or --port" in in_use.stderr) == (2, True)
         process.send_signal(signal.SIGTERM)
@@ -213,12 +218,20 @@ def _downloaded(page: Page, folder: Path) -> bytes:
 
 
 def test_elsewhere_than_on_loopback_a_token_is_needed(chromium: str) -> None:
-    with serving("--denoisers", "small", "--host", "0.0.0.0", token="secret") as server:
+    options = ("--denoisers", "small", "--host", "0.0.0.0", "--max-queued", "1")
+    with serving(*options, token="secret") as server:
         content = as_file(image(16, 16))
         assert server.denoise(content).status == 401
         assert server.denoise(content, headers={"Authorization": "Bearer wrong"}).status == 401
         assert server.denoise(content, headers={"Authorization": "Bearer secret"}).status == 200
         assert server.request("GET", "/service").status == 401
+        # Of more requests than are computed and may wait, some are refused, and the others served.
+        large, token = as_file(image(400, 400)), {"Authorization": "Bearer secret"}
+        with ThreadPoolExecutor(32) as threads:
+            answers = list(threads.map(lambda _: server.denoise(large, headers=token), range(32)))
+        assert {answer.status for answer in answers} == {200, 503}
+        refused = next(answer for answer in answers if answer.status == 503)
+        assert (refused.detail, refused.headers["retry-after"]) == ("too many images wait: try again later", "5")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             page = browser.new_page()
@@ -232,6 +245,15 @@ def test_elsewhere_than_on_loopback_a_token_is_needed(chromium: str) -> None:
             expect(page.locator("#limits")).to_contain_text("megapixels")
             assert "secret" not in page.url
             browser.close()
+
+
+def test_an_empty_token_is_none_and_slow_requests_are_given_up() -> None:
+    options = ("--denoisers", "small", "--host", "0.0.0.0", "--max-seconds", "0.001")
+    with serving(*options, token="") as server:
+        content = as_file(image(16, 16))
+        assert server.denoise(content).status == 401
+        answer = server.denoise(content, headers={"Authorization": f"Bearer {server.token}"})
+        assert (answer.status, answer.detail) == (504, "it took longer than 0.001 s")
 
 
 def test_bad_settings_are_refused() -> None:
