@@ -1,51 +1,86 @@
-"""What a search gains: `python benchmarks/gain.py STUDY PHOTOS`, about ten minutes on two cores for a --quick search.
+"""What a search gains: `python benchmarks/gain.py STUDY PHOTOS --minutes 15`, an hour and a half on two cores.
 
-Trains the best configuration that the search in the folder STUDY found, and the paper's v1 and v0, with three seeds
-each and otherwise alike: the same networks, photos and epochs. Evaluates them on PHOTOS, a folder that neither training
-nor search has seen.
+Trains, with three seeds each and with equal computation: what the search in the folder STUDY started from ("start", the
+paper's v1 in `searches/v1.py` and `searches/system.py`), the same with what the paper's v0 has in place of v1's values,
+the denoiser that was set by hand (`raygan.presets.DENOISER`), and the best that the search found. Equal computation is
+as many minutes of one core, by a measurement of each one's steps before the trainings begin. Evaluates them on PHOTOS,
+a folder that neither training nor search has seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
+from step import raygan_seconds, vgg19_weights
+
 from raygan.config.run import Config
-from raygan.config.section import flat_values, with_values
-from raygan.presets import PAPER_V0, PAPER_V1
+from raygan.config.section import PLACES, flat_values, with_values
+from raygan.data.photos import Photos
+from raygan.data.samples import dead_leaves
+from raygan.presets import DENOISER, PAPER_V0, PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.search.study import run_study
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
+EPOCHS = 10
+LENGTH = ("training/steps_per_epoch", "training/epochs")
+
+
+def differences(config: Config, base: Config) -> dict[str, Any]:
+    """The values in which a system differs from `base`, but for its data, its length and its machine."""
+    values, known = flat_values(config), flat_values(base)
+    return {
+        path: value
+        for path, value in values.items()
+        if not path.startswith(("data/", "hardware/")) and path not in LENGTH and not PLACES.search(path)
+        # The fields of another class are all given.
+        if path not in known or value != known[path]
+    }
+
+
+def steps_of(arms: dict[str, dict[str, Any]], base: Config, minutes: float) -> dict[str, int]:
+    """How many steps each arm makes in an epoch, for `EPOCHS` epochs of as many minutes of one core together."""
+    photos = Photos([str(index) for index in range(12)], [dead_leaves(288, 0, index) for index in range(12)])
+    steps = {}
+    for arm, values in arms.items():
+        seconds = raygan_seconds(with_values(base, values), photos, vgg19_weights())
+        steps[arm] = max(1, round(60 * minutes / seconds / EPOCHS))
+        print(f"{arm}: {seconds:.2f} s a step, {EPOCHS} epochs of {steps[arm]} steps", flush=True)
+    return steps
+
 
 def main() -> None:
     """Run the comparison, which ends with its table."""
-    parser = argparse.ArgumentParser(description="A search's best configuration against the paper's.")
+    parser = argparse.ArgumentParser(description="A search's best configuration against others.")
     parser.add_argument("study", metavar="STUDY", help="folder of a finished search")
     parser.add_argument("photos", metavar="PHOTOS", help="folder of photos that it has not seen")
+    parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
     parser.add_argument("--storage", default="studies", help="where the comparison's folder goes (default: studies)")
     options = parser.parse_args()
     study = StudyFiles.finished(Folder(options.study))
-    searched = study.record["space"]
-
-    def values_of(system: Config) -> dict[str, Any]:
-        values = flat_values(system)
-        # Those of the kinds that the system does not have are left out.
-        return {path: values[path] for path in searched if path in values}
-
-    comparison = Comparison(
-        name=f"{study.name}-gain",
-        config=with_values(study.config, {"data/evaluate_on": options.photos}),
-        arms={
-            "v1": values_of(PAPER_V1),
-            "v0": values_of(PAPER_V0),
-            "found": values_of(PAPER_V1) | study.record["best_trial"]["values"],
-        },
-    )
-    run_study(comparison, options.storage)
+    base = with_values(study.config, {"data/evaluate_on": options.photos, "training/epochs": EPOCHS})
+    v0, v1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
+    arms: dict[str, dict[str, Any]] = {
+        "start": {},
+        "v0": {path: value for path, value in v0.items() if value != v1.get(path)},
+        "by-hand": differences(DENOISER, base),
+        "found": study.record["best_trial"]["values"],
+    }
+    # Kept, since a comparison that is resumed must be the same.
+    file = Path(options.storage) / f"{study.name}-gain-steps.json"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(steps_of(arms, base, options.minutes)))
+    for arm, steps in json.loads(file.read_text()).items():
+        arms[arm]["training/steps_per_epoch"] = steps
+    run_study(Comparison(name=f"{study.name}-gain", config=base, arms=arms), options.storage)
     trials = study.trials
     print(f"\nThe search trained {len(trials)} trials for {trials['epochs'].sum()} epochs to find it.")
+    print(f"Their training and validation took {study.metrics['seconds'].sum() / 3600:.2f} hours of one core.")
 
 
 if __name__ == "__main__":

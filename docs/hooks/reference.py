@@ -42,8 +42,8 @@ CLI_INTRODUCTION = """# Command line
 This page is generated from the commands' own `--help`.
 
 `raygan search` and `raygan train` take a search file (`FILE.py`) or the name of a search that comes with RayGAN: `v1`,
-`v0`, `ablation`, `adversarial_weight`, `architecture`, `camera`, `content_loss`, `denoiser`, `discriminator`,
-`finetune`, `noise_policy` or `perception`. Their options and defaults are those of the experiment, so
+`v0`, `ablation`, `adversarial_weight`, `camera`, `content_loss`, `denoiser`, `discriminator`, `finetune`,
+`noise_policy`, `perception` or `system`. Their options and defaults are those of the experiment, so
 `raygan search NAME --help` differs between experiments. In a clone, `python searches/v1.py` is the same as
 `raygan search v1`.
 

@@ -24,7 +24,7 @@ from ray.tune.stopper import Stopper
 
 from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
-from raygan.models.cost import operations_per_pixel, parameters
+from raygan.models.cost import epochs_within, operations_per_pixel, parameters, training_operations
 from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.promotion import Promotion, Scores
 from raygan.search.repeats import SEED, ask_repeat, is_repeat, name_of, number_of_repeats
@@ -164,9 +164,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         settings, config = self.experiment.settings, self.experiment.config
         if not settings.equal_compute:
             return settings.trial_epochs
-        generator = with_values(config, self.experiment.values_at(trial.params)).generator
-        share = operations_per_pixel(config.generator) / operations_per_pixel(generator)
-        return max(1, round(settings.trial_epochs * share))
+        operations = training_operations(config, settings.trial_epochs)
+        return max(1, round(epochs_within(with_values(config, self.experiment.values_at(trial.params)), operations)))
 
     def _scores(self, metrics: Mapping[str, Any]) -> Scores:
         """The objectives at an epoch, of which higher is better."""

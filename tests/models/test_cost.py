@@ -1,14 +1,21 @@
-"""What a generator costs, against counts by hand."""
+"""What networks and their training cost, against counts by hand and of the steps themselves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from raygan.config.kinds import Generator
+from raygan.config.run import Config
+from raygan.config.section import with_values
 from raygan.models import ResidualUNet, UNet
-from raygan.models.cost import operations_per_pixel, parameters
+from raygan.models.cost import epochs_within, operations_per_pixel, parameters, training_operations
+from raygan.presets import PAPER_V1, quick
+from raygan.train.step import Gan, pixel_step, train_step
 
 
 def convolution(size: int, inputs: int, outputs: int, per_pixel: float) -> float:
@@ -89,3 +96,29 @@ def test_parameters_of_a_residual_unet() -> None:
 
 def test_parameters_of_the_papers_generator() -> None:
     assert parameters(UNet()) == 29_247_491
+
+
+def counted(config: Config, step: Callable[..., object]) -> float:
+    """Operations of a step that is run."""
+    size = config.data.crop_size
+    generator, discriminator = config.generator.build(), config.discriminator.build(size)
+    optimizers = [torch.optim.SGD(network.parameters(), 1e-3) for network in (generator, discriminator)]
+    gan = Gan(generator, discriminator, discriminator, *optimizers, config.loss.content.build({}), config)
+    clean = torch.rand(config.training.batch_size, 3, size, size)
+    with FlopCounterMode(display=False) as counter:
+        step(gan, clean, clean)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("normalization", ["batch", "none"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_training_counts_what_steps_do(residual: bool, normalization: str) -> None:
+    values = {"generator/residual": residual, "generator/normalization": normalization}
+    config = with_values(quick(PAPER_V1), values | {"training/batch_size": 4, "training/steps_per_epoch": 3})
+    pixels, both = counted(config, pixel_step), counted(config, train_step)
+    assert training_operations(config, 5) == 5 * 3 * both
+    for first in (0, 2, 9):
+        mixed = with_values(config, {"training/pixel_epochs": first})
+        assert training_operations(mixed, 5) == 3 * (min(5, first) * pixels + max(0, 5 - first) * both)
+        assert epochs_within(mixed, training_operations(mixed, 5)) == pytest.approx(5)
+    assert training_operations(with_values(config, {"training/pixel_epochs": None}), 5) == 5 * 3 * pixels

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raygan.config.section import with_values
-from raygan.models.cost import operations_per_pixel
+from raygan.models.cost import training_operations
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import DISTANCE, OptunaSearcher, promotion_of, scheduler
 from raygan.search.experiment import Scheduler, Search, SearchAlgorithm
@@ -31,7 +31,7 @@ FIRST = {X: 0.25, POLICY: "NormalPolicy"}
 def searching(
     folder: Path, space: Space = SPACE, first: Sequence[Mapping[str, Any]] = (), **options: Any
 ) -> OptunaSearcher:
-    search = Search(name="s", config=PAPER_V1, space=space, **{"trials": 9, "trial_epochs": 3, **options})
+    search = Search(name="s", space=space, **{"config": PAPER_V1, "trials": 9, "trial_epochs": 3, **options})
     trials = Trials(Folder(folder), "s", search.objectives)
     trials.enqueue(first)
     return OptunaSearcher(trials, search, Ledger(trials.folder))
@@ -398,19 +398,17 @@ def test_schedulers_do_not_stop_last_and_restored_epochs_or_errors(name: Schedul
 
 def test_equal_compute_moves_epochs_and_rungs_with_the_cost(tmp_path: Path) -> None:
     widths = {"generator/base_width": CategoricalDistribution([16, 32, 64])}
-    searcher = searching(tmp_path, widths, trials=9, trial_epochs=9, equal_compute=True, search_algorithm="random")
-    cost = {
-        width: operations_per_pixel(with_values(PAPER_V1, {"generator/base_width": width}).generator)
-        for width in (16, 32, 64)
-    }
+    base, asha = with_values(PAPER_V1, {"loss/content": "MeanSquaredError"}), scheduling("asha")
+    options = {"config": base, "trial_epochs": 9, "equal_compute": True, "search_algorithm": "random"}
+    searcher = searching(tmp_path, widths, **options)
+    cost = {width: training_operations(with_values(base, {"generator/base_width": width}), 1) for width in (16, 64)}
     searcher.trials.enqueue([{"generator/base_width": width} for width in (16, 64)])
-    base, asha = operations_per_pixel(PAPER_V1.generator), scheduling("asha")
     epochs = {}
     for name, width in (("small", 16), ("large", 64)):
         point = searcher.suggest(name)
         assert isinstance(point, dict)
         epochs[width] = point["epochs"]
-        assert point["epochs"] == round(9 * base / cost[width])
+        assert point["epochs"] == round(training_operations(base, 9) / cost[width])
         # The first rung is a ninth of the computation, whatever the network.
         trial, rung = Trial(name), math.ceil(point["epochs"] / 9)
         stops = [

@@ -133,9 +133,9 @@ def test_limits_are_part_of_a_studys_identity() -> None:
     assert limited == SEARCH.identity() | {"max_parameters": 9, "max_operations": 2.0}
 
 
-def test_architecture_search_refuses_an_expensive_first_point_before_it_begins(tmp_path: Path) -> None:
+def test_system_search_refuses_an_expensive_first_point_before_it_begins(tmp_path: Path) -> None:
     options = ("--quick", "--max-parameters", "1000000", "--storage", tmp_path / "studies")
-    ended = run_search(*options, file="architecture")
+    ended = run_search(*options, file="system")
     assert ended.returncode == 2
-    assert "first point 1: its generator has 1,8" in ended.stderr
+    assert "first point 1: its generator has 1,0" in ended.stderr
     assert not (tmp_path / "studies").exists()
