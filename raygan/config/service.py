@@ -21,7 +21,7 @@ class Service:
     is the default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; auto: a GPU per replica, if the cluster has one."""
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     """See `raygan denoise`."""
     max_megapixels: int = 50
     """Refuse larger images."""

@@ -14,6 +14,7 @@ from raygan.config.run import PRECISIONS, Precision
 from raygan.config.service import MOST_STRENGTH
 from raygan.errors import InputError
 from raygan.inference.error import ERROR_FILE, ErrorBounds, read_bounds
+from raygan.models.generators import ResidualUNetNetwork
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.train.step import autocast
@@ -153,7 +154,7 @@ class Denoiser:
         stride: int = 1,
         device: str = "auto",
         tile: int = TILE,
-        precision: Precision = "float32",
+        precision: Precision = "auto",
         self_ensemble: bool = False,
         strength: float = 1.0,
     ) -> None:
@@ -163,9 +164,9 @@ class Denoiser:
         memory use. `self_ensemble` averages over all flips and turns of the image, which takes eight times as long.
         `strength`, 0 to 1.5, is how much of what the network takes for noise is removed.
 
-        "bfloat16" is faster on processors that compute in it, where "auto" chooses it; with it, the denoiser `baseline`
-        loses 0.002 dB on Gaussian noise and speckle, and 0.05 dB on salt and pepper (see
-        `docs/explanation/denoiser.md`).
+        "bfloat16" is faster on processors that compute in it, where "auto" chooses it for residual U-Nets: those that
+        come with RayGAN lose less than 0.01 dB (see `docs/explanation/denoiser.md`), other networks perhaps more.
+        "float32" gives the same result on all machines, but for rounding.
 
         Raises `ImageError` if tiles are too small to overlap, the device is missing, the precision is unknown or the
         strength out of range.
@@ -178,7 +179,8 @@ class Denoiser:
             raise ImageError(f"strength must be from 0 to {MOST_STRENGTH}, but it is {strength}")
         if device == "cuda" and not torch.cuda.is_available():
             raise ImageError("this machine has no GPU that torch can use: choose another device than cuda")
-        self.precision = precision
+        is_known = isinstance(generator, ResidualUNetNetwork)
+        self.precision: Precision = "float32" if precision == "auto" and not is_known else precision
         self.self_ensemble = self_ensemble
         self.strength = strength
         self.stride = stride
@@ -236,9 +238,9 @@ class Denoiser:
 
         Raises `ImageError` if it has none, or computes in another way than they were calibrated for.
         """
-        if self.strength != 1 or self.self_ensemble or self.precision != "float32":
+        if self.strength != 1 or self.self_ensemble:
             raise ImageError(
-                "the error map is calibrated for strength 1 in float32 without self-ensemble: leave these options out"
+                "the error map is calibrated for strength 1 without self-ensemble: leave these options out"
             )
         bounds = read_bounds(self.folder) if self.folder is not None else None
         if bounds is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -140,6 +141,22 @@ class ResidualBlock(nn.Module):
         """Features of the same shape, (B, width, H, W)."""
         added: Tensor = self.layers(features)
         return features + added
+
+
+class FullResolution(nn.Sequential):
+    """Layers at a network's highest resolution: in evaluation mode they compute in float32, under autocast too.
+
+    Of what bfloat16 costs a residual U-Net, most is lost here (see `docs/explanation/denoiser.md`).
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The last layer's result."""
+        kind = features.device.type
+        reduced = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        exact = reduced and not self.training
+        with torch.autocast(kind, enabled=False) if exact else contextlib.nullcontext():
+            result: Tensor = super().forward(features.float() if exact else features)  # type: ignore[no-untyped-call]
+        return result
 
 
 def initialize(network: nn.Module, deviation: float) -> None:

@@ -14,6 +14,7 @@ from raygan.config.kinds import Generator
 from raygan.config.section import Count, Fraction, Positive
 from raygan.models.blocks import (
     Down,
+    FullResolution,
     NormalizedNetwork,
     ResidualBlock,
     UpConcat,
@@ -155,17 +156,18 @@ class ResidualUNetNetwork(GeneratorNetwork):
         steps = list(itertools.pairwise(widths))
 
         def blocks(width: int) -> nn.Sequential:
-            return nn.Sequential(*(ResidualBlock(width, config) for _ in range(config.blocks)))
+            kind = FullResolution if width == widths[0] else nn.Sequential
+            return kind(*(ResidualBlock(width, config) for _ in range(config.blocks)))
 
         values = 3 * config.unshuffle**2
-        self.input = nn.Sequential(nn.PixelUnshuffle(config.unshuffle), nn.Conv2d(values, widths[0], 3, padding=1))
+        self.input = FullResolution(nn.PixelUnshuffle(config.unshuffle), nn.Conv2d(values, widths[0], 3, padding=1))
         self.encoder = nn.ModuleList(blocks(width) for width in widths[:-1])
         self.down = nn.ModuleList(nn.Conv2d(shallow, deep, 2, stride=2) for shallow, deep in steps)
         self.bottleneck = blocks(widths[-1])
         self.up = nn.ModuleList(build_upsampling(deep, shallow, config.upsampling) for shallow, deep in steps)
         self.decoder = nn.ModuleList(blocks(width) for width in widths[:-1])
         last = nn.Conv2d(widths[0], values, 3, padding=1)
-        self.output = nn.Sequential(last, nn.PixelShuffle(config.unshuffle))
+        self.output = FullResolution(last, nn.PixelShuffle(config.unshuffle))
         if config.residual:
             for weight in last.parameters():
                 nn.init.zeros_(weight)

@@ -221,12 +221,15 @@ def _open(experiment: Experiment, folder: Folder) -> dict[str, Any]:
         started = {"status": TRIALS} if experiment.settings.trials else {"status": WINNER, "best_trial": {"values": {}}}
         made = {"started": _now(), "versions": package_versions()}
         return {"schema": SCHEMA, "name": experiment.name} | started | made | identity
-    if differing := differing_values({name: record.get(name) for name in identity}, identity):
+    # Time that is added or taken away changes no trial.
+    compared = identity.keys() - {"time_budget"}
+    before, now = ({name: values.get(name) for name in compared} for values in (record, identity))
+    if differing := differing_values(before, now):
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing)} (see its study.json): give the same "
             "options to resume it, or another --name"
         )
-    return record
+    return record | {name: identity[name] for name in identity.keys() - compared}
 
 
 def _note(record: dict[str, Any], name: str, found: object) -> None:

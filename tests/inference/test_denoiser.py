@@ -6,13 +6,19 @@ import pytest
 import torch
 from denoisers import SMALL, Blur, image_of, save_denoiser
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import uniform_filter
+from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor, nn
 
+from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.inference.denoiser import Denoiser, ImageError, SelfEnsemble, denoise
 from raygan.models import UNet
+from raygan.noise import SaltAndPepper, add_noise
+from raygan.seeds import torch_generator
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import DenoiserError
+from raygan.train.step import computes_in_bfloat16
 
 
 class Recorder(nn.Module):
@@ -114,7 +120,7 @@ def test_tiles_leave_no_seams(tmp_path: Path) -> None:
     """Against the whole image at once; tiles without overlap differ from that by ten times as much."""
     folder = save_denoiser(tmp_path / "own")
     image = image_of((300, 420, 3), np.float32)
-    tiled = Denoiser.from_pretrained(folder, tile=128)
+    tiled = Denoiser.from_pretrained(folder, tile=128, precision="float32")
     noisy = torch.from_numpy(image).permute(2, 0, 1)[None]
     whole = denoise(tiled.generator, noisy, SMALL.stride)
     found = torch.from_numpy(tiled(image)).permute(2, 0, 1)[None]
@@ -158,11 +164,33 @@ def test_a_user_defined_generator_denoises(tmp_path: Path) -> None:
 def test_bfloat16_is_exact_to_a_hundredth_of_the_range(tmp_path: Path) -> None:
     folder = save_denoiser(tmp_path / "own")
     image = image_of((130, 200, 3), np.float32)
-    exact, rounded = (
-        Denoiser.from_pretrained(folder)(image),
-        Denoiser.from_pretrained(folder, precision="bfloat16")(image),
+    exact, rounded, chosen = (
+        Denoiser.from_pretrained(folder, precision=precision)(image) for precision in ("float32", "bfloat16", "auto")
     )
     assert 0 < np.abs(rounded - exact).mean() < 0.01
+    assert np.array_equal(chosen, rounded if computes_in_bfloat16("cpu") else exact)
+
+
+def test_other_networks_are_computed_in_float32_by_default(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own", Blur(size=5))
+    image = image_of((30, 40, 3), np.float32)
+    exact, chosen = (Denoiser.from_pretrained(folder, precision=precision)(image) for precision in ("float32", "auto"))
+    assert np.array_equal(chosen, exact)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "small"])
+def test_bfloat16_loses_less_than_a_hundredth_of_a_decibel(name: str) -> None:
+    """Where errors are smallest, with salt and pepper: the layers at full resolution are exact."""
+    clean = np.asarray(Image.open(sample_photos_folder(EVALUATION_PHOTOS) / "astronaut.png").convert("RGB"))
+    clean = clean[100:292, 150:342].astype(np.float32) / 255
+    planes = torch.from_numpy(clean).permute(2, 0, 1)[None]
+    noisy = add_noise(planes, [SaltAndPepper()], [SaltAndPepper().mean], [torch_generator("test")])[0].permute(1, 2, 0)
+    exact, rounded = (
+        peak_signal_noise_ratio(clean, Denoiser.from_pretrained(name, precision=precision)(noisy.numpy()), data_range=1)
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact > 35
+    assert rounded == pytest.approx(exact, abs=0.01)
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:

@@ -168,8 +168,8 @@ def test_tensorboard_has_scalars_hyperparameters_and_images(study: Study) -> Non
 
 def test_finished_search_shows_its_result_without_repeating_anything(study: Study) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
-    again = run_search(*study.options)
-    assert again.returncode == 0
+    again = run_search(*study.options, "--time-budget", "9")
+    assert again.returncode == 0, again.stderr
     assert "is finished; run under another --name" in again.stdout
     assert study.run.stdout.rpartition("noisy input")[2] in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
