@@ -1,21 +1,23 @@
-"""Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py 1` or `2`, hours on two cores.
+"""Records real learning curves for `benchmarks/search.py`: `python benchmarks/curves.py 1`, or `2 PART`.
 
-Every configuration is trained once, by RayGAN itself, on its generated photos, and resumes where it was stopped. The
-tables are benchmarks of use to others too: one row per configuration, with its values and the val PSNR (dB, mean over
-three noise kinds at three intensities) after each of 27 epochs of 8 steps; empty from where a training diverged.
+Every configuration is trained once, by RayGAN itself, on its generated photos, and resumes where it was stopped; all of
+it takes hours on two cores. The tables are benchmarks of use to others too: one row per configuration, with its values
+and the val PSNR (dB, mean over three noise kinds at three intensities) after each of 27 epochs of 8 steps; empty from
+where a training diverged.
 
 1. `curves.csv`: a grid of learning rates, β1 and adversarial weight, with the networks of `--quick`.
 2. `curves-2.csv`, not recorded yet: random configurations, in which the network, the losses, the schedule and the
    noise's sampling vary too. A value that means nothing beside others is empty. `operations_per_pixel` are the
    generator's; `seconds` are the training's per epoch, in the median, beside whatever else ran. `curves-2.json`
-   describes the space.
+   describes the space. It has three parts, of 108 configurations and a seed each, which may be recorded on different
+   days and machines: the table has the rows of those that are.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -78,38 +80,49 @@ SPACE_2: Space = {
     "training/average_decay": CategoricalDistribution([0.0, 0.9]),
     "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
 }
-SEARCH_2 = Search(
-    name="curves-2",
-    # The depth of v1 has a stride above the crops' size if the resolution is halved first.
-    config=with_values(CONFIG, {"generator/depth": 4}),
-    space=SPACE_2,
-    trials=324,
-    trial_epochs=EPOCHS,
-    search_algorithm="random",
-    scheduler="none",
-    repeats=0,
-)
+# The depth of v1 has a stride above the crops' size if the resolution is halved first.
+CONFIG_2 = with_values(CONFIG, {"generator/depth": 4})
+PARTS = (1, 2, 3)
 
 
-def write_table(search: Search, folder: Folder, file: Path) -> None:
-    """Write a table of curves from the study's folder."""
+def search_of(part: int) -> Search:
+    """The search that records a part of the second table."""
+    return Search(
+        name=f"curves-2-{part}",
+        config=CONFIG_2,
+        space=SPACE_2,
+        trials=108,
+        trial_epochs=EPOCHS,
+        search_algorithm="random",
+        scheduler="none",
+        repeats=0,
+        seed=part,
+    )
+
+
+def write_table(search: Search, folder: Folder, file: Path, part: int | None = None) -> None:
+    """Write a table of curves, or a part of it, from the study's folder."""
     trials, metrics = (pd.read_csv(f"{folder.path}/{name}.csv") for name in ("trials", "metrics"))
     curves = metrics.pivot_table(index="trial", columns="epoch", values="val_psnr")
     curves = curves.rename(columns=lambda epoch: f"epoch_{epoch}").round(3).reset_index()
     table = trials[["trial", *search.space]].merge(curves, on="trial", how="left")
-    if search is SEARCH_2:
+    if part is not None:
         costs = metrics.groupby("trial")[["operations_per_pixel", "train_seconds"]].median().round(2)
         costs = costs.rename(columns={"train_seconds": "seconds"}).reset_index()
         table = table.merge(costs, on="trial", how="left")
         file.with_suffix(".json").write_text(json.dumps({"space": described(search.space)}, indent=2) + "\n")
-    table = table.drop(columns="trial").sort_values(list(search.space))
+        table["part"] = part
+        if file.exists():
+            recorded = pd.read_csv(file)
+            table = pd.concat([recorded[recorded["part"] != part], table])
+    table = table.drop(columns="trial", errors="ignore").sort_values(list(search.space))
     table.to_csv(file, index=False, float_format="%.6g")
     print(f"{len(table)} curves in {file}")
 
 
 def described(space: Space) -> dict[str, dict[str, object]]:
     """A search space as `benchmarks/simulation.py` reads it: integers are choices; v1's values, or near, defaults."""
-    values = {"generator/blocks": 1, "generator/unshuffle": 1, **flat_values(SEARCH_2.config)}
+    values = {"generator/blocks": 1, "generator/unshuffle": 1, **flat_values(CONFIG_2)}
     found: dict[str, dict[str, object]] = {}
     for path, one in space.items():
         distribution = distribution_of(one)
@@ -126,5 +139,12 @@ def described(space: Space) -> dict[str, dict[str, object]]:
 
 
 if __name__ == "__main__":
-    search, file = {"1": (SEARCH, CURVES), "2": (SEARCH_2, CURVES_2)}[sys.argv[1]]
-    write_table(search, run_study(search, sys.argv[2] if len(sys.argv) > 2 else "studies"), file)
+    parser = argparse.ArgumentParser(description="Record learning curves.")
+    parser.add_argument("table", type=int, choices=(1, 2))
+    parser.add_argument("part", type=int, nargs="?", choices=PARTS, help="of the second table")
+    parser.add_argument("--storage", default="studies", help="where the study's folder goes (default: studies)")
+    options = parser.parse_args()
+    if (options.part is None) != (options.table == 1):
+        parser.error("the second table has parts, and the first has none: give 1, or 2 and a part")
+    search, file = (SEARCH, CURVES) if options.part is None else (search_of(options.part), CURVES_2)
+    write_table(search, run_study(search, options.storage), file, options.part)

@@ -8,18 +8,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import ROOT
+
+from raygan.study.storage import Folder
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulation", ROOT / "benchmarks" / "simulation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["simulation"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("simulation")
 
 
 SPACE = {
@@ -137,14 +144,30 @@ def test_epochs_to_the_goal(simulation: ModuleType) -> None:
     assert simulation.epochs_to(5, [1, 1, 3, 4]) == math.inf
 
 
+def test_a_part_of_the_second_table_keeps_the_others(tmp_path: Path) -> None:
+    curves, file = load("curves"), tmp_path / "curves-2.csv"
+    for part, score in ((2, 20.0), (1, 10.0), (2, 30.0)):
+        search, study = curves.search_of(part), tmp_path / str(part)
+        study.mkdir(exist_ok=True)
+        values = dict.fromkeys(search.space, 0)
+        pd.DataFrame([{"trial": "trial-0001", **values}]).to_csv(study / "trials.csv", index=False)
+        epoch = {"trial": "trial-0001", "epoch": 1, "operations_per_pixel": 9.0, "train_seconds": 2.0}
+        pd.DataFrame([{**epoch, "val_psnr": score}]).to_csv(study / "metrics.csv", index=False)
+        curves.write_table(search, Folder(study), file, part)
+    table = pd.read_csv(file).sort_values("part")
+    assert table["part"].tolist() == [1, 2]
+    assert table["epoch_1"].tolist() == [10, 30]
+    assert "trial" not in table
+
+
 def test_the_searches_that_record_curves_are_valid() -> None:
-    spec = importlib.util.spec_from_file_location("curves", ROOT / "benchmarks" / "curves.py")
-    assert spec is not None
-    assert spec.loader is not None
-    curves = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(curves)
+    curves = load("curves")
     curves.SEARCH.check()
-    curves.SEARCH_2.check()
-    described = curves.described(curves.SEARCH_2.space)
+    parts = [curves.search_of(part) for part in curves.PARTS]
+    for search in parts:
+        search.check()
+    assert sum(search.trials for search in parts) >= 300
+    assert len({search.seed for search in parts}) == len(parts)
+    described = curves.described(parts[0].space)
     assert described["generator/blocks"] == {"default": 1, "choices": [1, 2], "when": ["generator", "ResidualUNet"]}
     assert described["generator/depth"] == {"default": 4, "choices": [2, 3, 4]}
