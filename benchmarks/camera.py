@@ -68,7 +68,7 @@ def main() -> None:
     """Print a table: means over the pairs, and on how many of them the last denoiser beats each method."""
     folder, pairs = PairFolder(location=sys.argv[1]).find()
     names = sys.argv[2:] or ["synthetic", "camera"]
-    denoisers = {name: Denoiser.from_pretrained(name) for name in names}
+    denoisers = {name: Denoiser.from_pretrained(name, precision="float32") for name in names}
     known = filters()
     table: dict[str, list[tuple[float, float]]] = {}
     for noisy_name, clean_name in pairs:

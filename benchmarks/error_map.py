@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from raygan.inference.denoiser import Denoiser
 from raygan.inference.error import calibrate
 from raygan.noise import Gaussian, Jpeg, Poisson, SmoothGaussian, add_noise
 from raygan.seeds import derived_seed, torch_generator
+from raygan.train.checkpoint import load_generator
 
 HELD_OUT = 50
 """`data/val_photos` of the denoisers that come with RayGAN."""
@@ -47,11 +49,10 @@ def read(location: str, count: int | None = None) -> dict[str, NDArray[np.uint8]
     return found
 
 
-def measure(denoiser: Denoiser, photos: dict[str, NDArray[np.uint8]]) -> None:
-    """Print the coverage by noise and level, and over all noises that the denoiser was trained on."""
+def measure(denoiser: Denoiser, noises: Sequence[Noise], photos: dict[str, NDArray[np.uint8]]) -> None:
+    """Print the coverage by noise and level, and over all `noises`, which the denoiser was trained on."""
     tasks: list[tuple[str, Noise | None, float]] = [
-        (f"{noise.key}, {level}", noise, noise.intensity(level))
-        for noise, level in itertools.product(denoiser.config.noises, LEVELS)
+        (f"{noise.key}, {level}", noise, noise.intensity(level)) for noise, level in itertools.product(noises, LEVELS)
     ]
     trained = len(tasks)
     tasks += [(f"{noise.key}, mean", noise, noise.mean) for noise in OTHERS]
@@ -90,7 +91,7 @@ def main() -> None:
     if command == "calibrate":
         calibrate(denoiser.folder, list(read(location, HELD_OUT).values())).write(denoiser.folder)
     else:
-        measure(denoiser, read(location))
+        measure(denoiser, load_generator(denoiser.folder)[1].noises, read(location))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What a search gains: `python benchmarks/gain.py STUDY PHOTOS --minutes 15`, an hour and a half on two cores.
 
-Trains, with three seeds each and with equal computation: what the search in the folder STUDY started from ("start", the
-paper's v1 in `searches/v1.py` and `searches/system.py`), the same with what the paper's v0 has in place of v1's values,
-the denoiser that was set by hand (`raygan.presets.DENOISER`), and the best that the search found. Equal computation is
-as many minutes of one core, by a measurement of each one's steps before the trainings begin. Evaluates them on PHOTOS,
-a folder that neither training nor search has seen.
+Trains, with three seeds each and for as many minutes of one core: what the search in the folder STUDY started from
+("start": in `searches/v1.py` and `searches/system.py` the paper's v1, on the search's crops), the same with what the
+paper's v0 has in place of v1's values, the settings that were chosen by hand (`raygan.presets.DENOISER`), and the best
+that the search found. How many steps that is, is measured before. Evaluates them on PHOTOS, a folder that neither
+training nor search has seen.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ LENGTH = ("training/steps_per_epoch", "training/epochs")
 
 
 def differences(config: Config, base: Config) -> dict[str, Any]:
-    """The values in which a system differs from `base`, but for its data, its length and its machine."""
+    """The values in which a system differs from `base`, but for what is the same for all: data, length and machine."""
     values, known = flat_values(config), flat_values(base)
     return {
         path: value
         for path, value in values.items()
         if not path.startswith(("data/", "hardware/")) and path not in LENGTH and not PLACES.search(path)
-        # The fields of another class are all given.
         if path not in known or value != known[path]
     }
 
@@ -47,7 +46,8 @@ def steps_of(arms: dict[str, dict[str, Any]], base: Config, minutes: float) -> d
     photos = Photos([str(index) for index in range(12)], [dead_leaves(288, 0, index) for index in range(12)])
     steps = {}
     for arm, values in arms.items():
-        seconds = raygan_seconds(with_values(base, values), photos, vgg19_weights())
+        config = with_values(base, values)
+        seconds = min(raygan_seconds(config, photos, vgg19_weights()) for _ in range(3))
         steps[arm] = max(1, round(60 * minutes / seconds / EPOCHS))
         print(f"{arm}: {seconds:.2f} s a step, {EPOCHS} epochs of {steps[arm]} steps", flush=True)
     return steps
@@ -70,17 +70,22 @@ def main() -> None:
         "by-hand": differences(DENOISER, base),
         "found": study.record["best_trial"]["values"],
     }
+    name = f"{study.name}-gain-{options.minutes:g}"
     # Kept, since a comparison that is resumed must be the same.
-    file = Path(options.storage) / f"{study.name}-gain-steps.json"
+    file = Path(options.storage) / f"{name}-steps.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(steps_of(arms, base, options.minutes)))
     for arm, steps in json.loads(file.read_text()).items():
         arms[arm]["training/steps_per_epoch"] = steps
-    run_study(Comparison(name=f"{study.name}-gain", config=base, arms=arms), options.storage)
-    trials = study.trials
-    print(f"\nThe search trained {len(trials)} trials for {trials['epochs'].sum()} epochs to find it.")
-    print(f"Their training and validation took {study.metrics['seconds'].sum() / 3600:.2f} hours of one core.")
+    run_study(Comparison(name=name, config=base, arms=arms), options.storage)
+    hours = study.metrics["seconds"].sum() / 3600
+    print(f"\nThe search trained {len(study.trials)} trials, in {hours:.2f} hours of one core, validation included.")
+    trained = StudyFiles(Folder(options.storage).child(name))
+    minutes = trained.metrics.groupby("trial")["train_seconds"].sum() / 60
+    for arm in arms:
+        taken = minutes[trained.trials.loc[trained.trials["arm"] == arm, "trial"]]
+        print(f"{arm}: {taken.mean():.1f} minutes of training")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def contestants(deviation: float) -> dict[str, Callable[[NDArray[np.uint8]], NDA
         )
     return {
         "RayGAN": Denoiser.from_pretrained(),
-        "RayGAN, bfloat16": Denoiser.from_pretrained(precision="bfloat16"),
+        "RayGAN, float32": Denoiser.from_pretrained(precision="float32"),
+        "RayGAN, small": Denoiser.from_pretrained("small"),
     } | found
 
 

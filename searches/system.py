@@ -1,9 +1,9 @@
-"""The whole system: its network, what that is trained against and how, and which intensities, starting from v1.
+"""The whole system: its network, what that is trained against, how, and how noise intensities are drawn.
 
-All trials get the same computation, on crops of 64×64 that are flipped and turned. The first point is v1, with one
-level less, since crops are smaller than the paper's. `--max-parameters` and `--max-operations` limit what the generator
-may cost; a limit below v1's 181,000 operations per pixel refuses it as the first point: remove it from `first_points`,
-or put a smaller one in.
+It starts from v1, with one level less, since crops are smaller than the paper's: 64×64, flipped and turned. All trials
+get the same computation. `--max-parameters` and `--max-operations` limit what the generator may cost; a limit below
+16.7 million parameters or 168,000 operations per pixel refuses the first point: remove it from `first_points`, or put
+a smaller one in.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -23,7 +23,7 @@ BASE = with_values(
         "data/crop_size": 64,
         "data/augmentation": "flips_and_rotations",
         "generator/depth": 5,
-        "training/steps_per_epoch": 100,
+        "training/steps_per_epoch": 50,
         "training/epochs": 27,
         "training/warm_up_steps": 50,
         "training/max_gradient_norm": 1.0,

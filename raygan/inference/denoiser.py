@@ -164,9 +164,9 @@ class Denoiser:
         memory use. `self_ensemble` averages over all flips and turns of the image, which takes eight times as long.
         `strength`, 0 to 1.5, is how much of what the network takes for noise is removed.
 
-        "bfloat16" is faster on processors that compute in it, where "auto" chooses it for residual U-Nets: those that
-        come with RayGAN lose less than 0.01 dB (see `docs/explanation/denoiser.md`), other networks perhaps more.
-        "float32" gives the same result on all machines, but for rounding.
+        "bfloat16" is faster on processors that compute in it, where "auto" chooses it for residual U-Nets: what those
+        that come with RayGAN lose is in `docs/explanation/denoiser.md`; other networks may lose more. "float32" gives
+        the same result on all machines, but for rounding. The error map is always computed in float32.
 
         Raises `ImageError` if tiles are too small to overlap, the device is missing, the precision is unknown or the
         strength out of range.
@@ -179,8 +179,9 @@ class Denoiser:
             raise ImageError(f"strength must be from 0 to {MOST_STRENGTH}, but it is {strength}")
         if device == "cuda" and not torch.cuda.is_available():
             raise ImageError("this machine has no GPU that torch can use: choose another device than cuda")
-        is_known = isinstance(generator, ResidualUNetNetwork)
-        self.precision: Precision = "float32" if precision == "auto" and not is_known else precision
+        # Its layers at the highest resolution stay in float32: see `FullResolution`.
+        tolerates_bfloat16 = isinstance(generator, ResidualUNetNetwork)
+        self.precision: Precision = "float32" if precision == "auto" and not tolerates_bfloat16 else precision
         self.self_ensemble = self_ensemble
         self.strength = strength
         self.stride = stride
@@ -269,7 +270,8 @@ class Denoiser:
 
         def denoised(rows: slice, columns: slice) -> Tensor:
             noisy = _as_noisy(region(rows, columns), self.device)
-            with autocast(self.device, self.precision):
+            # Bounds are calibrated in float32.
+            with autocast(self.device, self.precision if bounds is None else "float32"):
                 result = denoise(self.generator, noisy, self.stride)
             if self.strength != 1:
                 result = torch.lerp(noisy, result.float(), self.strength).clamp(0, 1)

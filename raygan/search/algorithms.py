@@ -24,7 +24,7 @@ from ray.tune.stopper import Stopper
 
 from raygan.config.kinds import Generator
 from raygan.config.section import ConfigError, flat_values, with_values
-from raygan.models.cost import epochs_within, operations_per_pixel, parameters, training_operations
+from raygan.models.cost import epochs_of_equal_computation, operations_per_pixel, parameters
 from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.promotion import Promotion, Scores
 from raygan.search.repeats import SEED, ask_repeat, is_repeat, name_of, number_of_repeats
@@ -164,8 +164,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         settings, config = self.experiment.settings, self.experiment.config
         if not settings.equal_compute:
             return settings.trial_epochs
-        operations = training_operations(config, settings.trial_epochs)
-        return max(1, round(epochs_within(with_values(config, self.experiment.values_at(trial.params)), operations)))
+        own = with_values(config, self.experiment.values_at(trial.params))
+        return epochs_of_equal_computation(own, config, settings.trial_epochs)
 
     def _scores(self, metrics: Mapping[str, Any]) -> Scores:
         """The objectives at an epoch, of which higher is better."""
@@ -281,7 +281,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             if may_go_on and result["epoch"] < result["epochs"] and rung > self.promotion.passed.get(name, 0):
                 self.promotion.wait(name, rung)
                 self.trials.waiting = set(self.promotion.waiting)
-                self.end_waiting(self.promotion.hopeless())
+                self.end(self.promotion.hopeless())
                 return
         if (result or {}).get(ERROR, "").startswith(DISK_FULL):
             # Left running: it resumes with the study.
@@ -289,8 +289,12 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         message = (result or {}).get(ERROR) or ("it lost its process too often" if error else None)
         self.trials.end(trial, result, message)
 
-    def end_waiting(self, names: Sequence[str]) -> None:
-        """Record that trials which wait will not go on."""
+    def end_unfinished(self) -> None:
+        """Record that the trials which wait or ran will not go on."""
+        self.end(sorted(trial.user_attrs["trial"] for trial in self.trials.unfinished() if "trial" in trial.user_attrs))
+
+    def end(self, names: Sequence[str]) -> None:
+        """Record that trials will not go on."""
         for name in names:
             trial = self.trials.named(name)
             self.trials.waiting.discard(name)

@@ -35,8 +35,8 @@ class TrialSettings:
     trial_epochs: int
     """Maximum epochs per trial; the scheduler stops most trials earlier."""
     equal_compute: bool = False
-    """Give every trial the computation, in operations of training, that `trial_epochs` are for the configuration as it
-    is: larger networks train for fewer epochs, smaller ones for more, and rungs move likewise."""
+    """Give every trial, and the winner, the computation that their epochs are for the configuration as it is, by the
+    operations and memory traffic of training: larger networks train for fewer epochs, and rungs move likewise."""
     search_algorithm: SearchAlgorithm = "tpe"
     """Search algorithm, from Optuna: tpe (tree-structured Parzen estimator), gp (Gaussian process), cmaes (CMA-ES,
     numerical spaces only), nsga2 (genetic algorithm) or random. TPE ranks pruned trials by how far they got, CMA-ES

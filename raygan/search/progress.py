@@ -80,14 +80,14 @@ class LiveTable:
         self.live.console.print(text, markup=False, highlight=False)
 
     def show(self, rows: list[TrialRow], epochs: int, overview: str) -> None:
-        """Redraw the table."""
+        """Redraw the table; `epochs` is the budget of all trials, 0 if they differ in it."""
         table = Table("trial", "state", caption=overview, caption_justify="left", box=None, pad_edge=False)
         for name in ("epoch", "val PSNR (dB)", "val SSIM", "seconds"):
             table.add_column(name, justify="right")
         best = max(rows, key=_score, default=None)
         for row in _most_telling(rows):
             # Of a trial of another network, the budget may be another number of epochs.
-            epoch = f"{row.epochs}/{epochs}" if row.epochs <= epochs else str(row.epochs)
+            epoch = f"{row.epochs}/{epochs}" if epochs and row.epochs <= epochs else str(row.epochs)
             scores = ["", ""] if math.isnan(row.val_psnr) else [f"{row.val_psnr:.2f}", f"{row.val_ssim:.3f}"]
             style = {"failed": "red"}.get(row.state, "bold green" if row is best and scores[0] else None)
             table.add_row(row.trial, row.state, epoch, *scores, f"{row.seconds:.0f}", style=style)
@@ -197,7 +197,9 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             self.display.notice(f"{name} failed: {error}")
 
     def _show(self, rows: list[TrialRow]) -> None:
-        self.display.show(rows, self.experiment.settings.trial_epochs, self._overview(rows) if self.epochs_here else "")
+        settings = self.experiment.settings
+        epochs = 0 if settings.equal_compute else settings.trial_epochs
+        self.display.show(rows, epochs, self._overview(rows) if self.epochs_here else "")
 
     def record(self, *, at_once: bool = False) -> list[TrialRow]:
         """Write `trials.csv`, unless it is large and was just written, and reduce ended trials to their denoisers.

@@ -20,6 +20,7 @@ from raygan.data.pairs import held_out_pairs
 from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask
+from raygan.models.cost import epochs_of_equal_computation
 from raygan.report.terminal import final_report
 from raygan.report.track import TrackerName, open_tracker, tracking
 from raygan.search.experiment import Experiment
@@ -135,8 +136,12 @@ def _run_trials(study: _Study) -> dict[str, Any]:
 def _train_winner(study: _Study) -> dict[str, Any]:
     """Train the best trial's configuration at the full budget, and keep its best epoch in `best/`."""
     best, folder = study.record["best_trial"], study.folder
-    config = with_idle_cores(with_values(study.prepared.config, best["values"]))
-    epochs = config.training.epochs
+    base = study.prepared.config
+    config = with_values(base, best["values"])
+    epochs = base.training.epochs
+    if study.experiment.settings.equal_compute:
+        epochs = epochs_of_equal_computation(config, base, epochs)
+    config = with_idle_cores(with_values(config, {"training/epochs": epochs}))
     which = f"Winner: {best['trial']} of the search" if "trial" in best else "The base configuration"
     print(f"\n{which}, trained for {epochs} epochs with all workers")
     ledger = Ledger(folder.child("best"))
@@ -221,15 +226,16 @@ def _open(experiment: Experiment, folder: Folder) -> dict[str, Any]:
         started = {"status": TRIALS} if experiment.settings.trials else {"status": WINNER, "best_trial": {"values": {}}}
         made = {"started": _now(), "versions": package_versions()}
         return {"schema": SCHEMA, "name": experiment.name} | started | made | identity
+    differing = differing_values({name: record.get(name) for name in identity}, identity)
     # Time that is added or taken away changes no trial.
-    compared = identity.keys() - {"time_budget"}
-    before, now = ({name: values.get(name) for name in compared} for values in (record, identity))
-    if differing := differing_values(before, now):
+    if differing := [path for path in differing if path != "time_budget"]:
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing)} (see its study.json): give the same "
             "options to resume it, or another --name"
         )
-    return record | {name: identity[name] for name in identity.keys() - compared}
+    if record["status"] == TRIALS and "time_budget" in identity:
+        record["time_budget"] = identity["time_budget"]
+    return record
 
 
 def _note(record: dict[str, Any], name: str, found: object) -> None:

@@ -70,13 +70,14 @@ def run_trials(
     # On Ctrl-C, Tune stops all trials and keeps the signal's handler.
     on_interrupt = signal.getsignal(signal.SIGINT)
     with shown:
-        tuner.fit()
+        if not limits.is_budget_spent:
+            tuner.fit()
     signal.signal(signal.SIGINT, on_interrupt)
     if limits.disk_full:
         raise OSError(limits.disk_full)
     storage.clear()
     if len(trials.ended()) + len(trials.waiting) == settings.trials or limits.is_budget_spent:
-        searcher.end_waiting(sorted(trials.waiting))
+        searcher.end_unfinished()
     progress.record(at_once=True)
     if (count := len(_finish_ended(trials))) < settings.trials:
         if not limits.is_budget_spent:

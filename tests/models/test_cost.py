@@ -9,11 +9,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raygan.config.kinds import Generator
+from raygan.config.kinds import ContentLoss, Discriminator, Generator
 from raygan.config.run import Config
 from raygan.config.section import with_values
-from raygan.models import ResidualUNet, UNet
-from raygan.models.cost import epochs_within, operations_per_pixel, parameters, training_operations
+from raygan.losses import MeanSquaredError, Vgg19Features
+from raygan.models import PatchGAN, ResidualUNet, SingleScore, UNet
+from raygan.models.architectures import NAFNet, SCUNet
+from raygan.models.cost import (
+    BYTE,
+    epochs_of_equal_computation,
+    operations_per_pixel,
+    parameters,
+    training_computation,
+)
 from raygan.presets import PAPER_V1, quick
 from raygan.train.step import Gan, pixel_step, train_step
 
@@ -103,22 +111,71 @@ def counted(config: Config, step: Callable[..., object]) -> float:
     size = config.data.crop_size
     generator, discriminator = config.generator.build(), config.discriminator.build(size)
     optimizers = [torch.optim.SGD(network.parameters(), 1e-3) for network in (generator, discriminator)]
-    gan = Gan(generator, discriminator, discriminator, *optimizers, config.loss.content.build({}), config)
+    content = config.loss.content
+    gan = Gan(generator, discriminator, discriminator, *optimizers, content.build(content.read_weights()), config)
     clean = torch.rand(config.training.batch_size, 3, size, size)
     with FlopCounterMode(display=False) as counter:
         step(gan, clean, clean)
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("normalization", ["batch", "none"])
-@pytest.mark.parametrize("residual", [False, True])
-def test_training_counts_what_steps_do(residual: bool, normalization: str) -> None:
-    values = {"generator/residual": residual, "generator/normalization": normalization}
-    config = with_values(quick(PAPER_V1), values | {"training/batch_size": 4, "training/steps_per_epoch": 3})
+@dataclass(frozen=True, kw_only=True)
+class Vgg19(Vgg19Features):
+    """With weights of VGG19's shapes, which cost what its own do."""
+
+    def read_weights(self) -> dict[str, torch.Tensor]:
+        shapes = {"conv1_1": (64, 3), "conv1_2": (64, 64), "conv2_1": (128, 64), "conv2_2": (128, 128)}
+        weights = {f"{name}_weight": torch.zeros(*shape, 3, 3) for name, shape in shapes.items()}
+        weights |= {f"{name}_bias": torch.zeros(shape[0]) for name, shape in shapes.items()}
+        colours = {"colour_matrix": torch.zeros(3, 3, 1, 1), "mean": torch.zeros(1, 3, 1, 1)}
+        return weights | colours | {"deviation": torch.ones(1, 3, 1, 1)}
+
+
+@pytest.mark.parametrize("discriminator", [SingleScore(base_width=4), PatchGAN(base_width=4)])
+@pytest.mark.parametrize("content", [MeanSquaredError(), Vgg19()])
+def test_the_computation_of_training_holds_all_operations(discriminator: Discriminator, content: ContentLoss) -> None:
+    values = {"loss/content": content, "discriminator": discriminator, "training/batch_size": 4, "data/val_crops": 1}
+    config = with_values(quick(PAPER_V1), values)
     pixels, both = counted(config, pixel_step), counted(config, train_step)
-    assert training_operations(config, 5) == 5 * 3 * both
-    for first in (0, 2, 9):
-        mixed = with_values(config, {"training/pixel_epochs": first})
-        assert training_operations(mixed, 5) == 3 * (min(5, first) * pixels + max(0, 5 - first) * both)
-        assert epochs_within(mixed, training_operations(mixed, 5)) == pytest.approx(5)
-    assert training_operations(with_values(config, {"training/pixel_epochs": None}), 5) == 5 * 3 * pixels
+    alone = with_values(config, {"training/pixel_epochs": None})
+    steps = config.training.steps_per_epoch
+    assert steps is not None
+    for one, operations in ((config, both), (alone, pixels)):
+        # Bytes come on top.
+        assert 5 * steps * operations < training_computation(one, 5) < 20 * 5 * steps * operations
+    more = training_computation(config, 5) - training_computation(alone, 5)
+    assert more > 5 * steps * (both - pixels)
+    for first in (2, 9):
+        mixed = training_computation(with_values(config, {"training/pixel_epochs": first}), 5)
+        share = max(0, 5 - first) / 5
+        assert mixed == pytest.approx(training_computation(alone, 5) + share * more)
+
+
+def test_the_computation_of_an_own_network_by_hand() -> None:
+    values = {"generator": Convolution(), "training/pixel_epochs": None, "data/val_crops": 4, "training/batch_size": 4}
+    config = with_values(quick(PAPER_V1), values | {"training/steps_per_epoch": 10})
+    pixels, weights = 4 * 3 * 64 * 64, 25 * 9 + 3
+    operations = 4 * 64 * 64 * 2 * 25 * 9
+    # Forward: image, weights and result. Backward: the result's gradient, image, weights and theirs.
+    step = 2 * operations + BYTE * 4 * (2 * pixels + weights + 2 * pixels + 2 * weights + 7 * weights)
+    # Three noises at three levels.
+    validation = 9 * (operations + BYTE * 4 * (2 * pixels + weights))
+    assert training_computation(config, 3) == pytest.approx(3 * (10 * step + validation), rel=1e-3)
+
+
+def test_equal_computation_gives_cheap_networks_more_epochs() -> None:
+    base = with_values(quick(PAPER_V1), {"training/pixel_epochs": None})
+    assert epochs_of_equal_computation(base, base, 5) == 5
+    twice = with_values(base, {"training/steps_per_epoch": 120, "data/val_crops": 32})
+    assert epochs_of_equal_computation(base, twice, 5) == 10
+    assert epochs_of_equal_computation(with_values(base, {"training/pixel_epochs": 0}), base, 5) < 5
+    # Normalization has no operations that count, but moves as much as a convolution.
+    plain = with_values(base, {"generator/normalization": "none"})
+    assert epochs_of_equal_computation(plain, base, 20) > 20
+    assert epochs_of_equal_computation(with_values(base, {"training/steps_per_epoch": 9000}), base, 5) == 1
+
+
+@pytest.mark.parametrize("generator", [NAFNet(width=4), SCUNet(blocks=1)])
+def test_the_computation_of_other_networks(generator: Generator) -> None:
+    config = with_values(quick(PAPER_V1), {"generator": generator, "training/pixel_epochs": None})
+    assert training_computation(config, 2) == 2 * training_computation(config, 1) > 0

@@ -125,3 +125,18 @@ def test_weights_start_from_the_configured_normal_distribution() -> None:
     weights = torch.cat([m.weight.flatten() for m in generator.modules() if isinstance(m, nn.Conv2d)])
     assert weights.mean().item() == pytest.approx(0, abs=1e-4)
     assert weights.std().item() == pytest.approx(0.05, rel=1e-2)
+
+
+def test_layers_at_full_resolution_compute_in_float32_when_evaluated() -> None:
+    network = ResidualUNet(base_width=4, depth=2, blocks=1).build()
+    seen: dict[str, torch.dtype] = {}
+    for name in ("input.1", "encoder.0.0.layers.0", "encoder.1.0.layers.0", "decoder.0.0.layers.0", "output.0"):
+        layer = network.get_submodule(name)
+        layer.register_forward_hook(lambda _, __, result, name=name: seen.update({name: result.dtype}))
+    for training in (True, False):
+        network.train(training)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network(torch.rand(2, 3, 16, 16)).dtype == torch.float32
+        full = torch.bfloat16 if training else torch.float32
+        assert seen.pop("encoder.1.0.layers.0") == torch.bfloat16
+        assert set(seen.values()) == {full}

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from raygan.config.section import with_values
-from raygan.models.cost import training_operations
+from raygan.models.cost import training_computation
 from raygan.presets import PAPER_V1
 from raygan.search.algorithms import DISTANCE, OptunaSearcher, promotion_of, scheduler
 from raygan.search.experiment import Scheduler, Search, SearchAlgorithm
@@ -214,7 +214,7 @@ def test_the_best_waiting_trial_goes_on_after_a_restart_too(tmp_path: Path) -> N
     # Of nine, three may go on from the first rung: the fourth best never will.
     states = [trial.state for trial in searcher.trials.started()]
     assert states == [TrialState.PRUNED, TrialState.RUNNING, TrialState.RUNNING, TrialState.RUNNING]
-    searcher.end_waiting(sorted(searcher.trials.waiting))
+    searcher.end_unfinished()
     assert {trial.state for trial in searcher.trials.started()} == {TrialState.PRUNED}
 
 
@@ -401,14 +401,14 @@ def test_equal_compute_moves_epochs_and_rungs_with_the_cost(tmp_path: Path) -> N
     base, asha = with_values(PAPER_V1, {"loss/content": "MeanSquaredError"}), scheduling("asha")
     options = {"config": base, "trial_epochs": 9, "equal_compute": True, "search_algorithm": "random"}
     searcher = searching(tmp_path, widths, **options)
-    cost = {width: training_operations(with_values(base, {"generator/base_width": width}), 1) for width in (16, 64)}
+    cost = {width: training_computation(with_values(base, {"generator/base_width": width}), 1) for width in (16, 64)}
     searcher.trials.enqueue([{"generator/base_width": width} for width in (16, 64)])
     epochs = {}
     for name, width in (("small", 16), ("large", 64)):
         point = searcher.suggest(name)
         assert isinstance(point, dict)
         epochs[width] = point["epochs"]
-        assert point["epochs"] == round(training_operations(base, 9) / cost[width])
+        assert point["epochs"] == round(training_computation(base, 9) / cost[width])
         # The first rung is a ninth of the computation, whatever the network.
         trial, rung = Trial(name), math.ceil(point["epochs"] / 9)
         stops = [

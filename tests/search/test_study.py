@@ -2,13 +2,15 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 from statistics import fmean
 
 import optuna
+import pandas as pd
 import pytest
 import torch
-from conftest import TINY_EXPERIMENT, Study, raygan, run_search, warnings_of
+from conftest import TINY_EXPERIMENT, Study, raygan, run_search, start_and_stop, warnings_of
 
 from raygan.report.study import report
 from raygan.study.storage import Folder
@@ -179,6 +181,25 @@ def test_different_configuration_under_the_same_name_is_refused(study: Study) ->
     other = run_search(*study.options, "--trials", "5", "--set", "training/steps_per_epoch=4")
     assert other.returncode == 2
     assert "holds a study that differs in config/training/steps_per_epoch, trials" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_smaller_time_budget_ends_a_search(tiny_photos: Path, tmp_path: Path) -> None:
+    photos = ("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation")
+    options = [*TINY_EXPERIMENT, "--trials", "40", "--trial-epochs", "9", *photos, "--storage", tmp_path, "--name", "s"]
+    metrics = tmp_path / "s" / "metrics.csv"
+    start_and_stop([str(option) for option in options], metrics.exists, signal.SIGTERM)
+    ended = run_search(*options, "--time-budget", "0.001")
+    assert ended.returncode == 0, ended.stderr
+    assert "The time budget of 0.001 minutes is spent" in ended.stdout
+    assert json.loads((tmp_path / "s" / "study.json").read_text())["time_budget"] == 0.001
+    trials = pd.read_csv(tmp_path / "s" / "trials.csv")
+    assert 1 <= len(trials) < 40
+    assert set(trials["state"]) <= {"complete", "pruned", "failed"}
+    # An ended trial keeps its denoiser, and nothing else.
+    left = {path.parent.name for path in (tmp_path / "s" / "checkpoints").rglob("*") if path.is_file()}
+    assert left == {"denoiser"}
+    assert (tmp_path / "s" / "best" / "generator.safetensors").exists()
 
 
 @pytest.mark.alone
