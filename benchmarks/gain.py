@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("study", metavar="STUDY", help="folder of a finished search")
     parser.add_argument("photos", metavar="PHOTOS", help="folder of photos that it has not seen")
     parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
+    parser.add_argument("--arms", nargs="+", default=["start", "v0", "by-hand", "found"], help="(default: all four)")
     parser.add_argument("--storage", default="studies", help="where the comparison's folder goes (default: studies)")
     options = parser.parse_args()
     study = StudyFiles.finished(Folder(options.study))
@@ -71,6 +72,7 @@ def main() -> None:
         "found": study.record["best_trial"]["values"],
     }
     name = f"{study.name}-gain-{options.minutes:g}"
+    arms = {arm: arms[arm] for arm in options.arms}
     # Kept, since a comparison that is resumed must be the same.
     file = Path(options.storage) / f"{name}-steps.json"
     if not file.exists():

@@ -1,4 +1,4 @@
-"""What a thousand trials cost besides their training: `python benchmarks/scale.py`, seven minutes on two cores (with
+"""What a thousand trials cost besides their training: `python benchmarks/scale.py`, eight minutes on two cores (with
 `TRIALS=100` in the environment, one).
 
 A search runs as a whole, with Optuna's TPE, ASHA, its ledger and its Optuna journal; only the training is left out: an
@@ -99,9 +99,8 @@ def proposal_seconds(count: int, storage: Path) -> float:
         score = -abs(math.log10(trial.params["optimizers/generator/learning_rate"] / 1e-3))
         for epoch in (1, 3):
             trial.report(score - 1 / epoch, epoch)
-        trials.study.tell(
-            trial, score if number % 9 == 0 else None, TrialState.COMPLETE if number % 9 == 0 else TrialState.PRUNED
-        )
+        ended = (score, TrialState.COMPLETE) if number % 9 == 0 else (None, TrialState.PRUNED)
+        trials.study.tell(trial, *ended)
     searcher = OptunaSearcher(trials, search, Ledger(folder))
     started = time.perf_counter()
     for number in range(5):

@@ -14,17 +14,24 @@ SEARCH = Search(
     name="denoiser",
     config=DENOISER,
     space={
-        "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-3, log=True),
+        "optimizers/generator/learning_rate": FloatDistribution(2e-4, 3e-3, log=True),
         "optimizers/generator/beta1": FloatDistribution(0.8, 0.95),
+        "training/lr_schedule": CategoricalDistribution(["cosine", "wsd"]),
+        "training/warm_up_steps": CategoricalDistribution([0, 50, 200]),
+        "training/max_gradient_norm": FloatDistribution(0.03, 1.0, log=True),
         "training/average_decay": CategoricalDistribution([0.0, 0.99, 0.995, 0.999]),
+        "training/batch_size": CategoricalDistribution([4, 8, 16]),
         "generator/base_width": IntDistribution(16, 64, step=8),
+        "generator/depth": IntDistribution(2, 4),
         "generator/blocks": IntDistribution(1, 3),
         "generator/unshuffle": CategoricalDistribution([1, 2]),
         "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
     },
     first_points=[DENOISER],
     trials=0,
-    trial_epochs=10,
+    trial_epochs=9,
+    equal_compute=True,
+    max_operations=2_000_000,
 )
 
 if __name__ == "__main__":
