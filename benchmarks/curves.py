@@ -83,6 +83,7 @@ SPACE_2: Space = {
 # The depth of v1 has a stride above the crops' size if the resolution is halved first.
 CONFIG_2 = with_values(CONFIG, {"generator/depth": 4})
 PARTS = (1, 2, 3)
+"""Of the second table; each is also the seed of its search."""
 
 
 def search_of(part: int) -> Search:

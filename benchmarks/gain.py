@@ -26,6 +26,7 @@ from raygan.search.study import run_study
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
+ARMS = ("start", "v0", "by-hand", "found")
 EPOCHS = 10
 LENGTH = ("training/steps_per_epoch", "training/epochs")
 
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument("study", metavar="STUDY", help="folder of a finished search")
     parser.add_argument("photos", metavar="PHOTOS", help="folder of photos that it has not seen")
     parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
-    parser.add_argument("--arms", nargs="+", default=["start", "v0", "by-hand", "found"], help="(default: all four)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="(default: all four)")
     parser.add_argument("--storage", default="studies", help="where the comparison's folder goes (default: studies)")
     options = parser.parse_args()
     study = StudyFiles.finished(Folder(options.study))

@@ -1,4 +1,4 @@
-"""What a configuration costs, exactly: trainable parameters, and operations of denoising and of training."""
+"""What a configuration costs: trainable parameters, operations of denoising, and computation of training."""
 
 from __future__ import annotations
 
