@@ -10,9 +10,12 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY_EXPERIMENT, Study, raygan, run_search, start_and_stop, warnings_of
+from conftest import TINY, TINY_EXPERIMENT, Study, raygan, run_search, start_and_stop, warnings_of
 
+from raygan.config.section import with_values
+from raygan.models.cost import epochs_of_equal_computation
 from raygan.report.study import report
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 from raygan.study.trials import dashboard_storage
 from raygan.train.checkpoint import DENOISER_FILES, load_generator
@@ -200,6 +203,36 @@ def test_a_smaller_time_budget_ends_a_search(tiny_photos: Path, tmp_path: Path) 
     left = {path.parent.name for path in (tmp_path / "s" / "checkpoints").rglob("*") if path.is_file()}
     assert left == {"denoiser"}
     assert (tmp_path / "s" / "best" / "generator.safetensors").exists()
+
+
+EQUAL = """
+from optuna.distributions import CategoricalDistribution
+from raygan.config.section import with_values
+from raygan.presets import PAPER_V1, quick
+from raygan.search.experiment import Search
+
+SEARCH = Search(
+    name="equal",
+    config=with_values(quick(PAPER_V1), {VALUES}),
+    space={"generator/base_width": CategoricalDistribution([4])},
+    trials=1,
+    trial_epochs=1,
+    equal_compute=True,
+)
+"""
+
+
+@pytest.mark.slow
+def test_the_winner_gets_equal_computation_too(tiny_photos: Path, tmp_path: Path) -> None:
+    values = TINY | {"generator/base_width": 32, "training/epochs": 2}
+    (tmp_path / "equal.py").write_text(EQUAL.replace("{VALUES}", repr(values)))
+    photos = ("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation")
+    run = raygan("search", tmp_path / "equal.py", *photos, "--storage", tmp_path, timeout=800)
+    assert run.returncode == 0, run.stderr
+    base = StudyFiles.finished(Folder(tmp_path / "equal")).config
+    epochs = epochs_of_equal_computation(with_values(base, {"generator/base_width": 4}), base, 2)
+    assert epochs > 2
+    assert len(pd.read_csv(tmp_path / "equal" / "best" / "metrics.csv")) == epochs
 
 
 @pytest.mark.alone
