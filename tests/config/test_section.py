@@ -89,7 +89,7 @@ def test_photo_source_is_a_name_or_a_location() -> None:
     [
         ("generator", "resnet", r"there is no Generator 'resnet'; there are .*ResidualUNet, .*UNet"),
         ("noises", ["pink"], r"there is no Noise 'pink'; there are .*Gaussian, .*SaltAndPepper, .*Speckle"),
-        ("loss/content", "l1", r"there is no ContentLoss 'l1'; there are .*MeanSquaredError, Vgg19Features"),
+        ("loss/content", "l1", r"there is no ContentLoss 'l1'; there are .*MeanSquaredError, .*Vgg19Features"),
         ("noises", ["grain"], r"Grain needs more than its name, give an instance: .*'low' and 'high'"),
     ],
 )

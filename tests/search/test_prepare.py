@@ -29,7 +29,7 @@ def test_denoisers_to_start_from_become_absolute_paths(tmp_path: Path, monkeypat
 def test_trials_that_start_from_a_denoiser_cannot_search_the_generator() -> None:
     fine_tuning = with_values(SEARCH.config, {"training/start_from": "baseline"})
     dataclasses.replace(SEARCH, config=fine_tuning).check()
-    with pytest.raises(ConfigError, match="cannot search generator/base_width, generator/blocks"):
+    with pytest.raises(ConfigError, match="cannot search generator/base_width, generator/depth"):
         dataclasses.replace(SEARCH, config=fine_tuning, trials=5).check()
 
 
