@@ -62,11 +62,12 @@ def memory() -> float:
     return total / 1024
 
 
-async def load(url: str, files: list[bytes], requests: int, clients: int) -> tuple[list[float], list[int]]:
-    """The seconds of all requests, and their statuses; 0 stands for no answer."""
+async def load(url: str, files: list[bytes], requests: int, clients: int) -> tuple[list[float], list[int], list[float]]:
+    """The seconds of all requests, their statuses, 0 without an answer, and the memory before and after each fifth."""
     waiting = iter(random.Random(0).choices(files, k=requests))
     seconds: list[float] = []
     statuses: list[int] = []
+    megabytes = [memory()]
 
     async def client(session: aiohttp.ClientSession) -> None:
         for content in waiting:
@@ -78,10 +79,12 @@ async def load(url: str, files: list[bytes], requests: int, clients: int) -> tup
             except aiohttp.ClientError:
                 statuses.append(0)
             seconds.append(time.perf_counter() - started)
+            if len(seconds) % (requests // 5) == 0:
+                megabytes.append(memory())
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session:
         await asyncio.gather(*(client(session) for _ in range(clients)))
-    return seconds, statuses
+    return seconds, statuses, megabytes
 
 
 async def kill_replicas(every: float, killed: list[int]) -> None:
@@ -102,22 +105,23 @@ async def measure(url: str, options: argparse.Namespace) -> None:
     for content in sample:
         denoise_file(denoiser, content, ".jpg")
     direct = len(sample) / (time.perf_counter() - started)
-    print("| | requests | per second | of one process | p50 s | p95 s | lost | replicas killed | MB before, after |")
+    columns = "| | requests | per second | of one process | p50 s | p95 s | lost | replicas killed"
+    print(f"{columns} | MB before, after each fifth |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     print(f"| one process, no HTTP | {len(sample)} | {direct:.1f} | 1.00 | | | | | |", flush=True)
     await load(url, files, 100, options.clients)
     for name, requests, every in (("served", options.requests, None), ("replicas lost", options.requests // 4, 20.0)):
         killed: list[int] = []
         killer = asyncio.create_task(kill_replicas(every, killed)) if every else None
-        before, started = memory(), time.perf_counter()
-        seconds, statuses = await load(url, files, requests, options.clients)
+        started = time.perf_counter()
+        seconds, statuses, megabytes = await load(url, files, requests, options.clients)
         rate = requests / (time.perf_counter() - started)
         if killer is not None:
             killer.cancel()
         p50, p95 = np.percentile(seconds, [50, 95])
         lost = sum(status != 200 for status in statuses)
         row = f"{requests} | {rate:.1f} | {rate / direct:.2f} | {p50:.2f} | {p95:.2f} | {lost} | {len(killed)}"
-        print(f"| {name} | {row} | {before:.0f}, {memory():.0f} |", flush=True)
+        print(f"| {name} | {row} | {', '.join(f'{each:.0f}' for each in megabytes)} |", flush=True)
 
 
 def main() -> None:
@@ -136,7 +140,7 @@ def main() -> None:
         try:
             asyncio.run(measure(f"http://127.0.0.1:{port}/denoise", options))
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 if __name__ == "__main__":
