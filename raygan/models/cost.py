@@ -76,7 +76,10 @@ def _epoch_computation(config: Config) -> tuple[float, float, float]:
     training, data = config.training, config.data
     shape = (training.batch_size, 3, data.crop_size, data.crop_size)
     steps = training.steps_per_epoch or max(1, data.train_photos // training.batch_size)
-    validated = data.val_crops * len(config.noises) * len(LEVELS) / training.batch_size
+    noises = len(config.noises)
+    # With pairs, noises are validated at their mean level alone.
+    scores = noises * len(LEVELS) if data.pairs is None else noises + 1
+    validated = data.val_crops * scores / training.batch_size
     alone = steps * _generator_step(config.generator, shape) + validated * _generator_pass(config.generator, shape)
     if training.pixel_epochs is None:
         return alone, alone, math.inf

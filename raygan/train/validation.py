@@ -1,4 +1,4 @@
-"""Validation: every noise at three levels, with the same fixed noise for every run."""
+"""Validation: every noise at three levels, or pairs, with the same fixed noise for every run."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def validate(
 ) -> dict[str, Tensor]:
     """Sums over the crops `rows` of PSNR and SSIM, per noise and level: `psnr_<noise>_<level>`, `ssim_<noise>_<level>`.
 
-    And of pairs, `psnr_pairs` and `ssim_pairs`. `psnr`, `ssim` and `psnr_noisy`, that of the noisy input, are those of
-    the pairs if there are any, otherwise the means over noises and levels. A worker of several passes its own rows and
-    adds up the sums. The noise of a crop depends on `data/seed`, noise, level and the crop's row alone. Leaves the
-    generator in evaluation mode.
+    And of pairs, `psnr_pairs` and `ssim_pairs`. `psnr`, `ssim` and `psnr_noisy`, that of the noisy input, are the means
+    over noises and levels. If there are pairs, they are those of the pairs, and the noises are scored at their mean level
+    alone. A worker of several passes its own rows and adds up the sums. The noise of a crop depends on `data/seed`,
+    noise, level and the crop's row alone. Leaves the generator in evaluation mode.
     """
     generator.eval()
     totals = dict[str, Tensor]()
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     with torch.inference_mode():
-        for noise, level in itertools.product(config.noises, LEVELS):
+        levels: Sequence[Level] = LEVELS if crops.pairs is None else ("mean",)
+        for noise, level in itertools.product(config.noises, levels):
             noisy = (noisy_validation_crops(crops, config, noise, level, batch) for batch in batches)
             totals[f"{noise.key}_{level}"] = _scores(generator, noisy, config, device)
         judged = list(totals.values())

@@ -84,6 +84,8 @@ def test_pairs_are_scored_as_they_are_and_decide(tiny_config: Config) -> None:
     assert sums["psnr_pairs"] == sums["psnr"]
     without = validate(generator, validation_crops(PHOTOS, tiny_config.data), tiny_config, CPU, range(len(crops)))
     assert sums["psnr_gaussian_mean"] == without["psnr_gaussian_mean"]
+    # What decides nothing is scored at one level.
+    assert {name for name in sums if "gaussian" in name} == {"psnr_gaussian_mean", "ssim_gaussian_mean"}
     parts = [validate(generator, crops, tiny_config, CPU, range(rank, 3, 2)) for rank in range(2)]
     assert sum(part["psnr"].item() for part in parts) == pytest.approx(sums["psnr"].item(), rel=1e-6)
 
