@@ -12,7 +12,18 @@ from raygan.config.section import with_values
 from raygan.presets import CAMERA
 from raygan.search.experiment import Search
 
-BASE = with_values(CAMERA, {"data/pairs_share": 0.0})
+BASE = with_values(
+    CAMERA,
+    {
+        "data/pairs_share": 0.0,
+        # The number of steps counts, not the number of pixels: an hour of two cores is for about fifty trials.
+        "data/crop_size": 64,
+        "data/val_crops": 128,
+        "training/steps_per_epoch": 80,
+        "training/warm_up_steps": 40,
+        "training/average_decay": 0.97,
+    },
+)
 
 SEARCH = Search(
     name="camera",
