@@ -124,7 +124,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.display = display
         self.started = time.monotonic()
         self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
-        self.epochs_here = 0
+        self.seconds_here = 0.0
+        """Of all epochs since this start."""
         self.ended: set[str] = set()
         self.next_writing = 0.0
         """Earliest time of the next write of `trials.csv`."""
@@ -162,7 +163,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         metrics = json.loads(result["metrics"])
         self.ledger.add_epoch(name, metrics)
         self.trials.study.set_user_attr(ELAPSED, self.elapsed)
-        self.epochs_here += 1
+        self.seconds_here += metrics["seconds"]
         rows = self.record()
         self.display.event(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview(rows)}]")
         self._show(rows)
@@ -199,7 +200,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     def _show(self, rows: list[TrialRow]) -> None:
         settings = self.experiment.settings
         epochs = 0 if settings.equal_compute else settings.trial_epochs
-        self.display.show(rows, epochs, self._overview(rows) if self.epochs_here else "")
+        self.display.show(rows, epochs, self._overview(rows) if self.seconds_here else "")
 
     def record(self, *, at_once: bool = False) -> list[TrialRow]:
         """Write `trials.csv`, unless it is large and was just written, and reduce ended trials to their denoisers.
@@ -220,16 +221,21 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 
     def _overview(self, rows: list[TrialRow]) -> str:
         """How many trials have ended, the best so far, and how long the rest will take at this pace."""
-        total, done = self.experiment.settings.trials, [row for row in rows if row.state in (*ENDED, "waiting")]
+        settings, done = self.experiment.settings, [row for row in rows if row.state in (*ENDED, "waiting")]
         best = max(rows, key=_score)
-        # Trials to come are expected to run as long as those that have ended: early stopping is in that average.
-        expected = sum(row.epochs for row in done) / len(done) if done else self.experiment.settings.trial_epochs
-        ahead = (total - len(rows)) * expected
-        ahead += sum(max(0.0, expected - row.epochs) for row in rows if row.state == "running")
-        left = time_left(max(1.0, ahead * (time.monotonic() - self.started) / self.epochs_here))
+        # Trials to come are expected to take as long as those that have ended: early stopping is in that average.
+        ended = done or [row for row in rows if row.epochs]
+        seconds = sum(row.seconds for row in ended)
+        expected = seconds / len(done) if done else settings.trial_epochs * seconds / sum(row.epochs for row in ended)
+        ahead = (settings.trials - len(rows)) * expected
+        ahead += sum(max(0.0, expected - row.seconds) for row in rows if row.state == "running")
+        seconds = ahead * (time.monotonic() - self.started) / self.seconds_here
+        if settings.time_budget is not None:
+            seconds = min(seconds, 60 * settings.time_budget - self.elapsed)
+        left = time_left(max(1.0, seconds))
         space = self.trials.folder.free_space()
         disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
-        return f"{len(done)} of {total} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
+        return f"{len(done)} of {settings.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
