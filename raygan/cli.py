@@ -345,13 +345,10 @@ def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> 
         output: Folder to write to; the default is the first study's report/.
     """
     from raygan.report.study import report
-    from raygan.report.terminal import final_report
     from raygan.study.storage import Folder
 
-    folders = [Folder(study) for study in studies]
-    written = report(folders, Folder(output) if output else None)
-    print("\n\n".join(final_report(folder) for folder in folders))
-    print(f"\nOpen {written}/report.html; the same tables are in report.md and tables/")
+    written = report([Folder(study) for study in studies], Folder(output) if output else None)
+    print(f"Open {written}/report.html; the same tables are in report.md and tables/")
 
 
 def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> None:

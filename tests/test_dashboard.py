@@ -108,7 +108,7 @@ def test_the_page_follows_a_study(folder: Path, ports: tuple[int, int], chromium
         page.goto(f"http://127.0.0.1:{ports[0]}/")
         study = page.locator("#study-0")
         expect(study).to_contain_text("1 of 4 trials have ended (1 running, 1 failed)", timeout=60_000)
-        expect(study).to_contain_text("Best val PSNR (dB): 22.000 (trial-0001). 2 epochs, 0.02 hours")
+        expect(study).to_contain_text("Best val PSNR (dB): 22.000 (trial-0001). 2 epochs, 72 seconds")
         # An error's text is text.
         expect(study).to_contain_text("trial-0002: training diverged in epoch 1: <b>lower</b> the learning rates")
         assert page.evaluate("document.querySelector('figure img').decode().then(() => true, () => false)")

@@ -26,6 +26,8 @@ from raygan.weights import denoiser_folder
 
 SUFFIXES = (".onnx", ".dtmodel", ".pt2", ".safetensors")
 ExportPrecision = Literal["float32", "float16", "int8"]
+CARD = "README.md"
+"""Model card in a denoiser's folder."""
 DARKTABLE_ID = re.compile(r"denoise-[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -64,7 +66,7 @@ def export(checkpoint: str, file: str, precision: ExportPrecision | None = None)
             target.with_suffix(".parity.json").write_text(parity.to_json())
             written = reduced
         if target.suffix == ".dtmodel":
-            _write_package(written, config.generator, target)
+            _write_package(written, config.generator, target, source)
         else:
             shutil.copyfile(written, target)
     return parity
@@ -114,8 +116,8 @@ def _write_program(
     )
 
 
-def _write_package(model: Path, generator: Generator, file: Path) -> None:
-    """A zip archive with a folder of the package's name, which holds the model and its description."""
+def _write_package(model: Path, generator: Generator, file: Path, source: Folder) -> None:
+    """A zip archive with a folder of the package's name: the model, its description, and its card if it has one."""
     name = file.stem
     about = {
         "id": name,
@@ -131,6 +133,8 @@ def _write_package(model: Path, generator: Generator, file: Path) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as package:
         package.writestr(f"{name}/config.json", json.dumps(about, indent=2) + "\n")
         package.write(model, f"{name}/model.onnx")
+        if source.exists(CARD):
+            package.writestr(f"{name}/{CARD}", source.read(CARD))
 
 
 def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from raygan.config.kinds import LEVELS, Level, Noise
 from raygan.data.samples import EVALUATION_PHOTOS, VALIDATION_PHOTOS, sample_photos_folder
+from raygan.errors import InputError
 from raygan.metrics import psnr
 from raygan.noise.sampling import add_noise
 from raygan.seeds import torch_generator
@@ -90,7 +91,7 @@ def reduce_precision(source: Path, target: Path, precision: Reduced, noises: Seq
 
     An int8 model is quantized statically, in QDQ form: weights per channel, activations by the range of their
     values for the noises on the validation photos of `raygan.data.samples`. The result is what the model loses on the
-    evaluation photos.
+    evaluation photos. Raises `InputError` if the network has no convolutions that int8 would be used for.
     """
     if precision == "float16":
         _to_float16(source, target)
@@ -124,6 +125,11 @@ def _to_int8(source: Path, target: Path, noises: Sequence[Noise]) -> None:
         # Others, such as transposed ones, have no int8 kernel on CPUs: they would be rounded for nothing.
         graph = onnx.load(prepared).graph
         convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+        if len(convolutions) <= 2 * KEPT:
+            raise InputError(
+                f"int8 would change nothing: of the network's {len(convolutions)} convolutions, the {KEPT} first and "
+                f"{KEPT} last ones stay in float32; use --precision float16"
+            )
         quantize_static(
             str(prepared),
             str(target),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import io
 import json
 import os
 import secrets
@@ -20,6 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import ray
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from ray import serve
 from ray.exceptions import RayActorError
@@ -34,6 +36,7 @@ from raygan.weights import NAMES
 TOKEN = "RAYGAN_SERVE_TOKEN"
 """Environment variable of the token that requests must have."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERY = ("0.0.0.0", "::")
 CORES = 4
 """Cores of a replica without a GPU, if the machine has as many: more speed up a network on one tile little."""
 CONCURRENT = 4
@@ -71,6 +74,7 @@ class Api:
         """The application that Ray Serve runs."""
         api = FastAPI(title="RayGAN", summary="Image denoising", version=version("raygan"))
         api.middleware("http")(self.guard)
+        api.exception_handler(RequestValidationError)(_out_of_range)
         api.get("/", response_class=HTMLResponse, include_in_schema=False)(_page)
         api.get("/service", dependencies=[Depends(self.authorize)])(self.describe)
         file = {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
@@ -155,6 +159,7 @@ class Api:
 
 STATUS = {
     401: "The token is missing or wrong",
+    403: "The request comes from a page of another site, or by another name of this machine",
     404: "There is no such denoiser",
     413: "The file is too large",
     422: "It is no image that can be denoised, or a parameter is out of range",
@@ -168,6 +173,12 @@ def name_of(denoiser: str) -> str:
     """What a denoiser is called in requests: the end of its path, or a study's name for its `best`."""
     *_, parent, name = ["", *denoiser.rstrip("/").split("/")]
     return parent if name == "best" and parent else name
+
+
+async def _out_of_range(_: Request, error: RequestValidationError) -> JSONResponse:
+    """As all other errors: a text, not FastAPI's list of objects."""
+    texts = [f"{one['loc'][-1]}: {one['msg']}, but got {one['input']!r}" for one in error.errors()]
+    return JSONResponse({"detail": "; ".join(texts)}, status_code=422)
 
 
 async def _page() -> str:
@@ -246,6 +257,7 @@ def run_service(service: Service, host: str, port: int) -> None:
     hosts = tuple(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")) if is_local else ()
     _check(service)
     service = _with_absolute_paths(service)
+    print("Starting…", flush=True)
     start_ray()
     if serve.status().proxies:
         # It would keep its own address, which may be open to others.
@@ -255,16 +267,19 @@ def run_service(service: Service, host: str, port: int) -> None:
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=QUIET)
     try:
         serve.run(_application(service, hosts, token), name="raygan", logging_config=QUIET)
-        page = f"http://{host}:{port}/" + (f"#token={token}" if token else "")
-        print(
-            f"{page}  drop an image on this page\nhttp://{host}:{port}/docs  the HTTP API\nCtrl-C ends it.", flush=True
-        )
+        # An address that stands for all of this machine's is none that others could open.
+        name = socket.gethostname() if host in EVERY else f"[{host}]" if ":" in host else host
+        page = f"http://{name}:{port}/"
+        print(f"{page}{f'#token={token}' if token else ''}  drop an image on this page\n{page}docs  the HTTP API")
+        print("Ctrl-C ends it.", flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         threading.Event().wait()
     except KeyboardInterrupt:
         pass
     finally:
-        serve.shutdown()
+        # Serve kills its controller, and Ray prints that a task of it failed.
+        with contextlib.redirect_stdout(io.StringIO()):
+            serve.shutdown()
 
 
 def _with_absolute_paths(service: Service) -> Service:

@@ -26,8 +26,8 @@ from raygan.report.tables import KIND_NAMES, METHOD_NAMES
 from raygan.study.objectives import OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles, System
 
-PICTURE_SIDE = 256
-"""Side in pixels of the crops shown."""
+PICTURE_SIDE, STRIP_SIDE = 256, 160
+"""Sides in pixels of the crops shown with a slider, and of those in strips: noise takes many bytes."""
 SMOOTHING = 25
 """Number of steps that a smoothed line averages over."""
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
@@ -103,15 +103,19 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
             several = _all_complete(study, study.objectives)
             figures["The objectives"] = plots.plot_pareto_front(several, target_names=names)
         figures |= {
-            "Optimization history": plots.plot_optimization_history(searched, target_name=score),
-            "Learning curves": plots.plot_intermediate_values(searched),
+            "Optimization history": _over_whole_numbers(
+                plots.plot_optimization_history(searched, target_name=score), "trial", len(searched.trials)
+            ),
+            "Learning curves": _over_whole_numbers(
+                plots.plot_intermediate_values(searched), "epoch", int(study.metrics["epoch"].max())
+            ).update_yaxes(title_text=score),
             "Learning curves by time": _curves_by_time(study),
             "Parallel coordinates": plots.plot_parallel_coordinate(searched, target_name=score),
         }
         if len({trial.value for trial in searched.trials}) > 1:
             evaluator = PedAnovaImportanceEvaluator()
             importances = plots.plot_param_importances(searched, evaluator=evaluator, target_name=score)
-            figures["Parameter importances"] = importances
+            figures["Parameter importances"] = importances.update_yaxes(title_text=None)
             # The two most important ones that at least two trials both have.
             ranked = optuna.importance.get_param_importances(searched, evaluator=evaluator)
             for pair in map(list, itertools.combinations(ranked, 2)):
@@ -119,6 +123,11 @@ def search_figures(study: StudyFiles) -> dict[str, go.Figure]:
                     rank = plots.plot_rank(searched, params=pair, target_name=score)
                     return figures | {"The two most important parameters": rank}
     return figures
+
+
+def _over_whole_numbers(figure: go.Figure, name: str, most: int) -> go.Figure:
+    """The figure with at most a dozen whole numbers below it."""
+    return figure.update_xaxes(title_text=name, dtick=-(-most // 12))
 
 
 def _curves_by_time(study: StudyFiles) -> go.Figure:
@@ -147,7 +156,7 @@ def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
     for image, noise, crops in _crops(study, study.per_image[study.per_image["task"] == 0]):
         photos.setdefault(image, {"clean": crops["clean"]})[noise] = crops["noisy"]
     first = itertools.islice(photos.items(), 2)
-    return {f"{image}: {', '.join(crops)}": _as_jpeg(crops.values()) for image, crops in first}
+    return {f"{image}: {', '.join(crops)}": _strip(crops.values()) for image, crops in first}
 
 
 def denoised_pictures(study: StudyFiles) -> tuple[dict[str, tuple[bytes, bytes]], dict[str, bytes]]:
@@ -167,7 +176,7 @@ def denoised_pictures(study: StudyFiles) -> tuple[dict[str, tuple[bytes, bytes]]
             arm = systems[method].arm
             pairs[f"{image}, {noise}{arm and f': {arm}'}"] = (_as_jpeg([crops["noisy"]]), _as_jpeg([crops[method]]))
         shown = {METHOD_NAMES.get(method, method): crop for method, crop in crops.items() if method not in others}
-        strips[f"{image}, {noise}: {', '.join(shown)}"] = _as_jpeg(shown.values())
+        strips[f"{image}, {noise}: {', '.join(shown)}"] = _strip(shown.values())
     return pairs, strips
 
 
@@ -189,8 +198,18 @@ def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, di
         yield str(image), noise, dict(zip(names, middles, strict=True))
 
 
+def _strip(crops: Iterable[NDArray[np.uint8]]) -> bytes:
+    """The middles of crops, side by side."""
+    return _as_jpeg(map(_middle, crops))
+
+
+def _middle(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    margin = max(0, (len(crop) - STRIP_SIDE) // 2)
+    return crop[margin : len(crop) - margin, margin : len(crop) - margin]
+
+
 def _as_jpeg(crops: Iterable[NDArray[np.uint8]]) -> bytes:
     file = io.BytesIO()
     # Without chroma subsampling, which would blur the noise's colours.
-    Image.fromarray(np.hstack(list(crops))).save(file, "JPEG", quality=90, subsampling=0)
+    Image.fromarray(np.hstack(list(crops))).save(file, "JPEG", quality=85, subsampling=0)
     return file.getvalue()

@@ -60,7 +60,7 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
         "ended": int(sum(states.get(state, 0) for state in ENDED)),
         "states": {str(state): int(count) for state, count in states.items()},
         "epochs": len(epochs),
-        "hours": float(epochs["seconds"].sum()) / 3600 if len(epochs) else 0.0,
+        "seconds": float(epochs["seconds"].sum()) if len(epochs) else 0.0,
         "best": _numbers(best),
         "best_trial": next(iter(good_trials["trial"]), None),
         "curves": {trial: _numbers(curve) for trial, curve in curves.items()},

@@ -70,6 +70,9 @@ def _packed(text: str) -> str:
 def _json(figure: go.Figure) -> str:
     """A figure for plotly.js, without a template, since the page's script gives it the page's colours, and a title."""
     bare = go.Figure(figure).update_layout(template="none", title=None)
+    if bare.layout.margin.t is None:
+        # Without a title, there is room for the names of parallel axes only.
+        bare.update_layout(margin_t=50)
     # Inside a script element.
     return str(bare.to_json()).replace("<", "\\u003c")
 

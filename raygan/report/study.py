@@ -79,7 +79,7 @@ def _result(study: StudyFiles) -> Part:
         methods = {f"{study.name}-methods": tables.methods_table(study, "evaluation")}
         below = [Part("All seeds and methods", [averages], tables=methods, folded=True)]
         return Part("The arms compared", text, tables={f"{study.name}-arms": arms}, plots=plots, parts=below)
-    text = [averages, *filter(None, [tables.gain_text(study)])]
+    text = [averages, tables.verdict(study), *filter(None, [tables.gain_text(study)])]
     shown = tables.results(study)
     return Part("The result", text, tables={f"{study.name}-{name}": table for name, table in shown.items()})
 
@@ -130,7 +130,7 @@ def _best_epoch(system: System) -> str:
 
 
 def _pictures(study: StudyFiles) -> Part:
-    text = ["Move the slider from the noisy crop to the denoised one; below, all methods side by side."]
+    text = ["The slider divides the noisy crop, on the left, from the denoised one; below, all methods side by side."]
     sliders, strips = figures.denoised_pictures(study)
     return Part("Before and after", text if sliders else [], sliders=sliders, pictures=strips)
 
@@ -152,15 +152,16 @@ def _search(study: StudyFiles) -> Iterator[Part]:
 def _cost(study: StudyFiles) -> Part:
     text = []
     if not study.metrics.empty:
-        hours, trials = study.metrics["seconds"].sum() / 3600, study.metrics["trial"].nunique()
+        trials, epochs = study.metrics["trial"].nunique(), len(study.metrics)
+        taken = tables.duration(study.metrics["seconds"].sum())
         text.append(
-            f"{trials} trials trained for {len(study.metrics)} epochs: {hours:.2g} hours, if they had run one after "
-            "the other."
+            f"{tables.counted(trials, 'trial')} trained for {tables.counted(epochs, 'epoch')}: {taken}, if they had "
+            "run one after the other."
         )
     for system in study.systems():
         if best := system.best_epoch:
-            hours, seeds = system.epochs["seconds"].sum() / 3600, " for one seed" if len(system.denoisers) > 1 else ""
-            cost = f"{hours:.2g} hours of training{seeds}"
+            seeds = " for one seed" if len(system.denoisers) > 1 else ""
+            cost = f"{tables.duration(system.epochs['seconds'].sum())} of training{seeds}"
             if "operations_per_pixel" in best:
                 cost += f", {best['operations_per_pixel']:,.0f} operations per pixel"
             text.append(f"{title_of(system)}: {cost}.")

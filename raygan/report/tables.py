@@ -117,6 +117,20 @@ def gain_text(study: StudyFiles) -> str:
     )
 
 
+def verdict(study: StudyFiles) -> str:
+    """Whether the winner beats the noisy input and the filters, by mean PSNR at mean intensity, for each noise."""
+    at_mean = study.summary.query("level == 'mean' and set == 'evaluation'")
+    texts = []
+    for kind, rows in at_mean.groupby("kind", sort=False):
+        scores: dict[str, float] = dict(zip(rows["method"], rows["psnr_mean"], strict=True))
+        ours = scores.pop("raygan")
+        best = max(scores, key=scores.__getitem__)
+        texts.append(
+            f"{KIND_NAMES.get(str(kind), kind)} {ours - scores[best]:+.2f} dB ({METHOD_NAMES.get(best, best)})"
+        )
+    return f"PSNR against the best other method: {', '.join(texts)}."
+
+
 def evaluation_table(summary: pd.DataFrame) -> str:
     """Every method's means over the evaluation photos: one table per level, one row per method, with its seconds.
 
@@ -226,6 +240,18 @@ def front_table(study: StudyFiles) -> pd.DataFrame:
     table = rows[["trial", *study.objectives, *study.record["space"]]]
     table.insert(1, "winner", np.where(table["trial"] == study.record["best_trial"]["trial"], "chosen", ""))
     return table
+
+
+def duration(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def counted(count: int, what: str) -> str:
+    """Such as "1 epoch" and "2 epochs"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def short(value: object) -> str:

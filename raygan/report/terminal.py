@@ -68,13 +68,14 @@ def _search_summary(study: StudyFiles) -> list[str]:
     lines = ["", "val PSNR at the best epoch"]
     for name, row in shown.items():
         stopped = ", stopped early" if row["state"] == "pruned" else ""
-        lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {row['epochs']} epochs{stopped}")
+        lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {tables.counted(row['epochs'], 'epoch')}{stopped}")
     for row in study.repeated().to_dict("records"):
         name = f"{row['trial']} over {row['seeds']} seeds"
         objective = OBJECTIVE_NAMES[study.objectives[0]]
         lines.append(f"  {name:<44}{row['mean']:>7.4g} ± {row['deviation']:.2g}, {objective}")
     epochs = study.systems()[0].epochs
-    return [*lines, f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {len(epochs)} epochs"]
+    taken = tables.counted(len(epochs), "epoch")
+    return [*lines, f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {taken}"]
 
 
 def comparison(study: StudyFiles) -> str:

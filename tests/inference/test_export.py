@@ -11,6 +11,7 @@ import torch
 from denoisers import SMALL, Blur, image_of, save_denoiser
 
 from raygan.config.kinds import Generator
+from raygan.errors import InputError
 from raygan.inference import reduced
 from raygan.inference.denoiser import ImageError, denoise
 from raygan.inference.export import export
@@ -98,12 +99,21 @@ def test_reduced_precision_says_what_it_loses(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_int8_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    folder = save_denoiser(tmp_path / "own", UNet(base_width=4))
+    with pytest.raises(InputError, match="int8 would change nothing: of the network's 6 convolutions, the 3 first"):
+        export(folder.location, str(tmp_path / "reduced.onnx"), "int8")
+    assert not (tmp_path / "reduced.onnx").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_packages_for_darktable_have_what_it_reads(tmp_path: Path) -> None:
     """Names, shapes and entries as darktable's src/ai/README.md has them."""
     folder = save_denoiser(tmp_path / "own")
+    folder.write("README.md", "What it was trained on.")
     export(folder.location, str(tmp_path / "denoise-own.dtmodel"))
     with zipfile.ZipFile(tmp_path / "denoise-own.dtmodel") as package:
-        assert package.namelist() == ["denoise-own/config.json", "denoise-own/model.onnx"]
+        assert package.namelist() == [f"denoise-own/{name}" for name in ("config.json", "model.onnx", "README.md")]
         about = json.loads(package.read("denoise-own/config.json"))
         session = onnxruntime.InferenceSession(package.read("denoise-own/model.onnx"))
     expected = {"id": "denoise-own", "name": "denoise own", "task": "denoise", "backend": "onnx", "num_inputs": 1}

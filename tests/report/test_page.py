@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import Study, raygan
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from raygan.report.page import Part, write_report
 from raygan.study.storage import Folder
@@ -104,18 +104,21 @@ def test_images_are_shown(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_sliders_move_the_noisy_picture_over_the_denoised_one(page: Page) -> None:
+def test_sliders_divide_the_noisy_picture_from_the_denoised_one(page: Page) -> None:
     slider = page.locator(".slider").first
     noisy, denoised = slider.locator("img.before"), slider.locator("img:not(.before)")
     assert noisy.bounding_box() == denoised.bounding_box()
     slider.locator("[name=split]").focus()
-    page.keyboard.press("End")
-    # All of the noisy picture is cut off from the left.
-    assert noisy.evaluate("image => getComputedStyle(image).clipPath") == "inset(0px 0px 0px 100%)"
+    page.keyboard.press("Home")
+    # All of the noisy picture is cut off from the right.
+    assert noisy.evaluate("image => getComputedStyle(image).clipPath") == "inset(0px 100% 0px 0px)"
     width = noisy.bounding_box()["width"]
     slider.locator("[name=zoom]").focus()
     page.keyboard.press("End")
     assert noisy.bounding_box()["width"] == pytest.approx(6 * width, rel=0.01)
+    # The boundary stays where it is in what can be seen.
+    slider.locator(".pair").evaluate("pair => { pair.scrollLeft = 40; }")
+    expect(slider).to_have_attribute("style", re.compile("--boundary: 40px"))
 
 
 @pytest.mark.slow

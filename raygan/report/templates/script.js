@@ -17,7 +17,7 @@ async function draw(plot) {
   layout.font = { ...layout.font, color };
   const axes = Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name));
   for (const axis of new Set([...axes, "xaxis", "yaxis"])) {
-    layout[axis] = { gridcolor: "rgba(128,128,128,.3)", zerolinecolor: "rgba(128,128,128,.5)", ...layout[axis] };
+    layout[axis] = { automargin: true, gridcolor: "rgba(128,128,128,.3)", zerolinecolor: "rgba(128,128,128,.5)", ...layout[axis] };
   }
   await Plotly.newPlot(plot, data, layout, { displaylogo: false, responsive: true });
 }
@@ -53,7 +53,13 @@ addEventListener("beforeprint", () => folded.forEach((one) => { one.open = true;
 addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
 
 for (const slider of document.querySelectorAll(".slider")) {
-  for (const input of slider.querySelectorAll("input")) {
-    input.addEventListener("input", () => slider.style.setProperty(`--${input.name}`, input.value));
-  }
+  const [pair, split, zoom] = [".pair", "[name=split]", "[name=zoom]"].map((name) => slider.querySelector(name));
+  // The boundary is where the slider is, in what can be seen of zoomed pictures.
+  const divide = () => {
+    slider.style.setProperty("--boundary", `${pair.scrollLeft + pair.clientWidth * split.value / 100}px`);
+  };
+  split.addEventListener("input", divide);
+  pair.addEventListener("scroll", divide);
+  zoom.addEventListener("input", () => { slider.style.setProperty("--zoom", zoom.value); divide(); });
+  new ResizeObserver(divide).observe(pair);
 }
