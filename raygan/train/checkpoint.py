@@ -231,8 +231,10 @@ def _read(folder: Folder, name: str) -> bytes:
     try:
         return folder.read(name)
     except FileNotFoundError as error:
-        known = ", ".join(NAMES)
-        message = f"there is no denoiser in {folder} (no {name}): give a folder such as STUDY/best, or one of {known}"
+        known = f"give a folder such as STUDY/best, or one of {', '.join(NAMES)}"
+        message = f"there is no denoiser in {folder} (no {name}): {known}"
+        if is_model_file(folder.location):
+            message = f"there is no file {folder}; or {known}"
         raise DenoiserError(message) from error
 
 
