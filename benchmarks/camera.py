@@ -26,7 +26,7 @@ from raygan.inference.denoiser import Denoiser
 Pixels = NDArray[np.uint8]
 Filter = Callable[[Pixels, float], Pixels]
 """Takes a noisy image and a strength, in 8-bit levels."""
-STRENGTHS = {"scikit-image's NLM": (2, 3, 4, 6), "OpenCV's NLM": (2, 3, 4, 5, 6, 8), "BM3D": (3, 5, 7, 10)}
+STRENGTHS = {"scikit-image's NLM": (2, 3, 4, 6), "OpenCV's NLM": (2, 3, 4, 5, 6, 8), "BM3D": (5, 7, 10, 14)}
 
 
 def filters() -> dict[str, Filter]:

@@ -14,7 +14,7 @@ from raygan.config.run import MAX_MEGAPIXELS, PAIRS, Config
 from raygan.config.section import with_values
 from raygan.data.pairs import evaluation_pairs
 from raygan.data.photos import evaluation_photos
-from raygan.evaluation.job import EvaluationSettings, EvaluationTask, Row, evaluate
+from raygan.evaluation.job import PICTURES, EvaluationSettings, EvaluationTask, Row, evaluate
 from raygan.evaluation.protocols import Protocol
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
@@ -55,7 +55,8 @@ def write_evaluation(
         rows = map(ray.get, run.remote(photos, task, settings, resources(config), actors))
         # A line now and then where each is kept, as in a log file.
         pace = 0.1 if sys.stderr.isatty() else 5
-        table, of_task = tabulate(tqdm(rows, "evaluation", count, unit="photo", mininterval=pace))
+        judged = next(iter(task.denoisers))
+        table, of_task = tabulate(tqdm(rows, "evaluation", count, unit="photo", mininterval=pace), judged)
         table.insert(0, "task", index)
         pictures |= {f"{index}-{name}": png for name, png in of_task.items()}
         tables.append(table.replace({"picture": {name: f"{index}-{name}" for name in of_task}}))
@@ -106,18 +107,30 @@ def evaluate_checkpoints(
     return write_evaluation(photos, [task], settings or EvaluationSettings(), resolved_device(config), Folder(output))
 
 
-def tabulate(photos: Iterable[list[Row]]) -> tuple[pd.DataFrame, dict[str, bytes]]:
+def tabulate(photos: Iterable[list[Row]], judged: str) -> tuple[pd.DataFrame, dict[str, bytes]]:
     """The rows that `evaluate` yields as a table, and the pictures by file name.
 
     The table has one row per image, noise (`kind`), level and method (`noisy`, the classical filters, and each
     denoiser's name), with the columns image, set, kind, level, intensity, method, psnr (dB), ssim, colour_drift, lpips
     (if it was computed; NaN but at the mean level), seconds (what the method took) and picture (the file that shows
-    the row). Pictures are PNG files: clean, noisy, and each method's result side by side, at the mean level.
+    the row). Pictures are PNG files: clean, noisy, and each method's result side by side, at the mean level, of the
+    first evaluation photos and pairs, and of those that the denoiser `judged` denoises worst and best, for each noise.
     """
     in_order = sorted(photos, key=lambda rows: (SETS.index(rows[0]["set"]), rows[0]["image"]))
     table = pd.DataFrame([row for rows in in_order for row in rows])
     pictures = {picture: png for picture, png in zip(table["picture"], table["png"], strict=True) if png}
-    return table.drop(columns="png"), pictures
+    kept = _kept_pictures(table, judged)
+    table["picture"] = table["picture"].where(table["picture"].isin(kept), "")
+    return table.drop(columns="png"), {picture: png for picture, png in pictures.items() if picture in kept}
+
+
+def _kept_pictures(table: pd.DataFrame, judged: str) -> set[str]:
+    names = [table.loc[table["set"] == part, "image"].unique()[:PICTURES] for part in ("evaluation", PAIRS)]
+    kept = set(table.loc[table["image"].isin([*names[0], *names[1]]), "picture"].astype(str))
+    shown = table[(table["method"] == judged) & (table["picture"] != "") & table["psnr"].notna()]
+    for _, rows in shown.sort_values("psnr").groupby("kind"):
+        kept |= {str(rows["picture"].iloc[0]), str(rows["picture"].iloc[-1])}
+    return kept
 
 
 def summarize(per_image: pd.DataFrame) -> pd.DataFrame:

@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 PICTURES = 4
-"""Evaluation photos, and pairs, the first ones by name, of which before/after pictures are kept."""
+"""Evaluation photos, and pairs, the first ones by name, of which before/after pictures are kept, besides the worst and
+the best one for each noise."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
-"""A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it."""
+"""A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it.
+
+There are more pictures than are kept: each process gives those of the worst and the best photo that it has seen yet.
+"""
 Results = tuple[dict[str, Tensor], dict[str, float]]
 """Images and seconds, by method."""
 
@@ -87,11 +91,12 @@ def evaluate(
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     labels = photos.select_columns(["name", "set"]).take_all()
-    shown = [sorted(row["name"] for row in labels if row["set"] == part)[:PICTURES] for part in ("evaluation", PAIRS)]
+    shown = [sorted(row["name"] for row in labels if row["set"] == part) for part in ("evaluation", PAIRS)]
     # Names of files may be too long or become the same: a number comes first.
     names = dict.fromkeys(itertools.chain.from_iterable(shown))
     pictures = {name: f"{number}-{PurePath(name).stem[:60]}" for number, name in enumerate(names, start=1)}
-    arguments = (task, settings, pictures, "cuda" if resources.get("GPU") else "cpu")
+    first = {name for part in shown for name in part[:PICTURES]}
+    arguments = (task, settings, pictures, first, "cuda" if resources.get("GPU") else "cpu")
     needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     pool = ray.data.ActorPoolStrategy(size=actors)
     results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
@@ -106,12 +111,21 @@ class _Evaluator:
     """Evaluates one photo at a time."""
 
     def __init__(
-        self, task: EvaluationTask, settings: EvaluationSettings, pictures: dict[str, str], device: str
+        self,
+        task: EvaluationTask,
+        settings: EvaluationSettings,
+        pictures: dict[str, str],
+        first: set[str],
+        device: str,
     ) -> None:
         self.task = task
         self.settings = settings
         self.pictures = pictures
         """Beginnings of the names of picture files, by photo."""
+        self.first = first
+        """Photos whose pictures are kept whatever their scores."""
+        self.extremes: dict[str, tuple[float, float]] = {}
+        """The first denoiser's lowest and highest PSNR so far, by noise."""
         self.device = torch.device(device)
         self.lpips = settings.lpips.to(self.device) if settings.lpips else None
         self.generators = {
@@ -141,7 +155,7 @@ class _Evaluator:
             noisy = add_noise(clean, [noise], [intensity], [stream], clip=self.task.clipped)
             kind = {"kind": noise.key, "level": level, "intensity": intensity}
             picture = ""
-            if photo["set"] == "evaluation" and level == "mean" and name in self.pictures:
+            if photo["set"] == "evaluation" and level == "mean":
                 picture = f"{self.pictures[name]}-{noise.key}-{intensity:g}.png"
             undoes = self.settings.undo_clipping and self.task.clipped and isinstance(noise, Gaussian)
             deviation = math.sqrt(intensity) if undoes else None
@@ -151,26 +165,36 @@ class _Evaluator:
         """The rows of a pair, at the mean level: real noise has no known intensity."""
         clean, noisy = pair[:, :3], pair[:, 3:]
         name = photo["image"]
-        picture = f"{self.pictures[name]}-{PAIRS}.png" if name in self.pictures else ""
+        picture = f"{self.pictures[name]}-{PAIRS}.png"
         kind = {"kind": PAIRS, "level": "mean", "intensity": math.nan}
-        return self._rows(photo | kind, clean, self._results(noisy), picture)
+        return iter(self._rows(photo | kind, clean, self._results(noisy), picture))
 
-    def _rows(self, photo: Row, clean: Tensor, found: Results, picture: str) -> Iterator[Row]:
-        """One row per method."""
+    def _rows(self, photo: Row, clean: Tensor, found: Results, picture: str) -> list[Row]:
+        """One row per method; `picture` is the name of the photo's picture, if it may be kept."""
         results, seconds = found
         images = [clean, *results.values()]
         distances = [math.nan] * len(results)
         if self.lpips and photo["level"] == "mean":
             distances = self.lpips(clean, images[1:])
-        exact = clean.double()
+        exact, rows = clean.double(), []
         for (method, denoised), distance in zip(results.items(), distances, strict=True):
             row, compared = photo | {"method": method}, denoised.double()
             for metric in (psnr, ssim, colour_drift):
                 row[metric.__name__] = metric(exact, compared).item()
             if self.lpips:
                 row["lpips"] = distance
-            png = _side_by_side(images) if picture and method == "noisy" else b""
-            yield row | {"seconds": seconds[method], "picture": picture, "png": png}
+            rows.append(row | {"seconds": seconds[method], "picture": "", "png": b""})
+        judged = next((row for row in rows if row["method"] in self.generators), rows[0])
+        if picture and (self._is_extreme(judged) or photo["image"] in self.first):
+            rows = [row | {"picture": picture} for row in rows]
+            rows[0]["png"] = _side_by_side(images)
+        return rows
+
+    def _is_extreme(self, row: Row) -> bool:
+        """Whether no photo so far has had a PSNR as low, or as high, with the row's noise."""
+        lowest, highest = self.extremes.get(row["kind"], (math.inf, -math.inf))
+        self.extremes[row["kind"]] = min(lowest, row["psnr"]), max(highest, row["psnr"])
+        return not lowest <= row["psnr"] <= highest
 
     def _results(self, noisy: Tensor, clipped_deviation: float | None = None) -> Results:
         """Each method's result for an image, and the seconds it took, transfers to and from the device included.

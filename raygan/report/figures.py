@@ -7,6 +7,7 @@ import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import optuna
@@ -162,8 +163,10 @@ def noise_pictures(study: StudyFiles) -> dict[str, bytes]:
 def denoised_pictures(study: StudyFiles) -> tuple[dict[str, tuple[bytes, bytes]], dict[str, bytes]]:
     """For each noise, a noisy crop and what the first denoiser makes of it; and strips of crops, all JPEG files.
 
-    A strip has the clean image, the noisy one, and each method's result side by side.
+    A strip has the clean image, the noisy one, and each method's result side by side; its caption says which are of the
+    photos that the first denoiser denoises worst and best.
     """
+    extremes = _extremes(study)
     systems = {method: system for system in study.systems() for method in system.denoisers}
     # Only the first of several seeds is shown.
     others = {method for system in study.systems() for method in system.denoisers[1:]}
@@ -176,8 +179,26 @@ def denoised_pictures(study: StudyFiles) -> tuple[dict[str, tuple[bytes, bytes]]
             arm = systems[method].arm
             pairs[f"{image}, {noise}{arm and f': {arm}'}"] = (_as_jpeg([crops["noisy"]]), _as_jpeg([crops[method]]))
         shown = {METHOD_NAMES.get(method, method): crop for method, crop in crops.items() if method not in others}
-        strips[f"{image}, {noise}: {', '.join(shown)}"] = _strip(shown.values())
+        strips[f"{image}, {noise}{extremes.get((image, noise), '')}: {', '.join(shown)}"] = _strip(shown.values())
     return pairs, strips
+
+
+def _extremes(study: StudyFiles) -> dict[tuple[str, str], str]:
+    """What to say of the worst and the best photo, by photo and noise."""
+    method = next((name for system in study.systems() for name in system.denoisers), "")
+    rows = study.per_image[(study.per_image["method"] == method) & (study.per_image["level"] == "mean")]
+    rows = rows[rows["set"].isin(("evaluation", PAIRS))].replace({"kind": KIND_NAMES})
+    found = dict[tuple[str, str], str]()
+    for (kind, intensity), group in rows.groupby(["kind", "intensity"], dropna=False):
+        images = group.sort_values("psnr")["image"].astype(str).tolist()
+        if len(images) > 1:
+            noise = _noise_text(kind, intensity)
+            found |= {(images[0], noise): " (worst photo)", (images[-1], noise): " (best photo)"}
+    return found
+
+
+def _noise_text(kind: Any, intensity: Any) -> str:
+    return str(kind) if kind == KIND_NAMES[PAIRS] else f"{kind} {intensity:g}"
 
 
 def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, dict[str, NDArray[np.uint8]]]]:
@@ -194,8 +215,7 @@ def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, di
         side = min(height, width, PICTURE_SIDE)
         top, left = (height - side) // 2, (width - side) // 2
         middles = [one[top : top + side, left : left + side] for one in np.split(strip, len(names), axis=1)]
-        noise = kind if kind == KIND_NAMES[PAIRS] else f"{kind} {intensity:g}"
-        yield str(image), noise, dict(zip(names, middles, strict=True))
+        yield str(image), _noise_text(kind, intensity), dict(zip(names, middles, strict=True))
 
 
 def _strip(crops: Iterable[NDArray[np.uint8]]) -> bytes:

@@ -1,3 +1,4 @@
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,7 @@ def run(
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
     photos = evaluation_photos(PhotoFolder(location=str(folder)))
     task = EvaluationTask(tuple(noises), {"raygan": (generator, denoiser)})
-    return tabulate(evaluate(photos, task, settings or EvaluationSettings(), {"CPU": 1}, actors))
+    return tabulate(evaluate(photos, task, settings or EvaluationSettings(), {"CPU": 1}, actors), "raygan")
 
 
 def clean_images(folder: Path) -> dict[str, np.ndarray]:
@@ -120,13 +121,13 @@ def test_scores_are_those_of_scikit_image(write_photos: Write, denoiser: Folder)
 
 @pytest.mark.usefixtures("ray_here")
 def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
-    folder = write_photos(5)
+    folder = write_photos(8)
     table, pictures = run(folder, denoiser, actors=2)
     assert list(table.columns) == [
         *("image", "set", "kind", "level", "intensity", "method"),
         *("psnr", "ssim", "colour_drift", "seconds", "picture"),
     ]
-    assert len(table) == 5 * 3 * 3 * 3
+    assert len(table) == 8 * 3 * 3 * 3
     order = ["image", "kind", "level", "method"]
     assert table[order].head(3).to_numpy().tolist() == [
         ["RGB-000.png", "gaussian", "low", method] for method in ("noisy", "median", "raygan")
@@ -145,14 +146,17 @@ def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoi
             for clean in clean_images(folder).values()
             for _ in range(20)
         ]
-        # The mean of one draw over the five photos has a standard deviation of about 0.06.
+        # The mean of one draw over the photos has a standard deviation of about 0.05.
         assert rows["psnr"].mean() == pytest.approx(np.mean(expected), abs=0.25)
-    # Pictures of the first photos: clean, noisy, median and denoised side by side.
-    assert len(pictures) == 4 * 3
+    # Pictures of the first photos, and of the worst and the best one: clean, noisy, median and denoised side by side.
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
-    shown = table.loc[(table["image"] < "RGB-004.png") & (table["level"] == "mean"), "picture"]
-    assert set(shown) == set(pictures)
-    assert (table.drop(shown.index)["picture"] == "").all()
+    at_mean = table[table["level"] == "mean"]
+    expected = {(f"RGB-{index:03d}.png", noise.key) for index, noise in itertools.product(range(4), PAPER_NOISES)}
+    for kind, rows in at_mean[at_mean["method"] == "raygan"].sort_values("psnr").groupby("kind"):
+        expected |= {(image, kind) for image in (rows["image"].iloc[0], rows["image"].iloc[-1])}
+    shown = table[table["picture"] != ""]
+    assert set(zip(shown["image"], shown["kind"], strict=True)) == expected
+    assert (set(shown["picture"]), set(shown["level"]), len(shown)) == (set(pictures), {"mean"}, 3 * len(expected))
 
 
 @pytest.mark.usefixtures("ray_here", "own_classes_by_value")

@@ -71,7 +71,7 @@ def test_lpips_is_a_column_of_the_evaluation(write_photos: Any, tmp_path: Path) 
     photos = evaluation_photos(PhotoFolder(location=str(folder)))
     task = EvaluationTask((Gaussian(low=0, high=0),), {"raygan": (SMALL, save_denoiser(tmp_path / "best"))})
     rows = evaluate(photos, task, EvaluationSettings((), ("low", "mean"), lpips), {"CPU": 1}, 1)
-    table: pd.DataFrame = tabulate(rows)[0]
+    table: pd.DataFrame = tabulate(rows, "raygan")[0]
     assert list(table.columns[-6:]) == ["psnr", "ssim", "colour_drift", "lpips", "seconds", "picture"]
     by_method = table[table["level"] == "mean"].groupby("method")["lpips"].mean()
     assert by_method["noisy"] == pytest.approx(0, abs=1e-9)

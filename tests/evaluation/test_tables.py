@@ -6,11 +6,14 @@ from raygan.evaluation.evaluate import summarize, tabulate
 
 def test_rows_are_ordered_by_set_and_image() -> None:
     rows = [
-        [{"image": image, "set": part, "method": method, "picture": "", "png": b""} for method in ("noisy", "median")]
+        [
+            {"image": image, "set": part, "kind": "blur", "method": method, "psnr": 20.0, "picture": "", "png": b""}
+            for method in ("noisy", "median")
+        ]
         for image, part in (("b", "evaluation"), ("c", "training"), ("a", "evaluation"))
     ]
     rows[0][0] |= {"picture": "b.png", "png": b"content"}
-    table, pictures = tabulate(rows)
+    table, pictures = tabulate(rows, "median")
     assert table["image"].tolist() == ["c", "c", "a", "a", "b", "b"]
     assert table["method"].tolist() == ["noisy", "median"] * 3
     assert pictures == {"b.png": b"content"}
