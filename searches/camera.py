@@ -1,8 +1,8 @@
 """Which noise to train on, for photos from real cameras: odds and ranges, with enlargement and learning rate.
 
 `raygan search camera --photos FOLDER --pairs FOLDER` fine-tunes `synthetic`, and compares trials on pairs of noisy and
-clean photos that are not used for training. The denoiser `camera` was trained with the values of
-`raygan.presets.CAMERA`, which were set by hand.
+clean photos that are not used for training. It starts from `raygan.presets.CAMERA`, with which the denoiser `camera`
+was trained, and which was set by hand.
 """
 
 from optuna.distributions import FloatDistribution
@@ -16,7 +16,7 @@ BASE = with_values(
     CAMERA,
     {
         "data/pairs_share": 0.0,
-        # The number of steps counts, not the number of pixels: an hour of two cores is for about fifty trials.
+        # The number of steps counts, not the number of pixels: twenty trials take an hour on two cores at most.
         "data/crop_size": 64,
         "data/val_crops": 128,
         "training/steps_per_epoch": 80,
@@ -30,12 +30,12 @@ SEARCH = Search(
     config=BASE,
     space={
         "noises/camera/odds": FloatDistribution(0.5, 20.0, log=True),
-        "noises/camera/low": FloatDistribution(0.0, 4.0),
+        "noises/camera/low": FloatDistribution(0.0, 5.0),
         "noises/camera/high": FloatDistribution(5.0, 9.0),
         "noises/camera/jpeg": FloatDistribution(0.0, 1.0),
         "noises/gaussian/odds": FloatDistribution(0.1, 2.0, log=True),
         "clean_share": FloatDistribution(0.0, 0.2),
-        "data/max_enlargement": FloatDistribution(1.0, 4.0),
+        "data/max_enlargement": FloatDistribution(1.0, 6.0),
         "optimizers/generator/learning_rate": FloatDistribution(3e-5, 1e-3, log=True),
     },
     first_points=[BASE],
