@@ -37,6 +37,7 @@ TOKEN = "RAYGAN_SERVE_TOKEN"
 """Environment variable of the token that requests must have."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERY = ("0.0.0.0", "::")
+"""What stands for all addresses of this machine."""
 CORES = 4
 """Cores of a replica without a GPU, if the machine has as many: more speed up a network on one tile little."""
 CONCURRENT = 4

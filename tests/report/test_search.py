@@ -13,7 +13,7 @@ from report.hand_written import write_evaluation, write_study, write_table
 
 from raygan.noise import Gaussian
 from raygan.report.figures import denoised_pictures, noise_pictures, search_figures
-from raygan.report.tables import front_table
+from raygan.report.tables import front_table, verdict
 from raygan.report.terminal import final_report
 from raygan.search.space import When, space_to_json
 from raygan.study.reader import StudyFiles
@@ -121,6 +121,20 @@ def test_final_report_of_a_search(tmp_path: Path) -> None:
     assert "with the paper's v1 values (trial-0001)" in text
     assert "22.00 dB in 2 epochs" in text
     assert f"  {RATE} = 0.001235" in text
+
+
+def test_the_winner_is_compared_with_the_best_other_method(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "verdict")
+    image = {"task": 0, "image": "a.png", "set": "evaluation", "level": "mean", "intensity": 0.04, "ssim": 0.5}
+    scores = {"gaussian": {"noisy": 15.0, "median": 22.0, "raygan": 21.0}, "own": {"noisy": 18.0, "raygan": 24.5}}
+    rows = [
+        image | {"kind": kind, "method": method, "psnr": psnr}
+        for kind, of_kind in scores.items()
+        for method, psnr in of_kind.items()
+    ]
+    write_evaluation(study, [*rows, rows[0] | {"level": "low", "psnr": 40.0}])
+    expected = "PSNR against the best other method: Gaussian -1.00 dB (median filter 3x3), own +6.50 dB (noisy input)."
+    assert verdict(StudyFiles(study)) == expected
 
 
 def test_pictures(tmp_path: Path) -> None:
