@@ -60,7 +60,7 @@ def test_the_commands_take_a_model_file(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_such_network_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DenoiserError, match=r"there is no denoiser in .*absent.pth"):
+    with pytest.raises(DenoiserError, match=r"there is no file .*absent.pth"):
         Denoiser.from_pretrained(str(tmp_path / "absent.pth"))
     (tmp_path / "text.pth").write_text("no network")
     with pytest.raises(ModelFileError, match="spandrel cannot read a network"):

@@ -93,8 +93,11 @@ def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: P
         assert row.psnr == pytest.approx(peak_signal_noise_ratio(clean, noisy, data_range=1), abs=1e-4)
         similarity = structural_similarity(clean, noisy, data_range=1, channel_axis=2)
         assert row.ssim == pytest.approx(similarity, abs=1e-4)
-    # Before-and-after pictures of the first four.
-    assert len(list((tmp_path / "pictures").iterdir())) == 4
+    # Before-and-after pictures of the first four, and of the best and the worst.
+    judged = table.query("method == 'raygan'").sort_values("psnr")["image"].to_list()
+    expected = {*sorted(judged)[:4], judged[0], judged[-1]}
+    assert set(table.loc[table["picture"].notna(), "image"]) == expected
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == set(table["picture"].dropna())
     both = raygan("evaluate", trained / "best", "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
     assert (both.returncode, "give one of --pairs, --out-of-distribution" in both.stderr) == (2, True)
     none = raygan("evaluate", trained / "best", "--pairs", tmp_path / "missing", "--output", tmp_path)
