@@ -50,12 +50,13 @@ class PlainCrops(Dataset[torch.Tensor]):
 
 
 def write_photos(folder: Path) -> list[Path]:
-    """Files of `DISTINCT` images, each several times."""
+    """Files of `DISTINCT` images, each several times, but shifted: copies of a photo are skipped."""
     images: list[NDArray[np.uint8]] = [dead_leaves(640, 0, index)[:480] for index in range(DISTINCT)]
     files = []
     for index in range(PHOTOS):
         files.append(folder / f"{index:04d}.jpg")
-        Image.fromarray(images[index % DISTINCT]).save(files[-1], quality=90)
+        shifted = np.roll(images[index % DISTINCT], 8 * (index // DISTINCT), axis=1)
+        Image.fromarray(shifted).save(files[-1], quality=90)
     return files
 
 
