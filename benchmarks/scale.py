@@ -67,7 +67,7 @@ def without_training(point: dict[str, Any], job: Job, config_at: Any) -> None:  
         score = height - 5 / epoch
         deciding = dict.fromkeys(DECIDING, 0.5) | {"epoch": epoch, "best_epoch": epoch, "best_val_psnr": score}
         # As many as a training has.
-        metrics = deciding | {"val_psnr": score, "val_ssim": 0.5, "seconds": 0.0}
+        metrics = deciding | {"val_psnr": score, "val_ssim": 0.5, "seconds": 0.01}
         metrics |= {f"metric_{index}": score for index in range(40)}
         if epoch > done:
             checkpoint.write("done", str(epoch))

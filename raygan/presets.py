@@ -63,19 +63,22 @@ CAMERA = with_values(
     {
         "noises": (
             # Of weaker noise, most of a real photo would be taken for detail.
-            Camera(odds=5, low=3.5),
-            Gaussian(),
+            Camera(odds=2.5, low=3.9, high=6.2, jpeg=0.8),
+            Gaussian(odds=0.52),
             Gaussian(low=0.0004, high=0.02) + Jpeg(low=95, high=70, subsampled=0.75),
             GreyGaussian(odds=0.5),
         ),
-        "clean_share": 0.05,
-        "data/crop_size": 96,
-        "data/max_enlargement": 2.5,
+        "clean_share": 0.12,
+        "data/min_enlargement": 1.7,
+        "data/max_enlargement": 4.0,
         "generator/blocks": 2,
-        "optimizers/generator/learning_rate": 2e-4,
+        "optimizers/generator/learning_rate": 1.8e-4,
         "training/start_from": "synthetic",
-        "training/steps_per_epoch": 250,
-        "training/epochs": 20,
+        # Longer training removes less of the noise of real cameras, which is unlike the simulated one.
+        "training/steps_per_epoch": 80,
+        "training/epochs": 3,
+        "training/warm_up_steps": 40,
+        "training/average_decay": 0.97,
     },
 )
 """The denoiser `camera`: `synthetic`, fine-tuned on the noise of cameras, and on other noise that photos have."""

@@ -2,7 +2,7 @@
 
 `raygan search camera --photos FOLDER --pairs FOLDER` fine-tunes `synthetic`, and compares trials on pairs of noisy and
 clean photos that are not used for training. It starts from `raygan.presets.CAMERA`, with which the denoiser `camera`
-was trained, and which was set by hand.
+was trained.
 """
 
 from optuna.distributions import FloatDistribution
@@ -16,12 +16,7 @@ BASE = with_values(
     CAMERA,
     {
         "data/pairs_share": 0.0,
-        # The number of steps counts, not the number of pixels: twenty trials take an hour on two cores at most.
-        "data/crop_size": 64,
         "data/val_crops": 128,
-        "training/steps_per_epoch": 80,
-        "training/warm_up_steps": 40,
-        "training/average_decay": 0.97,
     },
 )
 
@@ -35,7 +30,8 @@ SEARCH = Search(
         "noises/camera/jpeg": FloatDistribution(0.0, 1.0),
         "noises/gaussian/odds": FloatDistribution(0.1, 2.0, log=True),
         "clean_share": FloatDistribution(0.0, 0.2),
-        "data/max_enlargement": FloatDistribution(1.0, 6.0),
+        "data/min_enlargement": FloatDistribution(1.0, 2.5),
+        "data/max_enlargement": FloatDistribution(2.5, 6.0),
         "optimizers/generator/learning_rate": FloatDistribution(3e-5, 1e-3, log=True),
     },
     first_points=[BASE],

@@ -46,9 +46,12 @@ class DataConfig(Section):
     """Side of the square crops in pixels: a multiple of 32 and of the generator's stride."""
     augmentation: Literal["none", "flips", "flips_and_rotations"] = "none"
     """Random transformation of training crops: none (as in the paper), horizontal flips, or flips and quarter turns."""
+    min_enlargement: float = 1.0
+    """Smallest factor by which training crops of photos are enlarged."""
     max_enlargement: float = 1.0
-    """Largest factor by which training crops of photos are enlarged; each crop's own is log-uniform from 1 to this. At
-    a camera's full resolution, photos have less detail per pixel than the downsized ones in collections."""
+    """Largest such factor; each crop's own is log-uniform between the two. At a camera's full resolution, photos have
+    less detail per pixel than the downsized ones in collections. Crops that get no noise (`clean_share`) keep their
+    size: downsizing averages noise away."""
     cache: Literal["auto", "memory", "stream"] = "auto"
     """Where decoded training photos are kept: in the cluster's object store, or nowhere (read and decoded again in
     every epoch). auto: in memory if they fit. The crops are the same."""
@@ -60,8 +63,9 @@ class DataConfig(Section):
     def _check(self) -> None:
         size = self.crop_size
         require("crop_size > 0 and a multiple of 32", size > 0 and size % 32 == 0, crop_size=size)
-        largest = self.max_enlargement
-        require("1 <= max_enlargement <= 8", 1 <= largest <= 8, max_enlargement=largest)
+        least, most = self.min_enlargement, self.max_enlargement
+        rule = "1 <= min_enlargement <= max_enlargement <= 8"
+        require(rule, 1 <= least <= most <= 8, min_enlargement=least, max_enlargement=most)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raygan.config.run import Config, DataConfig, TrainingConfig
 from raygan.data.photos import Photos, StoredPhotos
-from raygan.seeds import derived_seed
+from raygan.seeds import derived_seed, torch_generator
 
 BATCHES_A_TASK = 4
 """Batches that one task reads: enough that starting it costs little, few enough that the first ones come soon."""
@@ -37,6 +37,8 @@ class CachedCrops:
     workers: int = 1
     pairs: Photos | None = None
     """Pairs from which `data/pairs_share` of each batch is cut."""
+    clean_share: float = 0.0
+    """Share of the crops that will get no noise, and keep their size."""
 
     @property
     def steps(self) -> int:
@@ -54,11 +56,12 @@ class CachedCrops:
     def batch(self, epoch: int, step: int) -> NDArray[np.uint8]:
         """The batch of one step, from 0: (batch, crop_size, crop_size, 3 or 6)."""
         seed, share = self.training.seed, self.training.batch_size // self.workers
-        first = step * self.training.batch_size + self.rank * share
+        first = step * self.training.batch_size
+        stays_clean = clean_in_batch(self.clean_share, self.training, epoch, step)
         crops = []
-        for position in range(first, first + share):
-            random = np.random.default_rng(derived_seed("crops", seed, epoch, position))
-            crop = self._crop(epoch, position, random)
+        for row in range(self.rank * share, (self.rank + 1) * share):
+            random = np.random.default_rng(derived_seed("crops", seed, epoch, first + row))
+            crop = self._crop(epoch, first + row, random, keeps_size=stays_clean[row])
             if self.data.augmentation != "none" and random.integers(2):
                 crop = crop[:, ::-1]
             if self.data.augmentation == "flips_and_rotations":
@@ -66,17 +69,18 @@ class CachedCrops:
             crops.append(crop)
         return np.stack(crops)
 
-    def _crop(self, epoch: int, position: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    def _crop(self, epoch: int, position: int, random: np.random.Generator, *, keeps_size: bool) -> NDArray[np.uint8]:
         """The crop at a position of the epoch, before augmentation."""
         batch_size = self.training.batch_size
         is_pair = self.pairs is not None and pairs_in_batch(self.data, batch_size)[position % batch_size]
         source = self.pairs if self.pairs is not None and is_pair else self.photos
         order = _epoch_order(self.training.seed, epoch, len(source), self.steps * batch_size)
-        size, largest = self.data.crop_size, self.data.max_enlargement
-        if is_pair or largest == 1:
+        size, least, most = self.data.crop_size, self.data.min_enlargement, self.data.max_enlargement
+        if is_pair or keeps_size or most == 1:
             crop = source.crop(order[position], size, random)
         else:
-            small = source.crop(order[position], round(size / largest ** random.random()), random)
+            factor = least * (most / least) ** random.random()
+            small = source.crop(order[position], round(size / factor), random)
             crop = np.asarray(Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC))
         return crop if self.pairs is None or is_pair else np.concatenate([crop, np.zeros_like(crop)], axis=2)
 
@@ -94,7 +98,7 @@ class StreamedCrops:
         self, photos: StoredPhotos, config: Config, *, rank: int = 0, workers: int = 1, pairs: Photos | None = None
     ) -> None:
         self.config = config
-        self.cut = CachedCrops(photos, config.data, config.training, rank, workers, pairs)
+        self.cut = CachedCrops(photos, config.data, config.training, rank, workers, pairs, config.clean_share)
         self.steps = self.cut.steps
         self._pipeline: Iterator[Any] = iter(())
         self._next_epoch = 0
@@ -159,6 +163,12 @@ def pairs_in_batch(data: DataConfig, batch_size: int) -> list[bool]:
     """Which positions of a batch are cut from pairs, if there are any: `pairs_share` of them, evenly spread."""
     counts = [round(position * data.pairs_share) for position in range(batch_size + 1)]
     return [later > earlier for earlier, later in itertools.pairwise(counts)]
+
+
+def clean_in_batch(clean_share: float, training: TrainingConfig, epoch: int, step: int) -> list[bool]:
+    """Which positions of a step's batch get no noise: `clean_share` of them, at random, the same on every worker."""
+    random = torch_generator("clean crops", training.seed, epoch, step)
+    return (torch.rand(training.batch_size, generator=random) < clean_share).tolist()
 
 
 def to_unit_range(pixels: Tensor, device: torch.device | str) -> Tensor:

@@ -148,8 +148,9 @@ def _position(values: Tensor, points: Sequence[float]) -> Tensor:
 def _samples(generator: nn.Module, config: Config, photo: NDArray[np.uint8], key: tuple[int, int], side: int) -> Tensor:
     """Features and error, (4, pixels), of random pixels of noisy crops."""
     random = np.random.default_rng(derived_seed("calibration", *key))
-    noises, intensities = sample_noise(config, DRAWS, torch_generator("calibration noises", *key))
-    noises[-2:], intensities[-2:] = [WEAK, None], [float(random.uniform(WEAK.low, WEAK.high)), 0.0]
+    trained_on, intensities = sample_noise(config, DRAWS, torch_generator("calibration noises", *key))
+    noises = [*trained_on[:-2], WEAK, None]
+    intensities[-2:] = [float(random.uniform(WEAK.low, WEAK.high)), 0.0]
     found = []
     for draw, (noise, intensity) in enumerate(zip(noises, intensities, strict=True)):
         part = round(side / max(1, random.uniform(0, LARGEST)))

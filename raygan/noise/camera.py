@@ -59,10 +59,12 @@ class Camera(Noise):
         development = Development.drawn(draw)
         raw = mosaic(development.to_raw(padded))
         shot, read = self._noise_levels(torch.tensor(intensities, device=clean.device), draw)
-        both = torch.cat([raw_noise(raw, shot, read, draw), raw])
-        noisy, without = development.to_srgb(demosaicked(both, draw.chance(0.5).repeat(2))).chunk(2)
+        # Half the difference between a noise and its mirror image has a mean of 0: brightness stays, as in pairs whose
+        # clean photo is the mean of many noisy ones.
+        both = torch.cat(raw_noise(raw, shot, read, draw))
+        noisy, mirrored = development.to_srgb(demosaicked(both, draw.chance(0.5).repeat(2))).chunk(2)
         luma, chroma, kept = draw.uniform(0, 1.2), draw.uniform(1, 6), draw.uniform(0.4, 1)
-        difference = reduced(noisy - without, luma, chroma, kept) * at_edges(padded, draw.uniform(0.3, 1))
+        difference = reduced((noisy - mirrored) / 2, luma, chroma, kept) * at_edges(padded, draw.uniform(0.3, 1))
         result = (clean + difference[..., :height, :width]).clamp(0, 1)
         file = compressed(result, draw.uniform(70, 98).round(), draw.chance(0.5))
         return torch.where(_per_image(draw.chance(self.jpeg)), file, result)
@@ -94,10 +96,10 @@ class Draw:
         return self.uniform(0, 1) < probability
 
 
-def raw_noise(raw: Tensor, shot: Tensor, read: Tensor, draw: Draw) -> Tensor:
-    """Raw values with noise of variance shot * raw + read, clipped to [0, 1] as a sensor does."""
-    deviation = (_per_image(shot) * raw + _per_image(read)).sqrt()
-    return (raw + deviation * draw.normal(tuple(raw.shape[1:]))).clamp(0, 1)
+def raw_noise(raw: Tensor, shot: Tensor, read: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """Raw values plus and minus noise of variance shot * raw + read, both clipped to [0, 1] as a sensor does."""
+    noise = (_per_image(shot) * raw + _per_image(read)).sqrt() * draw.normal(tuple(raw.shape[1:]))
+    return (raw + noise).clamp(0, 1), (raw - noise).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class NormalPolicy(SamplingPolicy):
         return positions.clamp(0, 1)
 
 
-def sample_noise(config: Config, count: int, generator: torch.Generator) -> tuple[list[Noise | None], list[float]]:
-    """A noise for each of `count` images, by the noises' odds, and its intensity; None for an image that stays clean.
+def sample_noise(config: Config, count: int, generator: torch.Generator) -> tuple[list[Noise], list[float]]:
+    """A noise for each of `count` images, by the noises' odds, and its intensity.
 
     The generator is on the CPU, so that a seed draws the same on every device.
     """
@@ -51,14 +51,11 @@ def sample_noise(config: Config, count: int, generator: torch.Generator) -> tupl
     odds = torch.tensor([noise.odds for noise in noises])
     drawn = torch.multinomial(odds, count, replacement=True, generator=generator).tolist()
     positions = config.sampling.positions(torch.rand(count, generator=generator)).tolist()
-    clean = [False] * count
-    if config.clean_share:
-        clean = (torch.rand(count, generator=generator) < config.clean_share).tolist()
     intensities = [
         noises[index].low + position * (noises[index].high - noises[index].low)
         for index, position in zip(drawn, positions, strict=True)
     ]
-    return [None if stays else noises[index] for index, stays in zip(drawn, clean, strict=True)], intensities
+    return [noises[index] for index in drawn], intensities
 
 
 def add_noise(

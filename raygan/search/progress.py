@@ -7,7 +7,7 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any, Self
 
@@ -24,9 +24,9 @@ from raygan.train.checkpoint import keep_denoiser, keep_newest
 from raygan.train.driver import ERROR
 
 SMALL = 200
-"""Rows of `trials.csv` up to which it is written after every event."""
-WRITING_SHARE = 0.05
-"""Share of the time that writing a larger one may take: long searches would become ever slower."""
+"""Rows of `trials.csv` up to which it is made and written after every event."""
+RECORDING_SHARE = 0.05
+"""Share of the time that a larger one may take: long searches would become ever slower."""
 ELAPSED = "elapsed_seconds"
 """Optuna user attribute of the study: see `SearchProgress.elapsed`."""
 SHOWN = 12
@@ -127,8 +127,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.seconds_here = 0.0
         """Of all epochs since this start."""
         self.ended: set[str] = set()
-        self.next_writing = 0.0
-        """Earliest time of the next write of `trials.csv`."""
+        self.rows: list[TrialRow] = []
+        """Of `trials.csv`, as it was last written."""
+        self.next_recording = 0.0
+        """Earliest time of the next write of a large `trials.csv`."""
 
     @property
     def elapsed(self) -> float:
@@ -193,9 +195,17 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.display.notice(f"{trial_name(trial)} lost its process: it resumes from its last epoch")
 
     def _end(self, name: str, error: str | None) -> None:
+        # Not one that a full disk interrupted: it goes on when the study does.
+        self._reduce({name}.intersection(self.trials.ended()))
         self._show(self.record())
         if error:
             self.display.notice(f"{name} failed: {error}")
+
+    def _reduce(self, names: Iterable[str]) -> None:
+        """Reduce ended trials to their denoisers."""
+        for name in set(names) - self.ended:
+            self.ended.add(name)
+            keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
 
     def _show(self, rows: list[TrialRow]) -> None:
         settings = self.experiment.settings
@@ -203,21 +213,16 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.display.show(rows, epochs, self._overview(rows) if self.seconds_here else "")
 
     def record(self, *, at_once: bool = False) -> list[TrialRow]:
-        """Write `trials.csv`, unless it is large and was just written, and reduce ended trials to their denoisers.
-
-        Returns the table's rows.
-        """
-        rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
+        """Write `trials.csv`, unless it is large and was just written; returns its rows."""
         started = time.monotonic()
-        if at_once or len(rows) <= SMALL or started >= self.next_writing:
-            self.ledger.write_trials(rows)
+        if at_once or len(self.rows) <= SMALL or started >= self.next_recording:
+            self.rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
+            self.ledger.write_trials(self.rows)
+            # Those that waited may have ended, since they have no chance to go on any more.
+            self._reduce(row.trial for row in self.rows if row.state in ENDED)
             now = time.monotonic()
-            self.next_writing = now + (now - started) / WRITING_SHARE
-        # Others may have ended too: those that wait and now have no chance to go on.
-        for name in {row.trial for row in rows if row.state in ENDED} - self.ended:
-            self.ended.add(name)
-            keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
-        return rows
+            self.next_recording = now + (now - started) / RECORDING_SHARE
+        return self.rows
 
     def _overview(self, rows: list[TrialRow]) -> str:
         """How many trials have ended, the best so far, and how long the rest will take at this pace."""

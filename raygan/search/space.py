@@ -21,7 +21,7 @@ from raygan.config.section import ConfigError, flat_values, with_values
 
 FIXED = ("data/", "hardware/", "training/epochs", "training/seed", "training/best_by", "noises")
 """Prefixes of the paths that are the same for all trials of a study, so that their scores compare."""
-OF_TRAINING_CROPS = ("data/augmentation", "data/max_enlargement")
+OF_TRAINING_CROPS = ("data/augmentation", "data/min_enlargement", "data/max_enlargement")
 """Paths among them that may differ all the same: validation crops are as they are."""
 
 

@@ -54,8 +54,8 @@ class Trials:
         self.objectives = tuple(objectives)
         self.waiting: set[str] = set()
         """The names of the trials that wait at a rung: to Optuna, they run."""
-        self._ended_rows: dict[str, TrialRow] = {}
-        """The rows of trials that have ended, which do not change any more."""
+        self._rows: dict[str, TrialRow] = {}
+        """The trials' rows as they were last asked for; a row is new when the trial's state or epochs are."""
         # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.
         self._scratch = None if folder.is_local or url else tempfile.TemporaryDirectory()
         if self._scratch is not None:
@@ -172,13 +172,11 @@ class Trials:
             return [self._row(trial, ledger, paths) for trial in self.started()]
 
     def _row(self, trial: FrozenTrial, ledger: Ledger, paths: Sequence[str]) -> TrialRow:
-        name = trial.user_attrs["trial"]
-        if name not in self._ended_rows:
-            row = self._new_row(trial, name, ledger, paths)
-            if not trial.state.is_finished():
-                return row
-            self._ended_rows[name] = row
-        return self._ended_rows[name]
+        name, state = trial.user_attrs["trial"], self._state(trial)
+        row = self._rows.get(name)
+        if row is None or (row.state, row.epochs) != (state, len(ledger.epochs.get(name, {}))):
+            row = self._rows[name] = self._new_row(trial, name, ledger, paths)
+        return row
 
     def _new_row(self, trial: FrozenTrial, name: str, ledger: Ledger, paths: Sequence[str]) -> TrialRow:
         epochs = ledger.epochs_of(name)

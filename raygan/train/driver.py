@@ -90,7 +90,9 @@ class Run:
             )
         else:
             workers = worker.rank, worker.workers
-            crops = CachedCrops(photos.train, config.data, config.training, *workers, photos.train_pairs)
+            crops = CachedCrops(
+                photos.train, config.data, config.training, *workers, photos.train_pairs, config.clean_share
+            )
         val_crops = validation_crops(photos.validation, config.data, photos.validation_pairs)
         source = config.loss.content.weights_source
         weights = self.job.content_weights[source] if source is not None else {}

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raygan.config.run import AdamConfig, Config, TrainingConfig
-from raygan.data.crops import CropSource, ValidationCrops, pairs_in_batch, to_unit_range
+from raygan.data.crops import CropSource, ValidationCrops, clean_in_batch, pairs_in_batch, to_unit_range
 from raygan.errors import InputError
 from raygan.models.blocks import normalize_over_workers
 from raygan.models.cost import operations_per_pixel
@@ -277,7 +277,9 @@ class _Trainer:
         streams = [torch_generator("noise", *key, row, device=device) for row in range(rows.start, rows.stop)]
         has_pairs = pixels.shape[1] > 3
         of_pairs = pairs_in_batch(self.config.data, training.batch_size)[rows] if has_pairs else [False] * share
-        wanted = [None if is_pair else noise for is_pair, noise in zip(of_pairs, noises[rows], strict=True)]
+        stay_clean = clean_in_batch(self.config.clean_share, training, epoch, step)[rows]
+        drawn = zip(of_pairs, stay_clean, noises[rows], strict=True)
+        wanted = [None if is_pair or is_clean else noise for is_pair, is_clean, noise in drawn]
         noisy = add_noise(clean, wanted, intensities[rows], streams)
         if any(of_pairs):
             noisy[of_pairs] = to_unit_range(pixels[of_pairs, 3:], device)

@@ -52,6 +52,7 @@ PAPER = {
     "training/epochs": 30,
     "training/precision": "float32",
     "data/pairs": None,
+    "data/min_enlargement": 1.0,
     "data/max_enlargement": 1.0,
     "data/pairs_share": 0.5,
     "clean_share": 0.0,

@@ -7,7 +7,7 @@ import torch
 
 from raygan.config.run import DataConfig, TrainingConfig
 from raygan.config.section import ConfigError
-from raygan.data.crops import CachedCrops, to_unit_range, validation_crops
+from raygan.data.crops import CachedCrops, clean_in_batch, to_unit_range, validation_crops
 from raygan.data.photos import Photos
 from raygan.data.sources import Samples
 
@@ -122,5 +122,18 @@ def test_crops_are_enlarged_by_a_random_factor() -> None:
     assert 0.97 < factors.min() < 1.1
     assert 3.6 < factors.max() < 4.4
     assert factors.log().mean().item() == pytest.approx(np.log(4) / 2, rel=0.1)
-    with pytest.raises(ConfigError, match="1 <= max_enlargement <= 8"):
+    with pytest.raises(ConfigError, match="1 <= min_enlargement <= max_enlargement <= 8"):
         dataclasses.replace(DATA, max_enlargement=0.5)
+
+
+def test_crops_that_stay_clean_keep_their_size() -> None:
+    """A quarter of the crops, on every worker those of the whole batch; the others are enlarged at least threefold."""
+    data = dataclasses.replace(DATA, min_enlargement=3.0, max_enlargement=4.0)
+    training = TrainingConfig(batch_size=8, steps_per_epoch=50)
+    workers = [CachedCrops(numbered_photos(), data, training, rank, 2, clean_share=0.25) for rank in (0, 1)]
+    crops = torch.cat([torch.stack(list(one.batches(1))) for one in workers], dim=1).float()
+    factors = 1 / crops[:, :, 1, 8:-8].diff(dim=2).mean(dim=(2, 3))
+    keep = torch.tensor([clean_in_batch(0.25, training, 1, step) for step in range(50)])
+    assert keep.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert torch.all(factors[keep] == 1)
+    assert 2.8 < factors[~keep].min() < factors[~keep].max() < 4.4

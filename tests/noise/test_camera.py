@@ -31,7 +31,9 @@ def photo() -> Tensor:
 @pytest.mark.parametrize(("shot", "read"), [(1e-3, 1e-5), (1e-2, 2e-4)])
 def test_raw_noise_has_the_variance_of_shot_and_read_noise(value: float, shot: float, read: float) -> None:
     raw = torch.full((1, 1000, 1000), value)
-    noisy = raw_noise(raw[None], torch.tensor([shot]), torch.tensor([read]), Draw([stream()], CPU))
+    noisy, mirrored = raw_noise(raw[None], torch.tensor([shot]), torch.tensor([read]), Draw([stream()], CPU))
+    unclipped = (torch.minimum(noisy, mirrored) > 0) & (torch.maximum(noisy, mirrored) < 1)
+    torch.testing.assert_close((noisy + mirrored)[unclipped], 2 * raw[None][unclipped])
     assert noisy.var().item() == pytest.approx(shot * value + read, rel=0.02)
     assert noisy.mean().item() == pytest.approx(value, abs=1e-3)
 
@@ -78,6 +80,15 @@ def correlations(noise: Tensor) -> tuple[float, float]:
     variance = centered.square().mean()
     neighbors = (centered[:, :, 1:] * centered[:, :, :-1]).mean() / variance
     return float(neighbors), float(torch.corrcoef(centered[:2].flatten(1))[0, 1])
+
+
+@pytest.mark.parametrize("value", [0.15, 0.4, 0.7])
+def test_noise_keeps_the_brightness(value: float) -> None:
+    """As in pairs whose clean photo is the mean of many noisy ones, even where a curve makes the noise lopsided."""
+    clean = torch.full((3, 256, 256), value)
+    noise = torch.stack([Camera(jpeg=0.0).add(clean, 6.0, stream(seed)) - clean for seed in range(4)])
+    assert noise.std().item() > 0.003
+    assert noise.mean().item() == pytest.approx(0, abs=0.02 * noise.std().item() + 2e-4)
 
 
 def test_noise_is_correlated_and_grows_with_the_stops() -> None:

@@ -99,14 +99,14 @@ def test_noisy_images_stay_in_the_unit_range(noise: Noise) -> None:
     assert (noisy.min().item(), noisy.max().item()) == (0, 1)
 
 
-def mixture(*noises: Noise, policy: SamplingPolicy | None = None, clean_share: float = 0.0) -> Config:
-    return dataclasses.replace(PAPER_V1, noises=noises, sampling=policy or UniformPolicy(), clean_share=clean_share)
+def mixture(*noises: Noise, policy: SamplingPolicy | None = None) -> Config:
+    return dataclasses.replace(PAPER_V1, noises=noises, sampling=policy or UniformPolicy())
 
 
 def positions(policy: SamplingPolicy) -> np.ndarray:
     noises, intensities = sample_noise(mixture(*NOISES, policy=policy), 6000, torch_generator("test", 5))
     drawn = zip(noises, intensities, strict=True)
-    return np.array([(value - noise.low) / (noise.high - noise.low) for noise, value in drawn if noise is not None])
+    return np.array([(value - noise.low) / (noise.high - noise.low) for noise, value in drawn])
 
 
 def test_uniform_policy_is_uniform_over_the_range_of_each_noise() -> None:
@@ -131,14 +131,7 @@ def test_noises_have_equal_odds_and_only_the_given_ones_appear() -> None:
     assert set(noises) == {Speckle()}
 
 
-def test_a_share_of_the_images_stays_clean() -> None:
-    config = mixture(*NOISES, clean_share=0.25)
-    noises, intensities = sample_noise(config, 6000, torch_generator("test", 7))
-    assert noises.count(None) / 6000 == pytest.approx(0.25, abs=0.02)
-    # What the others get does not change.
-    all_noisy, same = sample_noise(mixture(*NOISES), 6000, torch_generator("test", 7))
-    assert intensities == same
-    assert all(one in (None, other) for one, other in zip(noises, all_noisy, strict=True))
+def test_images_without_a_noise_stay_as_they_are() -> None:
     clean = torch.rand(4, 3, 16, 16, generator=torch_generator("clean"))
     streams = [torch_generator("test", row) for row in range(4)]
     noisy = add_noise(clean, [None, Gaussian(), None, Gaussian()], [0.05] * 4, streams)
