@@ -3,13 +3,15 @@
 The same four trainings, at values drawn beforehand, with the networks of `--quick`, one thread each: in a plain Optuna
 loop in this process (ask, train, report, tell; no checkpoints, no records), and as RayGAN's trials, one at a time and
 two at a time. Then trials of one tiny epoch, in their own process and on two workers of a TorchTrainer each: what a
-nested trial costs besides its training.
+nested trial costs besides its training. "Everything else" are processes that start, checkpoints, TensorBoard, the
+ledger, Optuna and Tune.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -24,6 +26,7 @@ from raygan.presets import PAPER_V1, quick
 from raygan.search.experiment import Search
 from raygan.search.prepare import WarmStart
 from raygan.search.tuner import run_trials
+from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 from raygan.train.cluster import photo_memory, share_photos, start_ray
@@ -62,8 +65,19 @@ def plain_loop(photos: TrainingPhotos) -> float:
     return time.perf_counter() - started
 
 
-def as_trials(photos: TrainingPhotos, at_once: int, trials: int, epochs: int, values: dict[str, object]) -> float:
-    """Seconds that RayGAN's trials take, without starting Ray."""
+@dataclass(frozen=True)
+class Taken:
+    """What trials took, in seconds."""
+
+    whole: float
+    """Without starting Ray."""
+    steps: float
+    """Training, over all epochs."""
+    validation: float
+
+
+def as_trials(photos: TrainingPhotos, at_once: int, trials: int, epochs: int, values: dict[str, object]) -> Taken:
+    """Run RayGAN's trials."""
     config = with_values(CONFIG, values)
     search = Search(
         name="overhead",
@@ -81,25 +95,32 @@ def as_trials(photos: TrainingPhotos, at_once: int, trials: int, epochs: int, va
         started = time.perf_counter()
         studied = Trials(folder, search.name, search.objectives)
         run_trials(search, config, job, studied, WarmStart([], [], ""), at_once)
-        return time.perf_counter() - started
+        whole = time.perf_counter() - started
+        rows = [row for epochs_of in Ledger(folder).epochs.values() for row in epochs_of.values()]
+        return Taken(whole, *(sum(row[part] for row in rows) for part in ("train_seconds", "val_seconds")))
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
     start_ray()
     starting = time.perf_counter() - started
     photos = training_photos(CONFIG.data, photo_memory())
     plain = plain_loop(photos)
-    rows = [("plain Optuna loop", plain)]
-    rows += [(f"RayGAN, {n} at a time", as_trials(photos, n, TRIALS, EPOCHS, {})) for n in (1, 2)]
-    tiny = [as_trials(photos, 1, trials, 1, TINY) for trials in (1, 1 + NESTED_TRIALS)]
-    nested = [as_trials(photos, 1, trials, 1, TINY | {"hardware/workers": 2}) for trials in (1, 1 + NESTED_TRIALS)]
+    alone, two = (as_trials(photos, at_once, TRIALS, EPOCHS, {}) for at_once in (1, 2))
+    rows = [("plain Optuna loop", plain), ("RayGAN, 1 at a time", alone.whole), ("RayGAN, 2 at a time", two.whole)]
+    tiny = [as_trials(photos, 1, trials, 1, TINY).whole for trials in (1, 1 + NESTED_TRIALS)]
+    workers = TINY | {"hardware/workers": 2}
+    nested = [as_trials(photos, 1, trials, 1, workers).whole for trials in (1, 1 + NESTED_TRIALS)]
     print(f"\n{TRIALS} trials of {EPOCHS} epochs, {ray.cluster_resources().get('CPU', 0):.0f} cores; starting Ray once")
     print(f"took {starting:.1f} s more\n\n| | seconds | ratio to the plain loop |\n|---|---|---|")
     for name, seconds in rows:
         print(f"| {name} | {seconds:.1f} | {seconds / plain:.2f} |")
+    print("\n| of these trials, 1 at a time | seconds | share |\n|---|---|---|")
+    other = alone.whole - alone.steps - alone.validation
+    for name, seconds in (("steps", alone.steps), ("validation", alone.validation), ("everything else", other)):
+        print(f"| {name} | {seconds:.1f} | {seconds / alone.whole:.1%} |")
     in_process, on_workers = ((many - one) / NESTED_TRIALS for one, many in (tiny, nested))
     print("\n| a trial of one epoch of two small steps | seconds a trial, after the first |\n|---|---|")
     print(f"| in its own process | {in_process:.1f} |\n| on two workers of a TorchTrainer | {on_workers:.1f} |")
