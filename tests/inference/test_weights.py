@@ -10,13 +10,14 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from raygan.config.kinds import Noise
+from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.evaluation.classical import FILTERS, filtered
 from raygan.inference.denoiser import Denoiser, denoise
 from raygan.models.cost import operations_per_pixel
 from raygan.noise import Gaussian, add_noise
-from raygan.presets import DENOISER
+from raygan.presets import CAMERA, DENOISER
 from raygan.seeds import torch_generator
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator
@@ -48,10 +49,11 @@ def test_they_are_small_and_each_has_a_card() -> None:
     assert all(f"`{folder.name}`" in (folder / "README.md").read_text().partition("\n")[0] for folder in folders)
 
 
-def test_baseline_is_what_its_search_trains() -> None:
-    _, config = load_generator(Folder(denoiser_folder("baseline")))
-    expected = with_values(DENOISER, {"training/best_by": "val_psnr", "training/precision": "bfloat16"})
-    for part in ("generator", "loss", "noises", "sampling", "optimizers", "training"):
+@pytest.mark.parametrize(("name", "preset"), [("baseline", DENOISER), ("camera", CAMERA)])
+def test_denoisers_are_what_their_searches_train(name: str, preset: Config) -> None:
+    _, config = load_generator(Folder(denoiser_folder(name)))
+    expected = with_values(preset, {"training/best_by": "val_psnr", "training/precision": config.training.precision})
+    for part in ("generator", "loss", "noises", "sampling", "clean_share", "optimizers", "training"):
         assert getattr(config, part) == getattr(expected, part)
 
 
