@@ -11,14 +11,14 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from raygan.config.kinds import LEVELS
+from raygan.config.kinds import LEVELS, Noise
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import Photos
 from raygan.data.samples import dead_leaves
 from raygan.models.cost import operations_per_pixel
-from raygan.noise import Gaussian
+from raygan.noise import Gaussian, SaltAndPepper
 from raygan.presets import PAPER_V0
 from raygan.seeds import derived_seed
 from raygan.study.storage import Folder
@@ -364,3 +364,15 @@ def test_training_on_pairs_removes_their_noise(tiny_config: Config, tmp_path: Pa
     with torch.no_grad():
         difference = generator(batch[:, 3:] / 255) - batch[:, :3] / 255
     assert epoch.metrics["pixel_loss"] == pytest.approx(difference.abs().mean().item(), rel=1e-4)
+
+
+def test_crops_that_stay_clean_get_no_noise(tiny_config: Config, tmp_path: Path) -> None:
+    """Then the loss does not depend on the kind of noise; otherwise, it does."""
+
+    def loss(noise: Noise, clean_share: float) -> float:
+        values = {"noises": (noise,), "clean_share": clean_share, "training/epochs": 1, "training/steps_per_epoch": 1}
+        name = f"{noise.key}-{clean_share}"
+        return float(Run(with_values(tiny_config, values), tmp_path / name).train().metrics[0]["generator_loss"])
+
+    assert loss(Gaussian(), 1.0) == loss(SaltAndPepper(), 1.0)
+    assert loss(Gaussian(), 0.0) != loss(SaltAndPepper(), 0.0)
