@@ -22,8 +22,6 @@ from raygan.report.live import progress
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

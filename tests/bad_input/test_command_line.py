@@ -9,8 +9,6 @@ from conftest import TINY_OPTIONS, run_search
 
 from raygan.cli import main
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def refused(tmp_path: Path, *options: str | Path) -> str:
     result = run_search(*TINY_OPTIONS, "--storage", tmp_path / "studies", *options)

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, TINY_OPTIONS
 from hosts import Host, hosts, wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.long
 
 CLUSTER = {
     "cluster_name": "autoscaled",

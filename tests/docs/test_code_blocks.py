@@ -259,7 +259,6 @@ def test_a_tutorial_runs_to_its_end(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs the docs extra: make docs")
     pytest.importorskip("mkdocstrings", reason="needs the docs extra: make docs")

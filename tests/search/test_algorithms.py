@@ -174,7 +174,6 @@ def highest(folder: Path, algorithm: SearchAlgorithm, seed: int, trials: int) ->
     return best
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("algorithm", "trials"), [("tpe", 60), ("gp", 36), ("cmaes", 60), ("nsga2", 60)])
 def test_search_algorithms_beat_random_search(algorithm: SearchAlgorithm, trials: int, tmp_path: Path) -> None:
     found, by_chance = (

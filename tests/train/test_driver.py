@@ -20,7 +20,7 @@ from raygan.train.cluster import share_photos
 from raygan.train.driver import Job, OutOfMemoryError, Run, RunError, epochs_here, epochs_with_workers
 from raygan.train.loop import DivergedError, Epoch, Worker
 
-pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.slow]
 
 
 def run_of(config: Config, folder: Path, **values: object) -> Run:

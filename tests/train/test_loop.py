@@ -313,7 +313,6 @@ def test_training_without_a_record_writes_nothing(
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(600)
 def test_the_papers_full_size(tmp_path: Path) -> None:
     """Unscaled networks, batches of 8 crops of 256x256: the content loss falls within a few steps."""
     values = {

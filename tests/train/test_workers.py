@@ -50,7 +50,6 @@ def trained(config: Config, workers: int, output: Path) -> tuple[dict[str, float
 LOSSES = ("content_loss", "adversarial_loss", "generator_loss", "discriminator_loss", "discriminator_accuracy_clean")
 
 
-@pytest.mark.timeout(600)
 def test_without_batch_norm_two_workers_give_the_losses_and_weights_of_one(tiny_config: Config, tmp_path: Path) -> None:
     values = {f"{network}/normalization": "none" for network in ("generator", "discriminator")}
     config = with_values(tiny_config, STEADY | values)
