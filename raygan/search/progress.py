@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raygan.search.algorithms import promotion_of
 from raygan.search.experiment import Experiment
+from raygan.search.repeats import number_of_repeats
 from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser, keep_newest
@@ -228,19 +230,27 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         """How many trials have ended, the best so far, and how long the rest will take at this pace."""
         settings, done = self.experiment.settings, [row for row in rows if row.state in (*ENDED, "waiting")]
         best = max(rows, key=_score)
-        # Trials to come are expected to take as long as those that have ended: early stopping is in that average.
-        ended = done or [row for row in rows if row.epochs]
-        seconds = sum(row.seconds for row in ended)
-        expected = seconds / len(done) if done else settings.trial_epochs * seconds / sum(row.epochs for row in ended)
-        ahead = (settings.trials - len(rows)) * expected
-        ahead += sum(max(0.0, expected - row.seconds) for row in rows if row.state == "running")
-        seconds = ahead * (time.monotonic() - self.started) / self.seconds_here
+        seconds = self._ahead(rows) * (time.monotonic() - self.started) / self.seconds_here
         if settings.time_budget is not None:
             seconds = min(seconds, 60 * settings.time_budget - self.elapsed)
         left = time_left(max(1.0, seconds))
         space = self.trials.folder.free_space()
         disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
         return f"{len(done)} of {settings.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
+
+    def _ahead(self, rows: list[TrialRow]) -> float:
+        """Seconds of training that are expected to follow."""
+        settings = self.experiment.settings
+        an_epoch = sum(row.seconds for row in rows) / sum(row.epochs for row in rows)
+        if settings.scheduler == "asha":
+            epochs = promotion_of(settings).expected_epochs([row.epochs for row in rows if not row.repeats])
+            epochs += number_of_repeats(settings) * settings.trial_epochs
+            return an_epoch * (epochs - sum(row.epochs for row in rows))
+        # As long as those that have ended: early stopping is in that average.
+        ended = [row.seconds for row in rows if row.state in ENDED]
+        expected = sum(ended) / len(ended) if ended else settings.trial_epochs * an_epoch
+        running = sum(max(0.0, expected - row.seconds) for row in rows if row.state == "running")
+        return (settings.trials - len(rows)) * expected + running
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:

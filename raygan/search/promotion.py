@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,14 @@ class Promotion:
                     self.passed[trials[index]] = rung
                     return trials[index]
         return None
+
+    def expected_epochs(self, trained: Sequence[int]) -> int:
+        """Epochs of the whole search, given those of its trials so far, if no more of them go on than must."""
+        expected, reach, before = 0, self.trials, 0
+        for rung in [*self.rungs, self.epochs]:
+            expected += reach * (rung - before)
+            reach, before = max(int(reach / self.factor), sum(epochs > rung for epochs in trained)), rung
+        return expected
 
     def hopeless(self) -> list[str]:
         """The waiting trials that can never go on, whatever the search still finds; they no longer wait."""

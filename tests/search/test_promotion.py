@@ -51,6 +51,23 @@ def test_trials_that_can_never_go_on_are_told() -> None:
     assert promotion.next() is None
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_expected_epochs_are_those_of_the_search_in_the_end(seed: int) -> None:
+    promotion, random = Promotion(27, trials=27), np.random.default_rng(seed)
+    quality, trained, expected = random.random(27), dict[str, int](), [promotion.expected_epochs([])]
+    # All to the first rung, a third of them to the next, and so on.
+    assert expected == [27 * 1 + 9 * 2 + 3 * 6 + 1 * 18]
+    while (trial := promotion.next() or str(len(trained))) != "27":
+        rung = next((rung for rung in promotion.rungs if rung > trained.get(trial, 0)), 27)
+        trained[trial] = rung
+        if rung < 27:
+            arrive(promotion, rung, **{trial: quality[int(trial)]})
+        expected.append(promotion.expected_epochs(list(trained.values())))
+    # More may go on than must, but never fewer.
+    assert expected == sorted(expected)
+    assert expected[-1] == sum(trained.values())
+
+
 def test_nobody_waits_without_rungs() -> None:
     promotion = Promotion(1, trials=3)
     promotion.learn("a", {1: (1.0,)}, 1)
