@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from tqdm import tqdm
 
 from raygan.config.kinds import Noise, PairSource
-from raygan.config.run import MAX_MEGAPIXELS, PAIRS, Config
+from raygan.config.run import MAX_MEGAPIXELS, PAIRS, Config, HardwareConfig
 from raygan.config.section import with_values
 from raygan.data.pairs import evaluation_pairs
 from raygan.data.photos import evaluation_photos
@@ -33,15 +34,17 @@ def write_evaluation(
 ) -> pd.DataFrame:
     """Evaluate on the running cluster, and write `per_image.csv`, `summary.csv` and `pictures/`; returns the summary.
 
-    `photos` are those of `evaluate`. `config` gives the name of the evaluation photos' source and the resources of one
-    evaluating process.
+    `photos` are those of `evaluate`. `config` gives the name of the evaluation photos' source, the device, and the GPUs
+    of one evaluating process.
     """
     import ray
 
     from raygan.train.cluster import resources, trials_at_once
 
     count = photos.count()
-    actors = min(trials_at_once(with_values(config, {"hardware/workers": 1})), count)
+    # However many cores a training worker has: photos are independent, and one core each leaves none idle.
+    config = with_values(config, {"hardware/workers": 1, "hardware/cpus_per_worker": 1, "data/cache": "memory"})
+    actors = min(trials_at_once(config), count)
     tables, pictures = [], dict[str, bytes]()
     for index, task in enumerate(tasks):
         denoisers = "1 denoiser" if len(task.denoisers) == 1 else f"{len(task.denoisers)} denoisers"
@@ -92,8 +95,8 @@ def evaluate_checkpoints(
     folders = {"raygan" if len(checkpoints) == 1 else path: Folder(denoiser_folder(path)) for path in checkpoints}
     configs = [load_generator(folder)[1] for folder in folders.values()]
     source = evaluate_on.key if isinstance(evaluate_on, PairSource) else evaluate_on
-    values = {"hardware/device": "auto", "hardware/workers": 1, "data/evaluate_on": source}
-    config = with_values(configs[0], values)
+    # The machine that it was trained on need not be this one.
+    config = replace(with_values(configs[0], {"data/evaluate_on": source}), hardware=HardwareConfig())
     Folder(output).require_writable()
     start_ray()
     if isinstance(evaluate_on, PairSource):

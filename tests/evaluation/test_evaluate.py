@@ -1,4 +1,5 @@
 import itertools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from skimage.util import random_noise
 from torch import Tensor
 
 from raygan.config.kinds import Generator, Noise
+from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
 from raygan.evaluation.classical import FilterError, filters_named
@@ -224,6 +226,18 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
     assert len(per_image) == 2 * 3 * 4
     assert (per_image.loc[per_image["method"] != "noisy", "seconds"] > 0).all()
     assert len(list((tmp_path / "found" / "pictures").iterdir())) == 2 * 3
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_machine_of_the_training_does_not_matter(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    """A denoiser's configuration says which hardware it was trained on."""
+    _, config = load_generator(denoiser)
+    elsewhere = {"hardware/device": "cuda", "hardware/workers": 8, "hardware/cpus_per_worker": 1000}
+    values = {**elsewhere, "hardware/reading_cpus_per_worker": 1000, "data/cache": "stream"}
+    denoiser.write("config.json", json.dumps(with_values(config, values).to_json()).encode())
+    settings, output = EvaluationSettings((), MEAN_ONLY), str(tmp_path / "found")
+    summary = evaluate_checkpoints([denoiser.location], str(write_photos(2)), output, settings)
+    assert set(summary["method"]) == {"noisy", "raygan"}
 
 
 @pytest.mark.usefixtures("ray_here")
