@@ -19,7 +19,7 @@ from raygan.config.run import Config, DataConfig, TrainingConfig
 from raygan.data.photos import Photos, StoredPhotos
 from raygan.seeds import derived_seed, torch_generator
 
-BATCHES_A_TASK = 4
+BATCHES_A_TASK = 16
 """Batches that one task reads: enough that starting it costs little, few enough that the first ones come soon."""
 
 
@@ -123,7 +123,8 @@ class StreamedCrops:
         # Otherwise, every task would carry the pairs.
         pairs = None if self.cut.pairs is None else ray.put(self.cut.pairs)
         read = partial(_read_steps, crops=replace(self.cut, pairs=None), pairs=pairs, first_epoch=epoch)
-        tasks = self.config.hardware.reading_cpus_per_worker
+        # One more than cores, since Ray Data takes 0.2 s to start the next one after one has ended.
+        tasks = self.config.hardware.reading_cpus_per_worker + 1
         with ray.data.DataContext.current(context):
             counted = ray.data.from_items(list(range(steps)), override_num_blocks=-(-steps // BATCHES_A_TASK))
             crops = counted.map_batches(read, batch_size=None, num_cpus=0, concurrency=tasks)
