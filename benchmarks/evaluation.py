@@ -1,8 +1,8 @@
 """The evaluation job against its generator's own time, and against a plain loop: `python benchmarks/evaluation.py`.
 
 Photos of BSD300's size with the paper's three noises at the mean intensity. The job scores the noisy input and the
-denoised image in double precision, and, like a study's evaluation, a median filter; the loop has scikit-image's noise
-and metrics around the same generator, in one process that has all cores, and scores the denoised image alone.
+denoised image, and, like a study's evaluation, a median filter; the loop has scikit-image's noise and metrics around
+the same generator, in one process that has all cores, and scores the denoised image alone.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from raygan.data.photos import Photos, StoredPhotos
 from raygan.seeds import derived_seed, torch_generator
 
 BATCHES_A_TASK = 16
-"""Batches that one task reads: enough that starting it costs little, few enough that the first ones come soon."""
+"""Batches that one task reads at most: enough that starting it costs little."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class StreamedCrops:
     Each worker has a Ray Data pipeline of its own part of every batch, so that all take the same number of steps. It
     runs from the first epoch asked for to the last, ahead of training as far as Ray Data's memory allows. Its tasks ask
     Ray for no core, since the worker has reserved `hardware/reading_cpus_per_worker` for them: they can never wait for
-    cores that training holds.
+    cores that training holds. There is one task more than these cores, since Ray Data takes 0.2 s to start the next one
+    after one has ended.
     """
 
     def __init__(
@@ -123,10 +124,10 @@ class StreamedCrops:
         # Otherwise, every task would carry the pairs.
         pairs = None if self.cut.pairs is None else ray.put(self.cut.pairs)
         read = partial(_read_steps, crops=replace(self.cut, pairs=None), pairs=pairs, first_epoch=epoch)
-        # One more than cores, since Ray Data takes 0.2 s to start the next one after one has ended.
         tasks = self.config.hardware.reading_cpus_per_worker + 1
         with ray.data.DataContext.current(context):
-            counted = ray.data.from_items(list(range(steps)), override_num_blocks=-(-steps // BATCHES_A_TASK))
+            parts = _parts(steps)
+            counted = ray.data.from_items(parts, override_num_blocks=len(parts))
             crops = counted.map_batches(read, batch_size=None, num_cpus=0, concurrency=tasks)
         share = self.config.training.batch_size // self.cut.workers
         return iter(crops.iter_batches(batch_size=share, prefetch_batches=2))
@@ -185,6 +186,15 @@ def _epoch_order(seed: int, epoch: int, photos: int, crops: int) -> list[int]:
     return order
 
 
+def _parts(steps: int) -> list[dict[str, int]]:
+    """The steps that each task reads, from the first one on: few at first, so that the first batches come soon."""
+    parts, first, size = list[dict[str, int]](), 0, 1
+    while first < steps:
+        parts.append({"first": first, "end": min(first + size, steps)})
+        first, size = first + size, min(2 * size, BATCHES_A_TASK)
+    return parts
+
+
 def _read_steps(
     batch: dict[str, NDArray[Any]], crops: CachedCrops, pairs: Any, first_epoch: int
 ) -> dict[str, NDArray[np.uint8]]:
@@ -193,7 +203,8 @@ def _read_steps(
         import ray
 
         crops = replace(crops, pairs=ray.get(pairs))
-    counted = [divmod(count, crops.steps) for count in batch["item"].tolist()]
+    parts = zip(batch["first"].tolist(), batch["end"].tolist(), strict=True)
+    counted = [divmod(count, crops.steps) for first, end in parts for count in range(first, end)]
     return {"crop": np.concatenate([crops.batch(first_epoch + epochs, step) for epochs, step in counted])}
 
 

@@ -34,16 +34,18 @@ def write_evaluation(
 ) -> pd.DataFrame:
     """Evaluate on the running cluster, and write `per_image.csv`, `summary.csv` and `pictures/`; returns the summary.
 
-    `photos` are those of `evaluate`. `config` gives the name of the evaluation photos' source, the device, and the GPUs
-    of one evaluating process.
+    `photos` are those of `evaluate`. `config` gives the name of the evaluation photos' source, the device and, on
+    GPUs, the resources of one evaluating process; on CPUs, each has one core.
     """
     import ray
 
     from raygan.train.cluster import resources, trials_at_once
 
     count = photos.count()
-    # However many cores a training worker has: photos are independent, and one core each leaves none idle.
-    config = with_values(config, {"hardware/workers": 1, "hardware/cpus_per_worker": 1, "data/cache": "memory"})
+    config = with_values(config, {"hardware/workers": 1, "data/cache": "memory"})
+    if config.hardware.device == "cpu":
+        # However many cores a training worker has: photos are independent, and one core each leaves none idle.
+        config = with_values(config, {"hardware/cpus_per_worker": 1})
     actors = min(trials_at_once(config), count)
     tables, pictures = [], dict[str, bytes]()
     for index, task in enumerate(tasks):

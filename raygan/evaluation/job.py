@@ -1,6 +1,6 @@
 """The evaluation job: Ray Data actors that add noise to photos, remove it by every method, and compute the metrics.
 
-Metrics are computed in double precision and without rounding to 8 bits.
+PSNR and colour drift are computed in double precision, SSIM in float32, and nothing is rounded to 8 bits.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from raygan.search.algorithms import promotion_of
-from raygan.search.experiment import Experiment
+from raygan.search.experiment import Experiment, TrialSettings
 from raygan.search.repeats import number_of_repeats
 from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials
@@ -128,6 +128,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.before = float(trials.study.user_attrs.get(ELAPSED, 0.0))
         self.seconds_here = 0.0
         """Of all epochs since this start."""
+        self.budgets: dict[str, int] = {}
+        """The most epochs that each trial may train, by name, of those that ran since this start."""
         self.ended: set[str] = set()
         self.rows: list[TrialRow] = []
         """Of `trials.csv`, as it was last written."""
@@ -146,6 +148,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
         """Show the trial's parameters, or that it goes on."""
         name = trial_name(trial)
+        self.budgets[name] = trial.config["epochs"]
         if done := len(self.ledger.epochs_of(name)):
             self.display.event(f"{name} goes on after epoch {done}")
             self._show(self.record())
@@ -228,9 +231,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 
     def _overview(self, rows: list[TrialRow]) -> str:
         """How many trials have ended, the best so far, and how long the rest will take at this pace."""
-        settings, done = self.experiment.settings, [row for row in rows if row.state in (*ENDED, "waiting")]
+        settings, done = self.experiment.settings, [row for row in rows if row.state in ENDED]
         best = max(rows, key=_score)
-        seconds = self._ahead(rows) * (time.monotonic() - self.started) / self.seconds_here
+        ahead = seconds_ahead(rows, settings, self.budgets)
+        seconds = ahead * (time.monotonic() - self.started) / self.seconds_here
         if settings.time_budget is not None:
             seconds = min(seconds, 60 * settings.time_budget - self.elapsed)
         left = time_left(max(1.0, seconds))
@@ -238,19 +242,27 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
         return f"{len(done)} of {settings.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
 
-    def _ahead(self, rows: list[TrialRow]) -> float:
-        """Seconds of training that are expected to follow."""
-        settings = self.experiment.settings
-        an_epoch = sum(row.seconds for row in rows) / sum(row.epochs for row in rows)
-        if settings.scheduler == "asha":
-            epochs = promotion_of(settings).expected_epochs([row.epochs for row in rows if not row.repeats])
-            epochs += number_of_repeats(settings) * settings.trial_epochs
-            return an_epoch * (epochs - sum(row.epochs for row in rows))
-        # As long as those that have ended: early stopping is in that average.
-        ended = [row.seconds for row in rows if row.state in ENDED]
-        expected = sum(ended) / len(ended) if ended else settings.trial_epochs * an_epoch
-        running = sum(max(0.0, expected - row.seconds) for row in rows if row.state == "running")
-        return (settings.trials - len(rows)) * expected + running
+
+def seconds_ahead(rows: Sequence[TrialRow], settings: TrialSettings, budgets: Mapping[str, int]) -> float:
+    """Seconds of training that are expected after what `rows` say.
+
+    `budgets` has the most epochs of trials that may not train for `settings.trial_epochs`, by name.
+    """
+    most = settings.trial_epochs
+    trained = {row.trial: row.epochs * most / budgets.get(row.trial, most) for row in rows}
+    an_epoch = sum(row.seconds for row in rows) / sum(trained.values())
+    if settings.scheduler == "asha":
+        own = [(trained[row.trial], row.state in ENDED) for row in rows if not row.repeats]
+        epochs = promotion_of(settings).expected_epochs(own) - sum(one for one, _ in own)
+        # The repeats have their full length, unless they fail.
+        ended = [row.trial for row in rows if row.repeats and row.state in ENDED]
+        running = sum(trained[row.trial] for row in rows if row.repeats and row.state not in ENDED)
+        return an_epoch * (epochs + (number_of_repeats(settings) - len(ended)) * most - running)
+    # As long as those that have ended: early stopping is in that average.
+    ended_after = [row.seconds for row in rows if row.state in ENDED]
+    expected = sum(ended_after) / len(ended_after) if ended_after else most * an_epoch
+    remaining = sum(max(0.0, expected - row.seconds) for row in rows if row.state == "running")
+    return (settings.trials - len(rows)) * expected + remaining
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:

@@ -68,12 +68,18 @@ class Promotion:
                     return trials[index]
         return None
 
-    def expected_epochs(self, trained: Sequence[int]) -> int:
-        """Epochs of the whole search, given those of its trials so far, if no more of them go on than must."""
-        expected, reach, before = 0, self.trials, 0
+    def expected_epochs(self, trials: Sequence[tuple[float, bool]]) -> float:
+        """Epochs of the whole search, if no more trials go on than must.
+
+        `trials` has the epochs of each trial so far, of as many as `self.epochs`, and whether it has ended.
+        """
+        expected, reach, before = 0.0, self.trials, 0
         for rung in [*self.rungs, self.epochs]:
-            expected += reach * (rung - before)
-            reach, before = max(int(reach / self.factor), sum(epochs > rung for epochs in trained)), rung
+            # Those that ended on their way to this rung; at the one before, they would only have waited.
+            fallen = [epochs for epochs, ended in trials if ended and (before < epochs < rung or epochs == before == 0)]
+            reach -= len(fallen)
+            expected += reach * (rung - before) + sum(fallen) - before * len(fallen)
+            reach, before = max(int(reach / self.factor), sum(epochs > rung for epochs, _ in trials)), rung
         return expected
 
     def hopeless(self) -> list[str]:

@@ -24,7 +24,7 @@ from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
 from raygan.evaluation.classical import FilterError, filters_named
-from raygan.evaluation.evaluate import evaluate_checkpoints, summarize, tabulate
+from raygan.evaluation.evaluate import evaluate_checkpoints, summarize, tabulate, write_evaluation
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.noise import Gaussian, SaltAndPepper, Speckle
@@ -226,6 +226,18 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
     assert len(per_image) == 2 * 3 * 4
     assert (per_image.loc[per_image["method"] != "noisy", "seconds"] > 0).all()
     assert len(list((tmp_path / "found" / "pictures").iterdir())) == 2 * 3
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_an_evaluation_takes_one_core_per_process(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    """Whatever a training worker takes."""
+    _, config = load_generator(denoiser)
+    training = {"hardware/device": "cpu", "hardware/cpus_per_worker": 1000, "hardware/workers": 2}
+    config = with_values(config, {**training, "data/cache": "stream", "hardware/reading_cpus_per_worker": 1000})
+    photos = evaluation_photos(PhotoFolder(location=str(write_photos(2))))
+    task = EvaluationTask((Gaussian(),), {"raygan": (config.generator, denoiser)})
+    summary = write_evaluation(photos, [task], EvaluationSettings((), MEAN_ONLY), config, Folder(tmp_path / "found"))
+    assert set(summary["method"]) == {"noisy", "raygan"}
 
 
 @pytest.mark.usefixtures("ray_here")

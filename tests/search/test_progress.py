@@ -1,4 +1,4 @@
-"""What a terminal shows of a search."""
+"""What a search shows of its progress."""
 
 import os
 import pty
@@ -6,13 +6,65 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY_OPTIONS, search_command
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+from raygan.search.experiment import TrialSettings
+from raygan.search.progress import seconds_ahead
+from raygan.study.ledger import TrialRow
+
+E = 9
+"""Epochs of a trial's full length: rungs are at 1 and 3."""
 
 
+def row(trial: str, state: str, epochs: int, *, repeats: str = "") -> TrialRow:
+    """A trial of two seconds an epoch."""
+    scores, rest = (30.0, 0.9, 1000.0), (None, "", "", repeats, {})
+    return TrialRow(trial, state, epochs, *scores, 2.0 * epochs, *rest)
+
+
+def ahead(rows: list[TrialRow], budgets: dict[str, int] | None = None, **settings: Any) -> float:
+    """Epochs that are expected to follow."""
+    return seconds_ahead(rows, TrialSettings(trials=9, trial_epochs=E, **settings), budgets or {}) / 2
+
+
+def test_the_time_left_counts_the_trials_that_go_on() -> None:
+    whole = 9 * 1 + 3 * 2 + 1 * 6
+    assert ahead([row("a", "running", 1)]) == whole - 1
+    waiting = [row(str(index), "waiting", 1) for index in range(9)]
+    assert ahead(waiting) == whole - 9
+    # All but the two that may go on have ended.
+    ended = [row(str(index), "pruned", 1) for index in range(6)] + [row("b", "pruned", 3), row("c", "pruned", 3)]
+    assert ahead([*ended, row("d", "running", 5)]) == 4
+    assert ahead([*ended, row("d", "complete", 9)]) == 0
+    # A failed trial leaves eight, of which two go on, and none to the end.
+    assert ahead([row("a", "failed", 0), row("b", "running", 1)]) == 8 * 1 + 2 * 2 - 1
+
+
+def test_the_time_left_counts_repeats_in_full() -> None:
+    done = [row(str(index), "pruned", 1) for index in range(4)] + [row("a", "pruned", 3), row("b", "complete", 9)]
+    # Six others, of which two go on, and none to the end but for "b", which did; then three repeats.
+    assert ahead(done, repeats=3) == 3 * E
+    repeats = [row("c", "failed", 2, repeats="b"), row("d", "running", 4, repeats="a")]
+    assert ahead([*done, *repeats], repeats=3) == (E - 4) + E
+
+
+def test_the_time_left_of_trials_of_equal_computation() -> None:
+    # A third as long in epochs, so that one of its epochs takes as long as three.
+    assert ahead([row("a", "running", 1)], {"a": 3}, scheduler="none") == 9 * 3 - 1
+    assert ahead([row("a", "complete", 3)], {"a": 3}) == (9 * 1 + 3 * 2 + 1 * 6 - 9) / 3
+
+
+def test_the_time_left_without_rungs_is_that_of_those_that_ended() -> None:
+    assert ahead([row("a", "pruned", 4), row("b", "complete", 9), row("c", "running", 2)], scheduler="median") == (
+        6 * 6.5 + 4.5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_terminal_shows_a_live_table(tmp_path: Path, write_photos: Callable[..., Path]) -> None:
     photos = write_photos(10)
     place = ["--photos", photos, "--evaluate-on", photos, "--storage", tmp_path, "--name", "study"]

@@ -62,10 +62,18 @@ def test_expected_epochs_are_those_of_the_search_in_the_end(seed: int) -> None:
         trained[trial] = rung
         if rung < 27:
             arrive(promotion, rung, **{trial: quality[int(trial)]})
-        expected.append(promotion.expected_epochs(list(trained.values())))
+        expected.append(promotion.expected_epochs([(epochs, False) for epochs in trained.values()]))
     # More may go on than must, but never fewer.
     assert expected == sorted(expected)
     assert expected[-1] == sum(trained.values())
+
+
+def test_trials_that_ended_on_their_way_are_not_expected_any_more() -> None:
+    promotion = Promotion(27, trials=27)
+    # Ten failed before their first epoch: 17 reach the first rung, 5 the second, 1 the third, and none the end.
+    assert promotion.expected_epochs([(0, True)] * 10) == 17 * 1 + 5 * 2 + 1 * 6
+    # One of nine failed between two rungs, after its second epoch, and one that waited will never go on.
+    assert promotion.expected_epochs([(2, True), (1, True)]) == 27 * 1 + (8 * 2 + 1) + 2 * 6
 
 
 def test_nobody_waits_without_rungs() -> None:
