@@ -230,9 +230,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         return self.rows
 
     def _overview(self, rows: list[TrialRow]) -> str:
-        """How many trials have ended, the best so far, and how long the rest will take at this pace."""
-        settings, done = self.experiment.settings, [row for row in rows if row.state in ENDED]
-        best = max(rows, key=_score)
+        """How many trials have started, the best so far, and how long the rest will take at this pace."""
+        settings, best = self.experiment.settings, max(rows, key=_score)
         ahead = seconds_ahead(rows, settings, self.budgets)
         seconds = ahead * (time.monotonic() - self.started) / self.seconds_here
         if settings.time_budget is not None:
@@ -240,7 +239,8 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         left = time_left(max(1.0, seconds))
         space = self.trials.folder.free_space()
         disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
-        return f"{len(done)} of {settings.trials} trials done, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
+        started = f"{len(rows)} of {settings.trials} trials started"
+        return f"{started}, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
 
 
 def seconds_ahead(rows: Sequence[TrialRow], settings: TrialSettings, budgets: Mapping[str, int]) -> float:

@@ -83,7 +83,7 @@ def test_a_terminal_shows_a_live_table(tmp_path: Path, write_photos: Callable[..
     table = text[text.rindex("val PSNR (dB)") :]
     for name in ("trial-0001", "trial-0002"):
         assert re.search(rf"^{name} +\w+ +[12]/2 +\d+\.\d\d +0\.\d+ +\d+", table, re.MULTILINE), text
-    assert re.search(r"^[12] of 2 trials done, best \d+\.\d\d dB", table, re.MULTILINE), text
+    assert re.search(r"^[12] of 2 trials started, best \d+\.\d\d dB", table, re.MULTILINE), text
     assert not re.search(r"^trial-0001 (starts|epoch)", text, re.MULTILINE)
 
 
