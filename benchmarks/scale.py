@@ -1,5 +1,5 @@
 """What a thousand trials cost besides their training: `python benchmarks/scale.py`, eight minutes on two cores (with
-`TRIALS=100` in the environment, one). `AT_ONCE=40` runs as many trials at once, each in a process of 0.3 GB; without
+`TRIALS=100` in the environment, one). `AT_ONCE=40` runs as many trials at once, each in a process of 0.5 GB; without
 it, two.
 
 A search runs as a whole, with Optuna's TPE, ASHA, its ledger and its Optuna journal; only the training is left out: an
