@@ -28,7 +28,7 @@ from raygan.presets import PAPER_V1
 from raygan.study.storage import Folder
 from raygan.train.cluster import photo_memory, start_ray
 
-PHOTOS, DISTINCT, EPOCHS = 768, 24, 8
+PHOTOS, DISTINCT, EPOCHS = 768, 24, 16
 CORES = os.cpu_count() or 1
 
 
@@ -70,7 +70,6 @@ def crops_per_second(epoch: Callable[[int], Iterable[torch.Tensor]]) -> float:
 
 def main() -> None:
     """Print the table."""
-    start_ray()
     values = {"training/steps_per_epoch": None, "training/epochs": EPOCHS, "hardware/reading_cpus_per_worker": CORES}
     config = with_values(PAPER_V1, values)
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,6 +82,9 @@ def main() -> None:
         loader = DataLoader(
             PlainCrops(files, 256), batch_size=8, shuffle=True, num_workers=CORES + 1, persistent_workers=True
         )
+        # Before Ray starts: a DataLoader's worker that was forked from Ray's threads once hung in Pillow.
+        speeds = {f"DataLoader, {CORES + 1} workers": crops_per_second(lambda _: loader)}
+        start_ray()
         sources: dict[str, CropSource] = {}
         for cache in ("memory", "stream"):
             data = with_values(config, {"data/photos": scratch, "data/cache": cache, "data/val_photos": 1}).data
@@ -91,7 +93,6 @@ def main() -> None:
                 sources["RayGAN, streamed"] = StreamedCrops(photos, config)
             else:
                 sources["RayGAN, in memory"] = CachedCrops(photos, config.data, config.training)
-        speeds = {f"DataLoader, {CORES + 1} workers": crops_per_second(lambda _: loader)}
         speeds |= {name: crops_per_second(source.batches) for name, source in sources.items()}
     plain = next(iter(speeds.values()))
     targets = {"RayGAN, in memory": "≥ 4", "RayGAN, streamed": "≥ 1.0"}

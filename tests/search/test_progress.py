@@ -15,7 +15,7 @@ from raygan.search.experiment import TrialSettings
 from raygan.search.progress import seconds_ahead
 from raygan.study.ledger import TrialRow
 
-E = 9
+EPOCHS = 9
 """Epochs of a trial's full length: rungs are at 1 and 3."""
 
 
@@ -27,7 +27,7 @@ def row(trial: str, state: str, epochs: int, *, repeats: str = "") -> TrialRow:
 
 def ahead(rows: list[TrialRow], budgets: dict[str, int] | None = None, **settings: Any) -> float:
     """Epochs that are expected to follow."""
-    return seconds_ahead(rows, TrialSettings(trials=9, trial_epochs=E, **settings), budgets or {}) / 2
+    return seconds_ahead(rows, TrialSettings(trials=9, trial_epochs=EPOCHS, **settings), budgets or {}) / 2
 
 
 def test_the_time_left_counts_the_trials_that_go_on() -> None:
@@ -46,9 +46,9 @@ def test_the_time_left_counts_the_trials_that_go_on() -> None:
 def test_the_time_left_counts_repeats_in_full() -> None:
     done = [row(str(index), "pruned", 1) for index in range(4)] + [row("a", "pruned", 3), row("b", "complete", 9)]
     # Six others, of which two go on, and none to the end but for "b", which did; then three repeats.
-    assert ahead(done, repeats=3) == 3 * E
+    assert ahead(done, repeats=3) == 3 * EPOCHS
     repeats = [row("c", "failed", 2, repeats="b"), row("d", "running", 4, repeats="a")]
-    assert ahead([*done, *repeats], repeats=3) == (E - 4) + E
+    assert ahead([*done, *repeats], repeats=3) == (EPOCHS - 4) + EPOCHS
 
 
 def test_the_time_left_of_trials_of_equal_computation() -> None:
