@@ -111,7 +111,8 @@ def write_table(search: Search, folder: Folder, file: Path, part: int | None = N
         costs = metrics.groupby("trial")[["operations_per_pixel", "train_seconds"]].median().round(2)
         costs = costs.rename(columns={"train_seconds": "seconds"}).reset_index()
         table = table.merge(costs, on="trial", how="left")
-        file.with_suffix(".json").write_text(json.dumps({"space": described(search.space)}, indent=2) + "\n")
+        description = {"forest": True, "space": described(search.space)}
+        file.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n")
         table["part"] = part
         if file.exists():
             recorded = pd.read_csv(file)

@@ -1,10 +1,12 @@
 """What a thousand trials cost besides their training: `python benchmarks/scale.py`, eight minutes on two cores (with
-`TRIALS=100` in the environment, one). `AT_ONCE=40` runs as many trials at once, each in a process of 0.5 GB; without
-it, two.
+`TRIALS=100` in the environment, one).
 
 A search runs as a whole, with Optuna's TPE, ASHA, its ledger and its Optuna journal; only the training is left out: an
 epoch is a formula, and a checkpoint a few bytes. Near its end the main process is killed with SIGKILL and started
 again. A second table has what a proposal takes after more trials, which are drawn instead of run.
+
+`WORKERS=1000 EPOCH_SECONDS=60 TRIALS=3000` has a thousand workers whose epochs take a minute each, more or less, which
+they sleep; see `fake_workers.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import dataclasses
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -21,10 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
+from fake_workers import FakeTraining, start_ray_with
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from ray import tune
+from ray.tune.result import DONE
 
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, quick
@@ -41,7 +47,10 @@ from raygan.train.driver import DECIDING, Job
 
 TRIALS = int(os.environ.get("TRIALS", "1000"))
 EPOCHS = 9
-AT_ONCE = int(os.environ.get("AT_ONCE", "2"))
+WORKERS = int(os.environ.get("WORKERS", "0"))
+"""Fake ones; 0: two trials at once, each in a process of its own."""
+EPOCH_SECONDS = float(os.environ.get("EPOCH_SECONDS", "60"))
+"""Of fake workers, in the mean."""
 KILLED_AT = TRIALS * 95 // 100
 STEPS = [TRIALS * percent // 100 for percent in (10, 25, 50, 90)]
 """Trials at which the table has a row."""
@@ -60,35 +69,68 @@ SEARCH = Search(
 )
 
 
-def without_training(point: dict[str, Any], job: Job, config_at: Any) -> None:  # noqa: ARG001
-    """A trial as `raygan.train.driver.run_trial`, with a formula in place of the training."""
-    height = 30 - abs(math.log10(point["params"]["optimizers/generator/learning_rate"] / 1e-3))
-    checkpoint = job.folder.child(f"checkpoints/{point['trial']}")
-    done = int(checkpoint.read("done")) if checkpoint.exists("done") else 0
-    for epoch in range(1, EPOCHS + 1):
-        score = height - 5 / epoch
+class Formula:
+    """A trial that a formula takes the place of."""
+
+    def __init__(self, point: dict[str, Any], job: Job) -> None:
+        self.height = 30 - abs(math.log10(point["params"]["optimizers/generator/learning_rate"] / 1e-3))
+        self.checkpoint = job.folder.child(f"checkpoints/{point['trial']}")
+        self.done = int(self.checkpoint.read("done")) if self.checkpoint.exists("done") else 0
+
+    def result(self, epoch: int) -> dict[str, Any]:
+        """What a training reports of an epoch."""
+        score = self.height - 5 / epoch
         deciding = dict.fromkeys(DECIDING, 0.5) | {"epoch": epoch, "best_epoch": epoch, "best_val_psnr": score}
         # As many as a training has.
-        metrics = deciding | {"val_psnr": score, "val_ssim": 0.5, "seconds": 0.01}
+        metrics = deciding | {"val_psnr": score, "val_ssim": 0.5, "seconds": EPOCH_SECONDS if WORKERS else 0.01}
         metrics |= {f"metric_{index}": score for index in range(40)}
-        if epoch > done:
-            checkpoint.write("done", str(epoch))
-        tune.report(deciding | {"metrics": json.dumps(metrics), "epochs": EPOCHS, "restored": epoch <= done})
+        if epoch > self.done:
+            self.checkpoint.write("done", str(epoch))
+        return deciding | {"metrics": json.dumps(metrics), "epochs": EPOCHS, "restored": epoch <= self.done}
+
+
+def without_training(point: dict[str, Any], job: Job, config_at: Any) -> None:  # noqa: ARG001
+    """A trial as `raygan.train.driver.run_trial`, with a formula in place of the training."""
+    formula = Formula(point, job)
+    for epoch in range(1, EPOCHS + 1):
+        tune.report(formula.result(epoch))
+
+
+class Asleep(FakeTraining):
+    """The same for a fake worker, which sleeps through its epochs."""
+
+    def setup(self, config: dict[str, Any], job: Job, config_at: Any) -> None:  # noqa: ARG002
+        """Begin with the first trial."""
+        self.job = job
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin with another trial."""
+        self.formula = Formula(new_config, self.job)
+        self.epoch = 0
+        return True
+
+    def next_seconds(self) -> float:
+        """Epochs differ; those of an earlier start are there at once."""
+        return 0.0 if self.epoch < self.formula.done else EPOCH_SECONDS * random.uniform(0.5, 1.5)
+
+    def step(self) -> dict[str, Any]:
+        """The next epoch."""
+        self.epoch += 1
+        return self.formula.result(self.epoch) | {DONE: self.epoch == EPOCHS}
 
 
 def search(storage: str) -> None:
     """The main process of the search."""
-    import ray
-
-    tuner.run_trial = without_training  # type: ignore[attr-defined]
-    if (os.cpu_count() or 1) < AT_ONCE:
-        # They wait for the main process, not for cores.
-        ray.init(num_cpus=AT_ONCE, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    if WORKERS:
+        start_ray_with(WORKERS)
+    tuner.run_trial = Asleep if WORKERS else without_training  # type: ignore[attr-defined]
     start_ray()
     print("started", flush=True)
     folder = Folder(storage)
     trials = Trials(folder, SEARCH.name, SEARCH.objectives)
-    tuner.run_trials(SEARCH, SEARCH.config, Job(folder, ray.put(None), {}), trials, WarmStart([], [], ""), AT_ONCE)
+    job = Job(folder, ray.put(None), {})
+    tuner.run_trials(SEARCH, SEARCH.config, job, trials, WarmStart([], [], ""), WORKERS or 2)
 
 
 def proposal_seconds(count: int, storage: Path) -> float:
@@ -138,8 +180,10 @@ def memory(process: subprocess.Popen[str]) -> float:
 
 def main() -> None:
     """Print the table."""
-    print("| trials | epochs | trials a second since the row before | epochs a second | main process, MB |")
-    print("|---|---|---|---|---|", flush=True)
+    print(
+        "| trials | epochs | trials a second since the row before | epochs a second | workers busy | main process, MB |"
+    )
+    print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         storage = Path(scratch) / "scale"
         process = start(storage)
@@ -148,7 +192,9 @@ def main() -> None:
             if steps and trials >= steps[0]:
                 now = time.perf_counter()
                 seconds = now - before[2]
-                paces = f"{(trials - before[0]) / seconds:.2f} | {(epochs - before[1]) / seconds:.2f}"
+                pace = (epochs - before[1]) / seconds
+                busy = f"{pace * EPOCH_SECONDS / WORKERS:.2f}" if WORKERS else ""
+                paces = f"{(trials - before[0]) / seconds:.2f} | {pace:.2f} | {busy}"
                 print(f"| {trials} | {epochs} | {paces} | {memory(process):.0f} |", flush=True)
                 before = (trials, epochs, now)
                 steps.pop(0)

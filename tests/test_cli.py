@@ -85,6 +85,7 @@ def test_set_values_are_not_searched() -> None:
     assert search.config.sampling == NormalPolicy()
     assert set(search.space) == set(SEARCH.space) - {"sampling"}
     assert search.space["sampling/deviation"] == SEARCH.space["sampling/deviation"].distribution  # type: ignore[union-attr]
+    assert parsed("--set", "sampling=normal_policy").space == search.space
     assert set(parsed("--set", "sampling=UniformPolicy").space) == set(SEARCH.space) - {
         "sampling",
         "sampling/deviation",

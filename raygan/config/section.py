@@ -276,8 +276,12 @@ def _as_kinds(value: Any, kind: Any, current: Any) -> Any:
     """A value for a field, in which the names of kinds are replaced by kinds."""
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_as_kinds(one, typing.get_args(kind)[0], current) for one in value)
-    base = kind_at(kind)
-    return _from_text(base, value, current) if isinstance(value, str) and base is not None else value
+    if (base := kind_at(kind)) is None:
+        return value
+    if isinstance(value, Mapping):
+        # As a kind is recorded.
+        return base.from_json(value)
+    return _from_text(base, value, current) if isinstance(value, str) else value
 
 
 def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...] | None) -> Kind:

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -44,7 +44,9 @@ Chosen on recorded learning curves, `benchmarks/curves.csv`.
 RANDOM_TRIALS = 5
 """Ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
 INFEASIBLE_DRAWS = 1000
-"""How many points in a row may exceed a search's limits."""
+"""How many points in a row may exceed a search's limits, or be invalid."""
+INVALID = 1e9
+"""The excess of a point that is invalid."""
 
 
 class DistantTPE(TPESampler):
@@ -118,6 +120,14 @@ def sampler(
                 return RandomSampler(seed=seed)
 
 
+class _Refusal(NamedTuple):
+    """Why a point is not trained."""
+
+    excess: float
+    """By what fraction it exceeds a limit."""
+    reason: str
+
+
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the trials of an Optuna study, and tells Optuna how they went.
 
@@ -185,6 +195,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             trial = self.unfinished.pop(0)
             # A kill may have left it without some values.
             suggest(trial, self.experiment.sampled_space, self.values)
+            if "trial" not in trial.user_attrs and (refusal := self._refusal(trial)) is not None:
+                self._refuse(trial, refusal.excess)
+                return self.suggest(trial_id)
         elif (name := self.promotion.next()) is not None:
             trial = self.trials.named(name)
             self.trials.waiting.discard(name)
@@ -196,11 +209,12 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.running[trial_id] = trial
         if is_repeat(trial):
             name = self.trials.begin(trial, lambda *_: name_of(trial))
-            place = {"passed": self.experiment.settings.trial_epochs, "seed": trial.user_attrs[SEED]}
+            passed, seed = self.experiment.settings.trial_epochs, trial.user_attrs[SEED]
         else:
             name = self.trials.begin(trial, self.experiment.trial_name)
-            place = {"passed": self.promotion.passed.get(name, 0), "seed": self.experiment.config.training.seed}
-        return {"trial": name, "params": dict(trial.params), "epochs": self._epochs(trial), **place}
+            passed, seed = self.promotion.passed.get(name, 0), self.experiment.config.training.seed
+        epochs = self._epochs(trial)
+        return {"trial": name, "params": dict(trial.params), "epochs": epochs, "passed": passed, "seed": seed}
 
     def _new_trial(self) -> optuna.Trial | None:
         """A proposal, or at the end a repeat; None: not now, or no more."""
@@ -212,14 +226,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         if self.running and not any(map(is_repeat, started)):
             # What still runs may be among the best.
             return None
-        if (trial := ask_repeat(self.trials, settings, self.experiment.config.training.seed)) is None:
-            return self._propose()
-        suggest(trial, self.experiment.sampled_space, self.values)
-        return trial
+        return ask_repeat(self.trials, settings, self.experiment.config.training.seed) or self._propose()
 
     def _propose(self) -> optuna.Trial:
         """A new trial within the limits."""
-        settings, refused = self.experiment.settings, list[tuple[float, Generator]]()
+        settings, refused = self.experiment.settings, list[_Refusal]()
         for _ in range(INFEASIBLE_DRAWS):
             study = self.trials.with_waiting_as_pruned()
             known = study.get_trials(deepcopy=False)
@@ -228,17 +239,27 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             study.sampler = sampler(settings, len(known), self.trials.started(), distance)
             trial = study.ask()
             suggest(trial, self.experiment.sampled_space, self.values)
-            generator = with_values(self.experiment.config, self.experiment.values_at(trial.params)).generator
-            excess = excess_cost(settings, generator)
-            if excess <= 0:
+            if (refusal := self._refusal(trial)) is None:
                 return trial
-            refused.append((excess, generator))
-            self._refuse(trial, excess)
-        _, smallest = min(refused, key=lambda one: one[0])
+            refused.append(refusal)
+            self._refuse(trial, refusal.excess)
         raise ConfigError(
-            f"of {INFEASIBLE_DRAWS:,} proposals in a row none met {_limits(settings)}: the smallest generator among "
-            f"them has {_cost(smallest)}; raise the limit, or widen the search space towards smaller ones"
+            f"of {INFEASIBLE_DRAWS:,} proposals in a row none can be trained; of that which came nearest, "
+            f"{min(refused).reason}"
         )
+
+    def _refusal(self, trial: optuna.Trial) -> _Refusal | None:
+        """Why a trial cannot be run; None: it can."""
+        settings = self.experiment.settings
+        try:
+            config = with_values(self.experiment.config, self.experiment.values_at(trial.params))
+        except ConfigError as error:
+            # Values that are valid one by one.
+            return _Refusal(INVALID, f"the values are invalid together: {error}")
+        if (excess := excess_cost(settings, config.generator)) <= 0:
+            return None
+        has = f"the generator has {_cost(config.generator)}, but {_limits(settings)} was asked for"
+        return _Refusal(excess, f"{has}: raise the limit, or widen the search space towards smaller ones")
 
     def _refuse(self, trial: optuna.Trial, excess: float) -> None:
         """Tell Optuna that a point will not be trained, and by how much it exceeds a limit."""
@@ -435,7 +456,9 @@ def excess_cost(settings: TrialSettings, generator: Generator) -> float:
 
 def check_first_points(experiment: Experiment) -> None:
     """Raise `ConfigError` if the generator of one of the first points exceeds a limit."""
-    for number, point in enumerate(experiment.points(), start=1):
+    # Without trials, none is tried.
+    points = experiment.points() if experiment.settings.trials else []
+    for number, point in enumerate(points, start=1):
         generator = with_values(experiment.config, experiment.values_at(point)).generator
         if excess_cost(experiment.settings, generator) > 0:
             raise ConfigError(

@@ -18,6 +18,11 @@ from raygan.search.space import Space, check_space, distribution_of, is_searched
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
+SAME_IN_ALL_ARMS = (
+    *("data/photos", "data/evaluate_on", "data/pairs", "data/train_photos", "data/val_photos"),
+    *("data/cache", "data/max_megapixels", "data/seed", "hardware/"),
+)
+"""Prefixes of the paths in which the arms of a comparison may not differ."""
 MOST = 2**32
 """Above every count and seed: random generators take seeds of 32 bits."""
 SearchAlgorithm = Literal["tpe", "gp", "cmaes", "nsga2", "random"]
@@ -85,7 +90,7 @@ class TrialSettings:
         for name in ("time_budget", "max_parameters", "max_operations"):
             value = getattr(self, name)
             require(f"{name} > 0", value is None or value > 0, **{name: value})
-        repeats = self.repeats or 0
+        repeats = self.repeats or 0 if self.trials else 0
         require("repeats <= trials / 2", 2 * repeats <= self.trials, repeats=repeats, trials=self.trials)
         require("one objective where repeats > 0", repeats == 0 or len(self.objectives) == 1, repeats=repeats)
         objectives = self.objectives
@@ -118,6 +123,10 @@ class _Base:
     """Maximum number of concurrent trials; an autoscaler is asked for their machines. None: as many as the cluster
     holds."""
 
+    def check_concurrent(self) -> None:
+        """Raise `ConfigError` unless at least one trial may run."""
+        require("concurrent >= 1", self.concurrent is None or self.concurrent >= 1, concurrent=self.concurrent)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search(_Base, TrialSettings):
@@ -148,8 +157,12 @@ class Search(_Base, TrialSettings):
         return dataclasses.replace(self, name=name, trials=8, trial_epochs=4, repeats=None, **shrunk)
 
     def check(self) -> None:
-        """Raise `ConfigError` unless every trial's configuration would be valid."""
+        """Raise `ConfigError` for a value that no trial could have, or that breaks a rule.
+
+        Values that are valid one by one may still be invalid together: such points are not trained.
+        """
         TrialSettings.check(self)
+        self.check_concurrent()
         if self.trials:
             check_space(self.space, self.config, self.search_algorithm)
         shaping = [path for path in self.space if path.startswith("generator")]
@@ -220,13 +233,29 @@ class Comparison(_Base):
         return dataclasses.replace(self, name=f"{self.name}-quick", config=config)
 
     def check(self) -> None:
-        """Raise `ConfigError` unless every trial's configuration would be valid."""
+        """Raise `ConfigError` unless every trial's configuration would be valid, and all would have the same photos."""
+        self.check_concurrent()
         require("seeds >= 1", self.seeds >= 1, seeds=self.seeds)
         require("arms not empty", bool(self.arms), arms=list(self.arms))
         for arm in self.arms:
             if not NAME.fullmatch(arm):
                 raise ConfigError(f"the name of an arm has letters, digits, '.', '_' and '-' only, but got {arm!r}")
-        self.configs()
+        base = flat_values(self.config)
+        for arm, config in self.configs().items():
+            values = flat_values(config)
+            differing = [
+                path
+                for path in dict.fromkeys([*values, *base])
+                if path.startswith(SAME_IN_ALL_ARMS)
+                and values.get(path) != base.get(path)
+                # Pairs are read for all arms if the configuration that these start from trains on them.
+                and not (path == "data/pairs_share" and self.config.data.pairs_share)
+            ]
+            if differing:
+                raise ConfigError(
+                    f"arm {arm} differs in {', '.join(differing)}, but photos and machines are the same for all arms: "
+                    "set it for all, or run studies of their own"
+                )
 
     def points(self) -> list[dict[str, Any]]:
         """The points of the space that are tried first."""
@@ -248,8 +277,12 @@ class Comparison(_Base):
     def identity(self) -> dict[str, Any]:
         """Everything that decides the study's outcome: what must agree when it is resumed."""
         # Kinds, and tuples of them, in their JSON form.
-        arms = json.loads(json.dumps({name: dict(arm) for name, arm in self.arms.items()}, default=Section.to_json))
+        arms = json.loads(json.dumps({name: dict(arm) for name, arm in self.arms.items()}, default=_to_json))
         return {"config": self.config.to_json(), "arms": arms, "seeds": self.seeds}
+
+
+def _to_json(section: Section) -> dict[str, Any]:
+    return section.to_json()
 
 
 Experiment = Search | Comparison

@@ -119,8 +119,9 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
         return dataclasses.replace(experiment, config=config, **changes)
     assert isinstance(experiment, Search)
     changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
-    # A value that is set is not searched.
-    space = without(experiment.space, assigned)
+    # A value that is set is not searched; a kind may have been given by its name in another spelling.
+    known = flat_values(config)
+    space = without(experiment.space, {path: known[path] for path in assigned})
     return dataclasses.replace(experiment, config=config, space=space, **changes)
 
 

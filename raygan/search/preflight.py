@@ -141,8 +141,8 @@ def _machines_are_coming() -> bool:
     if is_autoscaler_v2():
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
         return bool(status.pending_launches or status.pending_nodes)
-    told = _internal_kv_get("__autoscaling_status")
-    report = json.loads(told).get("autoscaler_report") if told else None
+    status = _internal_kv_get("__autoscaling_status")
+    report = json.loads(status).get("autoscaler_report") if status else None
     return bool(report and (report["pending_launches"] or report["pending_nodes"]))
 
 

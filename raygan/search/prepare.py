@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from raygan.config.kinds import ContentLoss
 from raygan.config.run import Config, DataConfig
-from raygan.config.section import flat_values, with_values
+from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.data.pairs import with_pairs
 from raygan.data.photos import StoredPhotos, fingerprint, training_photos
 from raygan.data.sources import PhotoFolder, Samples
@@ -34,7 +35,7 @@ from raygan.weights import NAMES, denoiser_folder
 
 FIRST = 3
 """How many of the earlier study's best points are tried first."""
-IRRELEVANT = ("hardware/", "data/cache", "training/epochs", "training/seed")
+IRRELEVANT = ("hardware/", "data/cache", "data/evaluate_on", "training/epochs", "training/seed")
 """Prefixes of the paths in which the studies may differ all the same."""
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,10 @@ def read_inputs(experiment: Experiment) -> Inputs:
     configs = list(experiment.configs().values())
     digests = {}
     for name, config in experiment.configs().items():
+        folder = config.training.start_from
+        if folder != experiment.config.training.start_from and _is_relative(folder):
+            # Each trial runs in a folder of its own.
+            raise ConfigError(f"arm {name}: training/start_from={folder} must be an absolute path")
         if (start := starting_weights(config)) is not None:
             digests[name] = hashlib.sha256(safetensors.torch.save(start)).hexdigest()
         for source in (config.data.photos, config.data.evaluate_on):
@@ -137,12 +142,16 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
     check_machines(folder)
     # These may be downloaded, gigabytes perhaps: not for a search that does not fit.
     _check_sources(config.data)
-    photos = with_pairs(training_photos(config.data, photo_memory()), config.data)
+    # Arms may differ in it.
+    crop_size = max(one.data.crop_size for one in experiment.configs().values())
+    readable = dataclasses.replace(config.data, crop_size=crop_size)
+    photos = with_pairs(training_photos(readable, photo_memory()), readable)
     check_photos(photos)
     streamed = isinstance(photos.train, StoredPhotos)
     config = with_values(config, {"data/cache": "stream" if streamed else "memory"})
-    if streamed:
-        concurrent = min(concurrent, trials_at_once(config))
+    if streamed and (fit := trials_at_once(config)) < concurrent:
+        # More machines may be coming, and trials of one worker wait for them without holding anything.
+        concurrent = fit if experiment.concurrent is None or config.hardware.workers > 1 else concurrent
     print(
         f"Photos: {len(photos.train)} to train, {len(photos.validation)} to validate, from {config.data.photos.key}, "
         f"{'streamed' if streamed else 'in memory'}; evaluation on {config.data.evaluate_on.key}"
@@ -169,6 +178,11 @@ def resolved(config: Config, objective: str) -> Config:
     return resolved_device(with_values(config, values))
 
 
+def _is_relative(folder: str | None) -> bool:
+    """Whether a denoiser's folder is given by a relative path."""
+    return folder is not None and folder not in NAMES and Path(folder).exists() and not Path(folder).is_absolute()
+
+
 def _contents(experiment: Experiment, config: Config) -> list[ContentLoss]:
     """The content losses that trials may have."""
     searched = experiment.sampled_space.get("loss/content")
@@ -192,8 +206,8 @@ def _check_sources(data: DataConfig) -> None:
 
 
 def _overlap(one: Folder, other: Folder) -> bool:
-    places = [f"{folder.location}/" for folder in (one, other)]
-    return places[0].startswith(places[1]) or places[1].startswith(places[0])
+    prefixes = [f"{folder.location}/" for folder in (one, other)]
+    return prefixes[0].startswith(prefixes[1]) or prefixes[1].startswith(prefixes[0])
 
 
 def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmStart:
@@ -211,11 +225,13 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
         raise StudyError(f"--warm-start {location} is not a search: give the folder of one")
     known = earlier.optuna_study(objectives[:1])
     trials = sorted(known.trials, key=lambda trial: trial.value or 0.0, reverse=known.direction.name == "MAXIMIZE")
-    points = [
-        trial.params
-        for trial in trials
-        if all(path in space and holds(distribution_of(space[path]), value) for path, value in trial.params.items())
-    ][:FIRST]
+    points = list[dict[str, Any]]()
+    for trial in trials:
+        lies = all(path in space and holds(distribution_of(space[path]), value) for path, value in trial.params.items())
+        # Repeats have the values of their original.
+        if lies and trial.params not in points:
+            points.append(trial.params)
+    points = points[:FIRST]
     if not points:
         raise StudyError(
             f"--warm-start {location} has no successful trial whose values lie in the search space: widen it, or leave "
@@ -236,9 +252,8 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     if any(differing.values()):
         names = ", ".join(name for name, differs in differing.items() if differs)
         return WarmStart(points, [], f"{summary}; its scores are left out, since it differs in {names}")
-    same = earlier.optuna_study(objectives).trials
-    if len(objectives) == 1:
-        same = [_up_to(trial, settings.trial_epochs) for trial in same]
+    epochs = settings.trial_epochs if len(objectives) == 1 else None
+    same = [_as_known(trial, epochs) for trial in earlier.optuna_study(objectives).trials]
     return WarmStart(points, same, f"{summary}, and its {len(same)} trials known to the search algorithm")
 
 
@@ -250,8 +265,15 @@ def _with_whole_places(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _up_to(trial: FrozenTrial, epochs: int) -> FrozenTrial:
-    """A trial with its scores up to `epochs`: complete if it got there, otherwise pruned."""
+def _as_known(trial: FrozenTrial, epochs: int | None) -> FrozenTrial:
+    """A trial without its name, with its scores up to `epochs`: complete if it got there, otherwise pruned.
+
+    None: as it ended, as Optuna keeps those of several objectives.
+    """
+    if epochs is None:
+        return create_trial(
+            state=trial.state, values=trial.values, params=trial.params, distributions=trial.distributions
+        )
     scores = {epoch: score for epoch, score in trial.intermediate_values.items() if epoch <= epochs}
     return create_trial(
         state=TrialState.COMPLETE if epochs in scores else TrialState.PRUNED,

@@ -150,14 +150,13 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         name = trial_name(trial)
         self.budgets[name] = trial.config["epochs"]
         if done := len(self.ledger.epochs_of(name)):
-            self.display.event(f"{name} goes on after epoch {done}")
-            self._show(self.record())
-            return
-        shown = {
-            path: f"{value:.4g}" if isinstance(value, float) else value
-            for path, value in trial.config["params"].items()
-        }
-        text = f"{name} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
+            text = f"{name} goes on after epoch {done}"
+        else:
+            shown = {
+                path: f"{value:.4g}" if isinstance(value, float) else value
+                for path, value in trial.config["params"].items()
+            }
+            text = f"{name} starts: {', '.join(f'{path}={value}' for path, value in shown.items())}"
         self.display.event(textwrap.fill(text, 110, subsequent_indent=" " * 12, break_on_hyphens=False))
         self._show(self.record())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raygan.search.experiment import TrialSettings
 from raygan.study.objectives import LESS_IS_BETTER
@@ -43,8 +43,15 @@ def ask_repeat(trials: Trials, settings: TrialSettings, seed: int) -> optuna.Tri
         return None
     original, number = finalists[done % len(finalists)], done // len(finalists)
     attributes = {REPEATS: original.user_attrs["trial"], SEED: seed + 1 + number}
-    trials.study.enqueue_trial(original.params, user_attrs=attributes)
-    return trials.study.ask()
+    # Not enqueued: other points may still be, and would come first.
+    repeat = create_trial(
+        state=TrialState.RUNNING,
+        params=original.params,
+        distributions=original.distributions,
+        user_attrs=attributes,
+    )
+    trials.study.add_trial(repeat)
+    return trials.unfinished()[-1]
 
 
 def name_of(trial: FrozenTrial | optuna.Trial) -> str:

@@ -80,6 +80,8 @@ def _condition(path: str, one: When, space: Space, before: Collection[str]) -> d
         raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must precede it")
     if one.path in space and not holds(distribution_of(space[one.path]), one.value):
         raise ConfigError(f"search space, {path}: {one.path} is never {one.value!r}, on which it depends")
+    if isinstance(space.get(one.path), When):
+        raise ConfigError(f"search space, {path}: {one.path}, on which it depends, must be searched always")
     return {one.path: one.value}
 
 

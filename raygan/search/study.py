@@ -144,8 +144,18 @@ def _train_winner(study: _Study) -> dict[str, Any]:
     config = with_idle_cores(with_values(config, {"training/epochs": epochs}))
     which = f"Winner: {best['trial']} of the search" if "trial" in best else "The base configuration"
     print(f"\n{which}, trained for {epochs} epochs with all workers")
-    ledger = Ledger(folder.child("best"))
-    run = Run(study.prepared.job, "winner", config, best["values"])
+    # An earlier start may have ended just after the training, which leaves no checkpoint to resume from.
+    if not any(folder.exists(f"{done}/metrics.json") for done in ("checkpoints/winner/denoiser", "best")):
+        _train_to_the_end(Run(study.prepared.job, "winner", config, best["values"]))
+    _keep_denoiser(folder, "winner", "best")
+    folder.child("checkpoints/winner").clear()
+    folder.child("ray").clear()
+    return {"status": EVALUATION}
+
+
+def _train_to_the_end(run: Run) -> None:
+    """Train the winner, and show and record its epochs; if it diverges, its best epoch remains."""
+    ledger, epochs = Ledger(run.job.folder.child("best")), run.config.training.epochs
     started = time.monotonic()
     try:
         for epoch in epochs_with_workers(run):
@@ -158,11 +168,7 @@ def _train_winner(study: _Study) -> dict[str, Any]:
         if not (trained := len(ledger.epochs_of("winner"))):
             raise
         print(f"winner diverged after epoch {trained}; its best epoch is kept")
-    _keep_denoiser(folder, "winner", "best")
-    folder.child("checkpoints/winner").clear()
-    folder.child("ray").clear()
     print(f"winner trained in {time.monotonic() - started:.0f} s")
-    return {"status": EVALUATION}
 
 
 def _evaluate(study: _Study) -> dict[str, Any]:

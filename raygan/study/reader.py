@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, json
 from optuna.trial import TrialState, create_trial
 
 from raygan.config.run import Config
-from raygan.config.section import with_values
+from raygan.config.section import flat_values, with_values
 from raygan.study.ledger import REMEDY, StudyError, read_study
 from raygan.study.objectives import LESS_IS_BETTER, compromise, directions
 from raygan.study.storage import Folder, reading
@@ -147,10 +147,11 @@ class StudyFiles:
         study = optuna.create_study(study_name=self.name, directions=directions(objectives))
         space = {path: json_to_distribution(json.dumps(one)) for path, one in self.record["space"].items()}
         # Otherwise an integer that only some trials have would be read as a float.
-        for row in self.good_trials().convert_dtypes().to_dict("records"):
-            if row["state"] == "running":
+        rows: list[dict[str, Any]] = self.good_trials().convert_dtypes().to_dict("records")  # type: ignore[assignment]
+        for row in rows:
+            if row["state"] in ("running", "waiting"):
                 continue
-            searched = {path: one for path, one in space.items() if pd.notna(row[path])}
+            searched = {path: one for path, one in space.items() if self._has_value(path, row)}
             # Optuna takes the values of several objectives only at a trial's end.
             best = self._best_so_far(row["trial"], objectives[0]) if len(objectives) == 1 else {}
             trial = create_trial(
@@ -163,6 +164,13 @@ class StudyFiles:
             )
             study.add_trial(trial)
         return study
+
+    def _has_value(self, path: str, trial: Mapping[str, Any]) -> bool:
+        """Whether a row of `trials.csv` has a value there: its cell is also empty if that value is none."""
+        one = self.record["space"][path]
+        if pd.notna(trial[path]) or None not in one["attributes"].get("choices", ()):
+            return bool(pd.notna(trial[path]))
+        return "when" not in one or trial.get(one["when"], flat_values(self.config).get(one["when"])) == one["is"]
 
     def _best_so_far(self, trial: str, objective: str) -> dict[int, float]:
         epochs = self.metrics[self.metrics["trial"] == trial]
@@ -251,6 +259,8 @@ class System:
 
 def _value(distribution: BaseDistribution, cell: Any) -> Any:
     """A value of the distribution, as pandas reads it from `trials.csv`."""
+    if pd.isna(cell):
+        return None
     if isinstance(distribution, CategoricalDistribution):
         return next(choice for choice in distribution.choices if choice == cell or str(choice) == str(cell))
     return distribution.to_external_repr(distribution.to_internal_repr(cell))

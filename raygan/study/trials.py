@@ -10,6 +10,7 @@ import copy
 import itertools
 import logging
 import math
+import os
 import tempfile
 import time
 import warnings
@@ -274,7 +275,7 @@ def _open_storage(folder: Folder, url: str | None, scratch: str, *, repair: bool
         journal.write_bytes(folder.read(JOURNAL))
     if repair and journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
         # A kill has cut off the last line, behind which Optuna could not append (its reader refuses such a file).
-        journal.write_bytes(content[: content.rfind(b"\n") + 1])
+        os.truncate(journal, content.rfind(b"\n") + 1)
     journal.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), reading(folder, JOURNAL, REMEDY):
         warnings.simplefilter("ignore", ExperimentalWarning)

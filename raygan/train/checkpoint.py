@@ -147,8 +147,12 @@ def keep_denoiser(run: Folder) -> None:
 
 
 def keep_newest(run: Folder) -> None:
-    """Remove all but the newest checkpoint of a run that waits: others would mostly be disk space."""
-    for older in _checkpoints(run)[:-1]:
+    """Remove all but the newest whole checkpoint of a run that waits: others would mostly be disk space.
+
+    Workers may have been stopped while they wrote one of a later epoch.
+    """
+    whole = [folder for folder in _checkpoints(run) if folder.exists("checksums.json")]
+    for older in whole[:-1]:
         older.clear()
 
 

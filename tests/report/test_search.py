@@ -2,11 +2,12 @@
 
 import io
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
 from PIL import Image
 from report.hand_written import write_evaluation, write_study, write_table
@@ -70,6 +71,18 @@ def test_optuna_study_has_complete_and_pruned_trials(searched: StudyFiles) -> No
     # The best score so far.
     assert complete.intermediate_values == {1: 20.0, 2: 20.0}
     assert pruned.user_attrs == {"trial": "trial-0003"}
+
+
+def test_a_choice_of_none_is_a_value(tmp_path: Path) -> None:
+    study = write_search(tmp_path / "none", [("complete", 20.0, 100.0, 1e-4, None), ("waiting", 21.0, 100.0, 1e-3, 2)])
+    choices = CategoricalDistribution([0, None])
+    when = {"when": DISCRIMINATOR, "is": "SingleScore"}
+    study.record["space"]["training/pixel_epochs"] = json.loads(distribution_to_json(choices)) | when
+    study.trials["training/pixel_epochs"] = None
+    (trial,) = study.optuna_study().get_trials()
+    assert trial.params["training/pixel_epochs"] is None
+    study.trials[DISCRIMINATOR] = "PatchGAN"
+    assert "training/pixel_epochs" not in study.optuna_study().get_trials()[0].params
 
 
 def test_figures_of_few_and_equal_trials(searched: StudyFiles, tmp_path: Path) -> None:

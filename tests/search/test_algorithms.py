@@ -274,6 +274,19 @@ def test_the_last_trials_repeat_the_best_with_other_seeds(tmp_path: Path) -> Non
     assert {row.state for row in rows} == {"complete"}
 
 
+def test_points_that_were_not_tried_are_no_repeats(tmp_path: Path) -> None:
+    first = [{X: index / 5, POLICY: "UniformPolicy"} for index in range(5)]
+    searcher = searching(tmp_path, first=first, trials=4, repeats=2, trial_epochs=3)
+    for index in range(2):
+        searcher.suggest(f"t{index}")
+    for index in range(2):
+        searcher.on_trial_complete(f"t{index}", result(3, 20.0 + index))
+    repeated = [searcher.suggest(f"r{index}") for index in range(2)]
+    names = [point["trial"] for point in repeated if isinstance(point, dict)]
+    assert names == ["trial-0002-seed-1", "trial-0001-seed-1"]
+    assert [params(point) for point in repeated] == [first[1], first[0]]
+
+
 def test_without_a_full_training_nothing_is_repeated(tmp_path: Path) -> None:
     searcher = searching(tmp_path, trials=4, repeats=2, trial_epochs=1)
     for index in range(2):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import runpy
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,9 +13,13 @@ from conftest import ROOT, TINY_EXPERIMENT, Study, run_search, warnings_of, writ
 from scipy import stats
 
 from raygan.config.section import ConfigError, with_values
+from raygan.noise import NormalPolicy, UniformPolicy
 from raygan.presets import PAPER_V1
 from raygan.search.experiment import Comparison
 from raygan.search.options import parse_options
+from raygan.search.prepare import read_inputs
+from raygan.study.ledger import Ledger, TrialRow, write_study
+from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator, starting_weights
 
@@ -146,12 +151,36 @@ def test_trials_of_several_workers(tiny_photos: Path, tmp_path: Path) -> None:
         )
 
 
+def test_an_arm_of_an_instance_can_be_read_back(tmp_path: Path) -> None:
+    arms = {"uniform": {"sampling": UniformPolicy()}, "normal": {"sampling": NormalPolicy(deviation=0.3)}}
+    comparison = Comparison(name="c", config=PAPER_V1, arms=arms)
+    write_study(Folder(tmp_path), {"schema": 2, "name": "c", "trials": [], **comparison.identity()})
+    row = TrialRow(
+        "uniform-seed-0", "failed", 0, math.nan, math.nan, math.nan, 0.0, None, "", "", "", {"arm": "uniform"}
+    )
+    Ledger(Folder(tmp_path)).write_trials([row])
+    recorded = StudyFiles(Folder(tmp_path)).record["arms"]
+    assert {name: with_values(PAPER_V1, arm) for name, arm in recorded.items()} == comparison.configs()
+    assert Comparison(name="c", config=PAPER_V1, arms={"uniform": arms["normal"]}).identity() != comparison.identity()
+
+
+def test_an_arm_starts_from_an_absolute_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    comparison = Comparison(name="c", config=PAPER_V1, arms={"a": {}, "b": {"training/start_from": "mine"}})
+    with pytest.raises(ConfigError, match="arm b: training/start_from=mine must be an absolute path"):
+        read_inputs(comparison)
+
+
 def test_invalid_arms_raise() -> None:
     for arms, message in (
         ({"a": {"loss/content_weight": -1.0}}, "content_weight >= 0"),
         ({"a": {"loss/lambda": 1.0}}, "no setting 'loss/lambda'"),
         ({}, "arms not empty must hold"),
         ({"a/b": {}}, "the name of an arm has letters"),
+        ({"a": {}, "few": {"data/train_photos": 10}}, "arm few differs in data/train_photos, but photos and machines"),
+        ({"a": {"data/pairs": "folder"}}, "arm a differs in data/pairs, data/pairs/location"),
+        ({"a": {"hardware/workers": 2}}, "arm a differs in hardware/workers"),
     ):
         with pytest.raises(ConfigError, match=message):
             Comparison(name="c", config=PAPER_V1, arms=arms).check()

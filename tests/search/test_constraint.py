@@ -88,8 +88,34 @@ def test_impossible_limit_names_the_smallest_generator(tmp_path: Path) -> None:
         parameters(with_values(SMALL, {"generator/base_width": 2, "generator/upsampling": one}).generator)
         for one in ("transposed", "resize")
     )
-    with pytest.raises(ConfigError, match=rf"of 1,000 .* none met --max-parameters 10: .* has {cheapest:,} trainable"):
+    with pytest.raises(ConfigError, match=rf"of 1,000 .* none can be trained; .* has {cheapest:,} trainable"):
         searcher(search, tmp_path).suggest("t")
+
+
+def test_values_that_are_invalid_together_are_not_trained(tmp_path: Path) -> None:
+    # A depth of 6 needs crops of a multiple of 64; each enlargement is valid beside the other one's own value.
+    space = {"data/min_enlargement": FloatDistribution(1, 3), "data/max_enlargement": FloatDistribution(2, 6)}
+    config = with_values(SMALL, {"data/min_enlargement": 1.0, "data/max_enlargement": 6.0})
+    search = dataclasses.replace(SEARCH, config=config, space=space, first_points=[])
+    search.check()
+    proposer = searcher(search, tmp_path)
+    for index in range(12):
+        values = params(proposer.suggest(f"t{index}"))
+        assert values["data/min_enlargement"] <= values["data/max_enlargement"]
+    assert len(proposer.trials.study.trials) > 12
+    never = {"data/min_enlargement": FloatDistribution(4, 5), "data/max_enlargement": FloatDistribution(2, 3)}
+    search = dataclasses.replace(search, space=never)
+    with pytest.raises(ConfigError, match="the values are invalid together: 1 <= min_enlargement <= max_enlargement"):
+        searcher(search, tmp_path / "never").suggest("t")
+
+
+def test_a_proposal_beyond_the_limit_is_not_trained_after_a_kill_either(tmp_path: Path) -> None:
+    proposer = searcher(limited(LIMIT, None), tmp_path)
+    # Killed before it was refused.
+    proposer.trials.study.enqueue_trial({"generator/base_width": 64})
+    proposer.trials.study.ask().suggest_int("generator/base_width", 2, 64)
+    values = params(searcher(limited(LIMIT, None), tmp_path).suggest("t"))
+    assert parameters(with_values(SMALL, values).generator) <= LIMIT
 
 
 def test_excess_is_that_of_the_limit_exceeded_most() -> None:

@@ -106,6 +106,12 @@ def test_space_without_fixed_values(fixed: dict[str, str], left: object) -> None
         ),
         (SPACE | {"loss/content_weight": When("sampling", "Gamma", FloatDistribution(0, 1))}, "is never 'Gamma'"),
         ({"sampling/deviation": When("sampling", "NormalPolicy", FloatDistribution(0, 1))}, "deviation > 0"),
+        (
+            SPACE
+            | {"sampling/deviation": DEVIATION}
+            | {"loss/content_weight": When("sampling/deviation", 0.2, FloatDistribution(0, 1))},
+            "sampling/deviation, on which it depends, must be searched always",
+        ),
     ],
 )
 def test_invalid_condition_raises(space: Space, message: str) -> None:

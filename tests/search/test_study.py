@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from pathlib import Path
 from statistics import fmean
@@ -178,6 +179,19 @@ def test_finished_search_shows_its_result_without_repeating_anything(study: Stud
     assert "is finished; run under another --name" in again.stdout
     assert study.run.stdout.rpartition("noisy input")[2] in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
+
+
+def test_a_trained_winner_is_not_trained_again(study: Study, tmp_path: Path) -> None:
+    """A kill between the end of its training and the next phase."""
+    copy = shutil.copytree(study.folder, tmp_path / study.folder.name)
+    record = json.loads((copy / "study.json").read_text())
+    (copy / "study.json").write_text(json.dumps(record | {"status": "winner"}))
+    options = [str(tmp_path) if option == str(study.folder.parent) else option for option in study.options]
+    again = run_search(*options)
+    assert again.returncode == 0, again.stderr
+    assert "winner trained in" not in again.stdout
+    assert study.run.stdout.rpartition("noisy input")[2] in again.stdout
+    assert (copy / "best/metrics.csv").read_bytes() == (study.folder / "best/metrics.csv").read_bytes()
 
 
 def test_different_configuration_under_the_same_name_is_refused(study: Study) -> None:

@@ -102,6 +102,31 @@ def test_trials_of_a_longer_budget_are_cut_to_the_epochs_that_compare(earlier: s
     assert values == {0.001: 21.0, 0.005: None, 0.0005: 25.0, 0.009: 20.5}
 
 
+def test_trials_with_several_objectives_are_known(earlier: str, tmp_path: Path) -> None:
+    search = dataclasses.replace(SEARCH, objectives=("val_psnr", "val_ssim"), repeats=0)
+    write_study(Folder(earlier), {"schema": 2, "name": "earlier", **search.identity()})
+    known = taken_over(search, earlier)
+    # Of several objectives, Optuna has no scores of trials that were stopped early.
+    assert len(known.trials) == 2
+    for _ in range(2):
+        trials = Trials(Folder(tmp_path / "later"), "later", search.objectives)
+        trials.enqueue(known.points, known.trials)
+    suggested = OptunaSearcher(trials, search, Ledger(trials.folder)).suggest("t")
+    assert isinstance(suggested, dict)
+    assert (suggested["trial"], suggested["params"]) == ("trial-0001", known.points[0])
+
+
+def test_a_repeat_is_not_tried_first_as_well(earlier: str) -> None:
+    table = Path(earlier, "trials.csv").read_text()
+    best = next(line for line in table.splitlines() if line.startswith("trial-0003"))
+    Path(earlier, "trials.csv").write_text(f"{table}{best.replace('trial-0003', 'trial-0006', 1)}\n")
+    metrics = Path(earlier, "metrics.csv").read_text()
+    more = [line.replace("trial-0003", "trial-0006") for line in metrics.splitlines() if line.startswith("trial-0003")]
+    Path(earlier, "metrics.csv").write_text(metrics + "\n".join([*more, ""]))
+    points = taken_over(SEARCH, earlier).points
+    assert [point[RATE] for point in points] == [0.0005, 0.001, 0.009]
+
+
 @pytest.mark.parametrize(
     ("search", "reason"),
     [
@@ -114,6 +139,11 @@ def test_scores_that_do_not_compare_are_left_out(earlier: str, search: Search, r
     known = taken_over(search, earlier)
     assert known.summary.endswith(f"; its scores are left out, since it differs in {reason}")
     assert (len(known.points), known.trials) == (3, [])
+
+
+def test_scores_compare_whatever_the_evaluation_photos_are(earlier: str) -> None:
+    config = with_values(PAPER_V1, {"data/evaluate_on": "samples"})
+    assert len(taken_over(dataclasses.replace(SEARCH, config=config), earlier).trials) == 4
 
 
 def test_points_outside_the_space_are_left_out(earlier: str) -> None:

@@ -229,6 +229,13 @@ def test_denoiser_of_an_earlier_version_says_which_version_reads_it(tmp_path: Pa
         load_generator(Folder(tmp_path))
 
 
+def test_a_run_that_waits_keeps_a_whole_checkpoint(run: Folder, tiny_config: Config) -> None:
+    run.write("epoch-0003/training.pt", b"cut off")
+    keep_newest(run)
+    assert {name.partition("/")[0] for name in run.files()} == {"epoch-0002", "epoch-0003"}
+    assert loaded_epoch(run, tiny_config) == 2
+
+
 def test_a_run_that_waits_keeps_its_newest_checkpoint_alone(run: Folder, tiny_config: Config) -> None:
     keep_newest(run)
     assert {name.partition("/")[0] for name in run.files()} == {"epoch-0002"}
