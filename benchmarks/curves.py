@@ -26,9 +26,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from raygan.config.section import flat_values, with_values
 from raygan.presets import PAPER_V1, QUICK
 from raygan.search.experiment import Search
+from raygan.search.prepare import prepare, read_inputs
 from raygan.search.space import Space, When, distribution_of
-from raygan.search.study import run_study
+from raygan.search.tuner import run_trials
 from raygan.study.storage import Folder
+from raygan.study.trials import Trials
+from raygan.train.cluster import start_ray
 
 GRID: dict[str, tuple[float, ...]] = {
     "optimizers/generator/learning_rate": (1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2, 10**-1.5),
@@ -101,6 +104,15 @@ def search_of(part: int) -> Search:
     )
 
 
+def train_trials(search: Search, folder: Folder) -> None:
+    """Run the trials of a search, or resume them; nothing comes after them."""
+    start_ray()
+    inputs = read_inputs(search)
+    prepared = prepare(search, inputs, folder, wait=0)
+    trials = Trials(folder, search.name, search.objectives)
+    run_trials(search, prepared.config, prepared.job, trials, inputs.known, prepared.concurrent)
+
+
 def write_table(search: Search, folder: Folder, file: Path, part: int | None = None) -> None:
     """Write a table of curves, or a part of it, from the study's folder."""
     trials, metrics = (pd.read_csv(f"{folder.path}/{name}.csv") for name in ("trials", "metrics"))
@@ -149,4 +161,6 @@ if __name__ == "__main__":
     if (options.part is None) != (options.table == 1):
         parser.error("the second table has parts, and the first has none: give 1, or 2 and a part")
     search, file = (SEARCH, CURVES) if options.part is None else (search_of(options.part), CURVES_2)
-    write_table(search, run_study(search, options.storage), file, options.part)
+    folder = Folder(str(Path(options.storage).resolve())).child(search.name)
+    train_trials(search, folder)
+    write_table(search, folder, file, options.part)

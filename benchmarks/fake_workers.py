@@ -26,6 +26,10 @@ class FakeTraining(tune.Trainable):  # type: ignore[misc]
         """Seconds until the next result."""
         raise NotImplementedError
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing: Tune asks for it when a trial of a class ends, unlike one of a function."""
+        return {}
+
 
 class Host:
     """The process that all trials live in."""

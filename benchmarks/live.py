@@ -14,16 +14,12 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from curves import CONFIG, CURVES, EPOCHS
+from curves import CONFIG, CURVES, EPOCHS, train_trials
 from search import space_of
 from simulation import Table, epochs_to
 
 from raygan.search.experiment import Search
-from raygan.search.prepare import prepare, read_inputs
-from raygan.search.tuner import run_trials
 from raygan.study.storage import Folder
-from raygan.study.trials import Trials
-from raygan.train.cluster import start_ray
 
 TRIALS = 12
 """Of random search; RayGAN starts four times as many, most of which end early: for about as many epochs."""
@@ -44,17 +40,13 @@ OURS = dataclasses.replace(RANDOM, name="raygan", trials=4 * TRIALS, search_algo
 def best_after_each_epoch(search: Search, storage: Path) -> list[float]:
     """Run the trials, or resume them; the best val PSNR known after each epoch that any of them trained, in dB."""
     folder = Folder(storage / f"{search.name}-{search.seed}")
-    inputs = read_inputs(search)
-    prepared = prepare(search, inputs, folder, wait=0)
-    trials = Trials(folder, search.name, search.objectives)
-    run_trials(search, prepared.config, prepared.job, trials, inputs.known, prepared.concurrent)
+    train_trials(search, folder)
     return pd.read_csv(f"{folder.path}/metrics.csv")["val_psnr"].cummax().tolist()
 
 
 def main() -> None:
     """Print the table."""
     storage = Path(sys.argv[1] if len(sys.argv) > 1 else "studies/live").resolve()
-    start_ray()
     rows = []
     for seed in range(SEEDS):
         by_chance, ours = (

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import ray
 from fake_workers import FakeTraining, start_ray_with
 from optuna.distributions import FloatDistribution
@@ -52,7 +53,7 @@ WORKERS = int(os.environ.get("WORKERS", "0"))
 EPOCH_SECONDS = float(os.environ.get("EPOCH_SECONDS", "60"))
 """Of fake workers, in the mean."""
 KILLED_AT = TRIALS * 95 // 100
-STEPS = [TRIALS * percent // 100 for percent in (10, 25, 50, 90)]
+STEPS = sorted({max(WORKERS, TRIALS * percent // 100) for percent in (10, 25, 50, 90)})
 """Trials at which the table has a row."""
 SEARCH = Search(
     name="scale",
@@ -213,6 +214,8 @@ def main() -> None:
         for _ in shown:
             pass
         assert process.wait() == 0
+        states = pd.read_csv(storage / "trials.csv")["state"].value_counts()
+        assert set(states.index) <= {"complete", "pruned"}, states
         size, journal = (
             sum(path.stat().st_size for path in storage.rglob(pattern) if path.is_file()) / 1e6
             for pattern in ("*", "optuna.log")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def derived_seed(purpose: str, *key: int) -> int:
-    """A 63-bit seed for one purpose and key, such as `("crops", seed, epoch, place)`; keys are at least 0."""
+    """A 63-bit seed for one purpose and key, such as `("crops", seed, epoch, index)`; keys are at least 0."""
     sequence = np.random.SeedSequence([zlib.crc32(purpose.encode()), *key])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 

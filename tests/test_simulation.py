@@ -96,6 +96,19 @@ def test_curve_of_the_nearest_recorded_configuration(table: Any, point: dict[str
     assert table.curve(point)[0] == first
 
 
+def test_a_forest_knows_what_was_recorded_and_guesses_between(simulation: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CURVES)
+    (tmp_path / "t.json").write_text(json.dumps({"forest": True, "space": SPACE}))
+    table = simulation.Table(tmp_path / "t.csv")
+    assert table.curve(SLOW) == pytest.approx([1, 3, 3])
+    assert table.curve({"rate": 1.0, "kind": "plain"}) == pytest.approx([4, math.nan, math.nan], nan_ok=True)
+    assert table.curve({"rate": 0.1, "kind": "wide", "width": 8.0}) == pytest.approx([8, 9, 10])
+    between = table.curve({"rate": 0.1, "kind": "wide", "width": 5.0})
+    assert all(low < one < high for low, one, high in zip([5, 6, 7], between, [8, 9, 10], strict=True))
+    # Without its condition, a value does not count.
+    assert table.curve(SLOW | {"width": 8.0}) == table.curve(SLOW)
+
+
 def test_curves_are_best_so_far_up_to_where_a_training_diverged(table: Any) -> None:
     assert table.curve(SLOW) == [1, 3, 3]
     assert table.curve(DIVERGES) == [4, pytest.approx(math.nan, nan_ok=True), pytest.approx(math.nan, nan_ok=True)]

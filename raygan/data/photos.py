@@ -230,7 +230,7 @@ def decode_photo(folder: Folder, name: str, smallest: int, max_megapixels: int) 
         with warnings.catch_warnings():
             # Pillow only warns of some missing bytes; those of metadata do not matter here.
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", message=".*EXIF")
+            warnings.filterwarnings("ignore", message=".*(EXIF|MPO)")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             if problem := _problem(image, smallest, max_megapixels):
                 return nothing, problem, digest
@@ -251,7 +251,8 @@ def _problem(image: Image.Image, smallest: int, max_megapixels: int) -> str:
         return f"smaller than {smallest}x{smallest}"
     if image.width * image.height > max_megapixels * 1e6:
         return f"larger than {max_megapixels} megapixels"
-    return "animated" if getattr(image, "is_animated", False) else ""
+    # Behind the photo, a camera's JPEG may hold a preview.
+    return "animated" if image.format != "MPO" and getattr(image, "is_animated", False) else ""
 
 
 def _samples(config: DataConfig) -> TrainingPhotos:

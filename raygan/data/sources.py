@@ -142,8 +142,8 @@ def image_names(folder: Folder) -> list[str]:
 
 def _listed_pairs(file: str) -> tuple[Folder, list[tuple[str, str]]]:
     path, mark, options = file.partition("?")
-    place, _, name = path.rpartition("/")
-    folder = Folder(f"{place or ('/' if path.startswith('/') else '.')}{mark}{options}")
+    parent, _, name = path.rpartition("/")
+    folder = Folder(f"{parent or ('/' if path.startswith('/') else '.')}{mark}{options}")
     try:
         rows = csv.DictReader(io.StringIO(folder.read(name).decode("utf-8-sig")))
         pairs = [(row["noisy"], row["clean"]) for row in rows]

@@ -37,6 +37,10 @@ def median(noisy: Image) -> Image:
     return _sorted(highest_low, median_middle, lowest_high)[1]
 
 
+AT_ONCE = 2**18
+"""How many windows are read at once."""
+
+
 def decision_median(noisy: Image) -> Image:
     """Decision-based median filter (Srinivasan and Ebenezer, 2007), per channel: for salt and pepper alone.
 
@@ -45,16 +49,20 @@ def decision_median(noisy: Image) -> Image:
     """
     denoised = noisy.copy()
     extreme = (noisy == 0) | (noisy == 1)
-    rows, columns, channels = np.nonzero(extreme)
+    positions = np.argwhere(extreme)
     for reach in (1, 2, 3):
         padded = np.pad(np.where(extreme, np.nan, noisy), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
         side = 2 * reach + 1
         windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1))
-        neighbors = windows[rows, columns, channels].reshape(len(rows), side**2)
-        found = ~np.isnan(neighbors).all(axis=1)
-        medians = np.nanmedian(neighbors[found], axis=1)
-        denoised[rows[found], columns[found], channels[found]] = medians
-        rows, columns, channels = rows[~found], columns[~found], channels[~found]
+        left = [positions[:0]]
+        # All windows of a white image at once would take 49 times its memory.
+        for first in range(0, len(positions), AT_ONCE):
+            some = positions[first : first + AT_ONCE]
+            neighbors = windows[tuple(some.T)].reshape(len(some), side**2)
+            found = ~np.isnan(neighbors).all(axis=1)
+            denoised[tuple(some[found].T)] = np.nanmedian(neighbors[found], axis=1)
+            left.append(some[~found])
+        positions = np.concatenate(left)
     return denoised
 
 

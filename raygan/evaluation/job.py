@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 PICTURES = 4
 """Evaluation photos, and pairs, the first ones by name, of which before/after pictures are kept, besides the worst and
 the best one for each noise."""
+PICTURE = 1024
+"""Longest side of an image in a picture: of larger ones, the middle is shown."""
 MEAN_ONLY: tuple[Level, ...] = ("mean",)
 Row = dict[str, Any]
 """A row of `raygan.evaluation.evaluate.tabulate`; `png` holds the picture, on the first of the rows that share it.
@@ -220,9 +222,17 @@ class _Evaluator:
 
 
 def _side_by_side(images: list[Tensor]) -> bytes:
-    joined = torch.cat(images, dim=3)[0].permute(1, 2, 0)
+    """A PNG file of the middles of images."""
+    parts = [_middle(image[0]) for image in images]
     file = io.BytesIO()
-    image = Image.fromarray((joined.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    image = Image.fromarray(torch.cat(parts, dim=2).permute(1, 2, 0).numpy())
     # The fastest level, since most pictures are replaced by those of worse or better photos.
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle of an image, (3, H, W), in 8 bits."""
+    top, left = (max(0, (side - PICTURE) // 2) for side in image.shape[1:])
+    part = image[:, top : top + PICTURE, left : left + PICTURE]
+    return (part.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -35,8 +35,8 @@ class Lpips:
             packages = f"torchmetrics and torchvision ({error}): pip install 'raygan[lpips]'"
             raise LpipsError(f"LPIPS needs {packages}") from error
         except OSError as error:
-            place = f"place alexnet-owt-7be5be79.pth in {torch.hub.get_dir()}/checkpoints"
-            weights = f"torchvision's AlexNet weights, which cannot be downloaded ({error}): {place}"
+            remedy = f"put alexnet-owt-7be5be79.pth into {torch.hub.get_dir()}/checkpoints"
+            weights = f"torchvision's AlexNet weights, which cannot be downloaded ({error}): {remedy}"
             raise LpipsError(f"LPIPS needs {weights}") from error
 
     def to(self, device: torch.device) -> Lpips:

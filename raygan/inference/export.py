@@ -18,6 +18,7 @@ from torch.export import Dim
 
 from raygan.config.kinds import Generator
 from raygan.inference.denoiser import AnySize, ImageError
+from raygan.inference.error import ERROR_FILE
 from raygan.inference.reduced import Parity, reduce_precision
 from raygan.models.architectures import SpandrelNetwork
 from raygan.study.storage import Folder
@@ -142,9 +143,14 @@ def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:
     weights_name, *others = DENOISER_FILES
     if file.name != weights_name:
         raise ImageError(f"weights in half precision are written to a file named {weights_name}, not {file.name}")
+    target = Folder(file.parent)
+    if target.location == source.location:
+        raise ImageError(f"the weights would overwrite those of the denoiser, {source}: choose another folder")
     # Without the bounds of errors, which hold for the weights as they are.
+    if target.exists(ERROR_FILE):
+        target.delete(ERROR_FILE)
     for name in others:
         if source.exists(name):
-            Folder(file.parent).write(name, source.read(name))
+            target.write(name, source.read(name))
     # The integer counters of batch normalization are left as they are.
-    safetensors.torch.save_file(generator.half().state_dict(), file)
+    target.write(file.name, safetensors.torch.save(generator.half().state_dict()))

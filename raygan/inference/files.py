@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,18 @@ must fail on."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 ERROR_SUFFIXES = (".png", ".tif", ".tiff")
 """Formats of error maps: those that hold 16 bits."""
-EXIF, GPS = 0x8769, 0x8825
-"""Tags of the directories below the first one."""
-STRUCTURE = frozenset({*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, 34675})
+EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
+"""Tags of the directories below the first one, the last of them below EXIF's: it tells Adobe RGB."""
+IPTC = 33723
+"""TIFF's tag of press captions."""
+STRUCTURE = frozenset(
+    {*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, 33723, 34675}
+)
 """TIFF's tags about pixels, and those that libvips carries over itself: everything else describes the picture."""
+XMP = "xmp-data"
+"""libvips's name of the XMP packet."""
+UPRIGHT = re.compile(rb"""(<tiff:Orientation>|tiff:Orientation=["'])[2-8]""")
+"""An orientation in it, which no longer holds."""
 NOISY, LEFT = 10 / 255, 0.7
 """Noise from which on a user would see it, and the share of it that a denoiser leaves if it does not know its kind."""
 
@@ -120,7 +128,7 @@ def denoise_content(
         if denoiser.strength >= 1:
             _note_noise_left(image, denoised, notes)
         # Inserted into the noisy image, which has the metadata.
-        result = _as_file(image.insert(denoised, 0, 0), suffix, exif)
+        result = _as_file(image.insert(denoised, 0, 0), suffix, exif, notes)
         error_map = _as_image(errors, "grey16").write_to_buffer(error_suffix) if errors is not None else b""
         return DenoisedFile(result, error_map, tuple(notes))
     except pyvips.Error as error:
@@ -160,21 +168,22 @@ def denoise_path(
     the bound of `Denoiser.with_error` times 65535. Raises `ImageError` if a single file cannot be denoised, there is
     nothing to denoise, the input would be overwritten, or there can be no error map.
     """
-    single = noisy.lower().endswith(SUFFIXES)
-    if single and not denoised.lower().endswith(SUFFIXES):
+    (folder, name), (new_folder, new_name) = _split(noisy), _split(denoised)
+    single = name.lower().endswith(SUFFIXES)
+    if single and not new_name.lower().endswith(SUFFIXES):
         raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
-    source, target = (_parent(path) if single else Folder(path) for path in (noisy, denoised))
-    if source.location == target.location and (not single or Path(noisy).name == Path(denoised).name):
+    source, target = (folder, new_folder) if single else (Folder(noisy), Folder(denoised))
+    if source.location == target.location and (not single or name == new_name):
         raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
     target.require_writable()
     task = _Task(denoiser, source, target, max_megapixels)
     if error_map is not None:
         _check_error_map(error_map, noisy, denoised)
     if single:
-        _log_notes(noisy, task.run(Path(noisy).name, Path(denoised).name, error_map))
+        _log_notes(noisy, task.run(name, new_name, error_map))
         return []
     # An earlier result inside the input is not input.
-    result = target.location.removeprefix(f"{source.location}/") + "/"
+    result = target.path.removeprefix(f"{source.path}/") + "/"
     names = [name for name in image_names(source) if not name.startswith(result)]
     if not names:
         raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
@@ -188,18 +197,21 @@ def denoise_path(
 
 def _check_error_map(error_map: str, noisy: str, denoised: str) -> None:
     """Raise `ImageError` unless an error map can be written for this input."""
-    if not error_map.lower().endswith(ERROR_SUFFIXES):
+    files = [(folder.location, name) for folder, name in map(_split, (error_map, noisy, denoised))]
+    if not files[0][1].lower().endswith(ERROR_SUFFIXES):
         raise ImageError(f"the error map's name must end in {', '.join(ERROR_SUFFIXES)}, but it is {error_map!r}")
-    if not noisy.lower().endswith(SUFFIXES):
+    if not files[1][1].lower().endswith(SUFFIXES):
         raise ImageError(f"an error map is written for one image, but {noisy} is a folder: give an image file")
-    places = [f"{_parent(path).location}/{Path(path).name}" for path in (error_map, noisy, denoised)]
-    if places[0] in places[1:]:
+    if files[0] in files[1:]:
         raise ImageError(f"the error map would overwrite an image, {error_map}: choose another path for it")
-    _parent(error_map).require_writable()
+    _split(error_map)[0].require_writable()
 
 
-def _parent(path: str) -> Folder:
-    return Folder(path.removesuffix(Path(path).name) or ".")
+def _split(path: str) -> tuple[Folder, str]:
+    """The folder and the name of a file, given by its path or its address, which may end in options (?region=…)."""
+    address, mark, options = path.partition("?") if "://" in path else (path, "", "")
+    name = Path(address).name
+    return Folder(f"{address.removesuffix(name) or '.'}{mark}{options}"), name
 
 
 def suffix_of(content: bytes) -> str:
@@ -246,7 +258,7 @@ def _check_kept(image: pyvips.Image, suffix: str, notes: list[str]) -> None:
         notes.append(f"its 16 bits become 8, since {suffix} files hold no more")
 
 
-def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> bytes:
+def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None, notes: list[str]) -> bytes:
     """The content of a file of the format of `suffix`, with the EXIF entries."""
     lossy = suffix.lower() in LOSSY
     if lossy and image.format == "ushort":
@@ -258,10 +270,12 @@ def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> b
         # A thumbnail, for example, shows the noisy picture.
         if name.startswith(("exif-", "jpeg-thumbnail")):
             image.remove(name)
+    if image.get_typeof(XMP):
+        image.set_type(pyvips.GValue.blob_type, XMP, UPRIGHT.sub(rb"\g<1>1", bytes(image.get(XMP))))
     if exif is not None and not suffix.lower().startswith(".tif"):
         image.set_type(pyvips.GValue.blob_type, "exif-data", exif.tobytes())
     content: bytes = image.write_to_buffer(suffix, **({"Q": QUALITY} if lossy else {}))
-    return content if exif is None or not suffix.lower().startswith(".tif") else _tiff_with(exif, content)
+    return content if exif is None or not suffix.lower().startswith(".tif") else _tiff_with(exif, content, notes)
 
 
 def _exif_of(image: pyvips.Image, content: bytes, notes: list[str]) -> PIL.Image.Exif | None:
@@ -273,20 +287,41 @@ def _exif_of(image: pyvips.Image, content: bytes, notes: list[str]) -> PIL.Image
         elif image.get("vips-loader").startswith("tiff"):
             exif = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).getexif()
         # Read now: these are read from the file only when asked for.
-        below = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in exif}
-        described = {tag: value for tag, value in exif.items() if tag not in STRUCTURE}
+        below = {tag: _as_read(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in exif}
+        if INTEROPERABILITY in below.get(EXIF, {}):
+            below[EXIF][INTEROPERABILITY] = _as_read(exif.get_ifd(INTEROPERABILITY))
+        kept = PIL.Image.Exif()
+        kept.update(_as_read(exif) | below)
+        kept.tobytes()
     except Exception as error:  # noqa: BLE001  (Pillow raises anything on damaged entries, which are no reason to stop)
-        notes.append(f"its EXIF entries cannot be read and are left out: {error}")
+        notes.append(f"its EXIF entries cannot be kept and are left out: {error}")
         return None
-    kept = PIL.Image.Exif()
-    kept.update({**described, **below})
     return kept if len(kept) else None
 
 
-def _tiff_with(exif: PIL.Image.Exif, content: bytes) -> bytes:
+class _Text(str):
+    """Text of an EXIF entry, written as it was read: Pillow reads Latin-1, and writes ASCII."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:  # noqa: ARG002
+        return super().encode("latin-1")
+
+
+def _as_read(directory: Mapping[int, Any]) -> dict[int, Any]:
+    """The entries of an EXIF directory that describe the picture."""
+    values = {tag: directory[tag] for tag in directory if tag not in STRUCTURE}
+    return {tag: _Text(value) if isinstance(value, str) else value for tag, value in values.items()}
+
+
+def _tiff_with(exif: PIL.Image.Exif, content: bytes, notes: list[str]) -> bytes:
     """A TIFF file that libvips has written, with the EXIF entries, which it does not write."""
     directory = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).tag_v2  # type: ignore[attr-defined]
     header, first, offsets = content[:4], 8, 273
+    if IPTC in directory:
+        # Of its many numbers, Pillow would write the first.
+        notes.append("its IPTC entries are left out")
+        del directory[IPTC]
     # Its own entries too: those that were not read yet would not be written.
     for tag, value in {**directory, **exif}.items():
         directory[tag] = value
@@ -348,13 +383,16 @@ class _Task:
 
     def run(self, name: str, new_name: str, error_map: str | None = None) -> tuple[str, ...]:
         """Denoise one file; returns what is to be said about the result."""
-        error = (self.denoiser.error_bounds(), Path(error_map).suffix) if error_map is not None else None
+        error = None
+        if error_map is not None:
+            error_folder, error_name = _split(error_map)
+            error = self.denoiser.error_bounds(), Path(error_name).suffix
         try:
             content = self.source.read(name)
             result = denoise_content(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
             self.target.write(new_name, result.content)
-            if error_map is not None:
-                _parent(error_map).write(Path(error_map).name, result.error_map)
+            if error is not None:
+                error_folder.write(error_name, result.error_map)
         except OSError as error:
             raise ImageError(f"it cannot be read, or its result not written: {error}") from error
         return result.notes

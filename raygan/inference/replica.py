@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from ray import serve
@@ -30,9 +31,13 @@ class _Batched(nn.Module):
         super().__init__()
         self.compute = compute
         self.loop = loop
+        self.abandoned = False
+        """Whether nobody waits for the result any more."""
 
     def forward(self, noisy: Tensor) -> Tensor:
         """Denoised tiles of noisy ones, both as the generator's."""
+        if self.abandoned:
+            raise ImageError("the request was abandoned")
         return asyncio.run_coroutine_threadsafe(_awaited(self.compute(noisy)), self.loop).result()
 
 
@@ -46,6 +51,8 @@ class Denoising:
     def __init__(self, service: Service, threads: int) -> None:
         torch.set_num_threads(threads)
         self.service = service
+        # Of its own: the threads of requests wait for it.
+        self.computing = ThreadPoolExecutor(1)
         self.denoisers = {
             name_of(one): Denoiser.from_pretrained(one, device=service.device, precision=service.precision)
             for one in service.denoisers
@@ -56,7 +63,7 @@ class Denoising:
         loop = asyncio.get_running_loop()
         denoiser = copy.copy(self.denoisers[name])
         denoiser.strength = strength
-        denoiser.generator = _Batched(lambda noisy: self.compute(name, noisy), loop)
+        denoiser.generator = batched = _Batched(lambda noisy: self.compute(name, noisy), loop)
         try:
             suffix = suffix or suffix_of(content)
             most = self.service.max_megapixels
@@ -64,11 +71,14 @@ class Denoising:
             return Denoised(suffix, denoised.content, denoised.notes)
         except ImageError as error:
             return Denoised(problem=str(error))
+        finally:
+            # Its thread goes on if this coroutine is cancelled.
+            batched.abandoned = True
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.005)  # type: ignore[untyped-decorator]
     async def compute(self, names: list[str], noisy: list[Tensor]) -> list[Tensor]:
         """Denoised tiles, (1, 3, H, W), of noisy ones, by the denoisers of these names."""
-        return await asyncio.to_thread(self._compute, names, noisy)
+        return await asyncio.get_running_loop().run_in_executor(self.computing, self._compute, names, noisy)
 
     def _compute(self, names: list[str], noisy: list[Tensor]) -> list[Tensor]:
         alike: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)

@@ -92,8 +92,9 @@ class Api:
     async def guard(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         """Refuse pages of other sites, which reach this machine by a name that leads here (DNS rebinding)."""
         host = request.headers.get("host", "")
-        origin = urlsplit(request.headers.get("origin", "")).netloc
-        if (self.hosts and host not in self.hosts) or origin not in ("", host):
+        # That of a page without a site of its own, such as a file, is "null".
+        origin = request.headers.get("origin")
+        if (self.hosts and host not in self.hosts) or (origin is not None and urlsplit(origin).netloc != host):
             return JSONResponse({"detail": "this service answers its own pages only"}, status_code=403)
         return await call_next(request)
 
@@ -255,7 +256,9 @@ def run_service(service: Service, host: str, port: int) -> None:
     is_local = host in LOOPBACK
     # An empty variable is none: it must not open the service to everyone.
     token = os.environ.get(TOKEN) or ("" if is_local else secrets.token_urlsafe(16))
-    hosts = tuple(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")) if is_local else ()
+    # Browsers leave HTTP's own port out.
+    ports = (f":{port}", "") if port == 80 else (f":{port}",)
+    hosts = tuple(name + end for name in ("127.0.0.1", "localhost", "[::1]") for end in ports) if is_local else ()
     _check(service)
     service = _with_absolute_paths(service)
     print("Starting…", flush=True)

@@ -92,7 +92,7 @@ def normalize_over_workers(network: nn.Module, workers: int) -> None:
 
 
 class Down(nn.Sequential):
-    """Divides height and width by `stride`: 4x4 convolution, normalization unless `norm` is false, LeakyReLU 0.2."""
+    """Divides height and width by `stride`: 4x4 convolution, the given normalization, LeakyReLU 0.2."""
 
     def __init__(self, inputs: int, outputs: int, norm: nn.Module, *, stride: int = 2) -> None:
         super().__init__(nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1), norm, nn.LeakyReLU(0.2))

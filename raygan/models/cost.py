@@ -43,7 +43,7 @@ def discriminator_parameters(config: Config) -> int:
 @functools.cache
 def operations_per_pixel(generator: Generator) -> float:
     """Floating-point operations of the convolutions and matrix products per pixel: two per multiply-add."""
-    side = 256
+    side = math.lcm(256, generator.stride)
     with torch.device("meta"):
         network = generator.build().eval()
         counter = FlopCounterMode(display=False)

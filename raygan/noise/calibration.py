@@ -18,8 +18,8 @@ from raygan.errors import InputError
 from raygan.noise.camera import MOST_STOPS, Camera
 
 PROFILES = tuple(
-    f"{place}/darktable/noiseprofiles.json"
-    for place in (
+    f"{share}/darktable/noiseprofiles.json"
+    for share in (
         "/usr/share",
         "/usr/local/share",
         "/opt/darktable/share",
@@ -33,7 +33,7 @@ ISO = 100
 """The ISO at which `Camera` states its noise."""
 
 
-class CalibrationError(InputError):
+class NoiseCalibrationError(InputError):
     """A camera's noise cannot be determined."""
 
 
@@ -60,12 +60,12 @@ def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseP
     """The noise that darktable measured for a camera model, such as "Canon EOS 6D", scaled to `iso` from the nearest.
 
     `file` is darktable's noiseprofiles.json; None: that of the installed darktable. The green channel is used, which
-    white balance does not scale. Raises `CalibrationError` if there is no such file or model.
+    white balance does not scale. Raises `NoiseCalibrationError` if there is no such file or model.
     """
     _require_iso(iso)
     found = next((Path(path) for path in ([file] if file else PROFILES) if Path(path).is_file()), None)
     if found is None:
-        raise CalibrationError(
+        raise NoiseCalibrationError(
             f"{file or 'the noiseprofiles.json of darktable'} was not found: install darktable, or give its file with "
             "--profiles"
         )
@@ -80,19 +80,19 @@ def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseP
             if model["profiles"]
         }
     except (ValueError, LookupError, TypeError) as error:
-        raise CalibrationError(f"{found} is not a file of darktable's noise profiles ({error})") from error
+        raise NoiseCalibrationError(f"{found} is not a file of darktable's noise profiles ({error})") from error
     named = [name for name in models if model.casefold() in (name.casefold(), name.partition(" ")[2].casefold())]
     if not named:
         similar = [name for name in models if model.casefold() in name.casefold()][:10]
         hint = f"similar ones: {', '.join(similar)}" if similar else "give maker and model, such as Canon EOS 6D"
-        raise CalibrationError(f"{found} has no camera {model!r}; {hint}")
+        raise NoiseCalibrationError(f"{found} has no camera {model!r}; {hint}")
     measured, shot, read = min(models[named[0]], key=lambda one: abs(math.log(one[0] / iso)))
     gain = iso / measured
     return NoiseProfile(shot * gain, max(0.0, read) * gain**2, iso)
 
 
 def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
-    """The 16-bit grey images of a folder; raises `CalibrationError` if there are none."""
+    """The 16-bit grey images of a folder; raises `NoiseCalibrationError` if there are none."""
     frames = []
     for file in sorted(Path(location).glob("*")):
         if file.suffix.lower() in (".png", ".tif", ".tiff"):
@@ -100,11 +100,11 @@ def read_frames(location: str) -> list[NDArray[np.number[Any]]]:
                 with Image.open(file, formats=("PNG", "TIFF")) as image:
                     frames.append(np.asarray(image) if image.mode.startswith("I") else np.zeros(0))
             except (OSError, ValueError) as error:
-                raise CalibrationError(f"{file} cannot be read: {error}") from error
+                raise NoiseCalibrationError(f"{file} cannot be read: {error}") from error
             if frames[-1].ndim != 2:
-                raise CalibrationError(f"{file} is not a 16-bit grey image: give raw values, without demosaicking")
+                raise NoiseCalibrationError(f"{file} is not a 16-bit grey image: give raw values, without demosaicking")
     if not frames:
-        raise CalibrationError(f"{location} has no .tif, .tiff or .png files")
+        raise NoiseCalibrationError(f"{location} has no .tif, .tiff or .png files")
     return frames
 
 
@@ -115,11 +115,11 @@ def profile_of_frames(
 
     Frames are mosaics, (H, W), of linear values from `black` to `white`, all at this ISO; they should span dark to
     bright. The variance is computed in blocks of one colour of the mosaic, from differences between neighbors, so that
-    uneven light does not count. Raises `CalibrationError` for fewer than 10 usable blocks.
+    uneven light does not count. Raises `NoiseCalibrationError` for fewer than 10 usable blocks.
     """
     _require_iso(iso)
     if not black < white:
-        raise CalibrationError(f"--black must be below --white, but they are {black:g} and {white:g}")
+        raise NoiseCalibrationError(f"--black must be below --white, but they are {black:g} and {white:g}")
     means, variances = [], []
     for frame in frames:
         values = (frame[::2, 1::2].astype(np.float64) - black) / (white - black)
@@ -133,24 +133,24 @@ def profile_of_frames(
         variances.append(variance[usable])
     mean, variance = np.concatenate(means or [np.zeros(0)]), np.concatenate(variances or [np.zeros(0)])
     if len(mean) < 10:
-        raise CalibrationError(
+        raise NoiseCalibrationError(
             f"the frames have {len(mean)} usable blocks of {BLOCK}x{BLOCK} values, but at least 10 are needed: give "
             "frames that are neither black nor white, and the right --black and --white"
         )
     if not variance.any():
-        raise CalibrationError("the frames have no noise at all: give raw frames as the sensor measured them")
+        raise NoiseCalibrationError("the frames have no noise at all: give raw frames as the sensor measured them")
     # The error of a block's variance is proportional to it: without weights, bright blocks would decide alone.
     weight = 1 / (variance + variance.mean() / 10)
     (shot, read), _ = nnls(np.stack([mean * weight, weight], axis=1), variance * weight)
     if shot <= 0:
-        raise CalibrationError(
+        raise NoiseCalibrationError(
             "the noise of the frames does not grow with brightness: give frames from dark to bright, in linear values"
         )
     return NoiseProfile(float(shot), float(read), iso)
 
 
 def _require_iso(iso: float) -> None:
-    """Raise `CalibrationError` for an ISO that `Camera` has no intensity for."""
+    """Raise `NoiseCalibrationError` for an ISO that `Camera` has no intensity for."""
     highest = ISO * 2**MOST_STOPS
     if not ISO <= iso <= highest:
-        raise CalibrationError(f"--iso must be from {ISO} to {highest:,.0f}, but it is {iso:g}")
+        raise NoiseCalibrationError(f"--iso must be from {ISO} to {highest:,.0f}, but it is {iso:g}")

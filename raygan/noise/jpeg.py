@@ -93,17 +93,15 @@ def compressed(images: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
 
 
 def _quantized(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
-    """Planes, (B, C, H, W), after quantization of the cosine coefficients of their 8x8 blocks."""
+    """Planes, (B, C, H, W), of whole blocks, after quantization of the cosine coefficients of their 8x8 blocks."""
     batch, channels, height, width = planes.shape
-    padded = functional.pad(planes, (0, -width % 8, 0, -height % 8), mode="replicate")
-    rows, columns = padded.shape[2] // 8, padded.shape[3] // 8
-    blocks = padded.reshape(batch, channels, rows, 8, columns, 8).transpose(3, 4)
+    blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     cosines = _cosines(planes.device)
     base = torch.tensor(table, dtype=torch.float32, device=planes.device).reshape(8, 8)
     steps = ((base * scale[:, None, None, None, None, None] + 50) / 100).floor().clamp(1, 255)
     coefficients = (cosines @ blocks @ cosines.T / steps).round() * steps
     restored = (cosines.T @ coefficients @ cosines).transpose(3, 4)
-    return restored.reshape(padded.shape)[..., :height, :width].round()
+    return restored.reshape(planes.shape).round()
 
 
 def _cosines(device: torch.device) -> Tensor:

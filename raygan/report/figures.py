@@ -214,7 +214,9 @@ def _crops(study: StudyFiles, rows: pd.DataFrame) -> Iterator[tuple[str, str, di
         height, width = strip.shape[0], strip.shape[1] // len(names)
         side = min(height, width, PICTURE_SIDE)
         top, left = (height - side) // 2, (width - side) // 2
-        middles = [one[top : top + side, left : left + side] for one in np.split(strip, len(names), axis=1)]
+        # Copies, which do not keep the whole strip in memory.
+        parts = np.split(strip, len(names), axis=1)
+        middles = [part[top : top + side, left : left + side].copy() for part in parts]
         yield str(image), _noise_text(kind, intensity), dict(zip(names, middles, strict=True))
 
 

@@ -172,11 +172,11 @@ def _cost(study: StudyFiles) -> Part:
 
 def _use(study: StudyFiles) -> Part:
     """How to use what was found."""
-    where = [f"{study.folder}/best"]
+    names = ["best"]
     if study.is_comparison:
-        where = [f"{study.folder}/denoisers/{name}" for system in study.systems() for name in system.denoisers[:1]]
+        names = [f"denoisers/{name}" for system in study.systems() for name in system.denoisers[:1]]
     commands = []
-    for denoiser in map(shlex.quote, where):
+    for denoiser in (shlex.quote(str(study.folder.child(name))) for name in names):
         commands.append(f"raygan denoise PHOTO DENOISED --checkpoint {denoiser}")
         commands.append(f"raygan evaluate {denoiser} --evaluate-on PHOTOS")
     return Part("How to use it", commands=commands)

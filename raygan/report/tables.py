@@ -92,8 +92,8 @@ def best_and_worst(study: StudyFiles) -> pd.DataFrame:
     rows = []
     for (kind, level), group in scores.groupby(["kind", "level"], sort=False):
         row, in_order = {"noise": KIND_NAMES.get(str(kind), str(kind)), "level": str(level)}, group.sort_values("psnr")
-        for name, place in (("worst", 0), ("best", -1)):
-            row[f"{name} photo"] = f"{in_order['image'].iloc[place]}: {in_order['psnr'].iloc[place]:.2f} dB"
+        for name, index in (("worst", 0), ("best", -1)):
+            row[f"{name} photo"] = f"{in_order['image'].iloc[index]}: {in_order['psnr'].iloc[index]:.2f} dB"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -314,8 +314,8 @@ def _follow(folder: Folder, tracker: Tracker, ended: threading.Event) -> None:
         # Whatever its client raises.
         except Exception as error:  # noqa: BLE001
             if not warned:
-                name, told = type(tracker).__name__.lower(), redacted(str(error))
-                what = f"{name} cannot be written ({told}); the study goes on"
+                name, reason = type(tracker).__name__.lower(), redacted(str(error))
+                what = f"{name} cannot be written ({reason}); the study goes on"
                 logger.warning("%s; to write it later: raygan track %s %s", what, folder, name)
             warned = fails = True
         ended.wait(max(PERIOD, (time.monotonic() - began) / SHARE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, Section, flat_values, require, with_values
 from raygan.presets import quick
-from raygan.search.space import Space, check_space, distribution_of, is_searched, point_of, space_to_json
+from raygan.search.space import Space, check_space, distribution_of, is_searched, point_of, space_to_json, without
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """What studies and arms may be called: their names become folders."""
@@ -156,6 +156,13 @@ class Search(_Base, TrialSettings):
         shrunk: dict[str, Any] = {"config": quick(self.config), "first_points": points}
         return dataclasses.replace(self, name=name, trials=8, trial_epochs=4, repeats=None, **shrunk)
 
+    def changed(self, config: Config, paths: Set[str], settings: Mapping[str, Any]) -> Search:
+        """The same experiment with other settings, around a configuration whose values at `paths` are not searched."""
+        values = flat_values(config)
+        space = without(self.space, {path: values[path] for path in paths})
+        epochs = min(settings.get("trial_epochs", self.trial_epochs), config.training.epochs)
+        return dataclasses.replace(self, config=config, space=space, **{**settings, "trial_epochs": epochs})
+
     def check(self) -> None:
         """Raise `ConfigError` for a value that no trial could have, or that breaks a rule.
 
@@ -231,6 +238,15 @@ class Comparison(_Base):
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
         config = with_values(quick(self.config), {"training/epochs": 8})
         return dataclasses.replace(self, name=f"{self.name}-quick", config=config)
+
+    def changed(self, config: Config, paths: Set[str], settings: Mapping[str, Any]) -> Comparison:
+        """The same experiment with other settings, around a configuration whose values at `paths` are given.
+
+        Raises `ConfigError` if the arms differ in one of them.
+        """
+        if differing := sorted(paths & {path for arm in self.arms.values() for path in arm}):
+            raise ConfigError(f"--set {', '.join(differing)}: the arms differ in it; edit the search file instead")
+        return dataclasses.replace(self, config=config, **settings)
 
     def check(self) -> None:
         """Raise `ConfigError` unless every trial's configuration would be valid, and all would have the same photos."""

@@ -14,8 +14,7 @@ import tyro
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, field_docs, flat_values, kind_at, parse_value, type_at, with_values
 from raygan.report.track import TrackerName
-from raygan.search.experiment import NAME, Comparison, Experiment, Search
-from raygan.search.space import without
+from raygan.search.experiment import NAME, Experiment
 
 SHORTCUTS = {
     "photos": "data/photos",
@@ -86,8 +85,8 @@ def _options(experiment: Experiment) -> dict[str, tuple[Any, Any, str]]:
         for one in dataclasses.fields(owner):
             if one.name not in HIDDEN:
                 options[one.name] = hints[one.name], getattr(owner, one.name), docs[one.name]
-    if isinstance(experiment, Comparison):
-        options["seed"] = int, experiment.settings.seed, "Seed of each arm's first trial."
+    # A search has it among its fields.
+    options.setdefault("seed", (int, experiment.settings.seed, "Seed of each arm's first trial."))
     for name, path in SHORTCUTS.items():
         section, _, leaf = path.partition("/")
         kind, default = type_at(experiment.config, path), flat_values(experiment.config)[path]
@@ -111,18 +110,7 @@ def _changed(experiment: Experiment, given: dict[str, Any], run: RunOptions) -> 
     if not NAME.fullmatch(name := given.get("name", experiment.name)):
         raise ConfigError(f"--name must have letters, digits, '.', '_' and '-' only, but got {name!r}")
     own = {one.name for one in dataclasses.fields(experiment)} - set(HIDDEN)
-    changes = {name: value for name, value in given.items() if name in own}
-    if isinstance(experiment, Comparison):
-        fixed = {path for arm in experiment.arms.values() for path in arm} & set(assigned)
-        if fixed:
-            raise ConfigError(f"--set {', '.join(sorted(fixed))}: the arms differ in it; edit the search file instead")
-        return dataclasses.replace(experiment, config=config, **changes)
-    assert isinstance(experiment, Search)
-    changes["trial_epochs"] = min(changes.get("trial_epochs", experiment.trial_epochs), config.training.epochs)
-    # A value that is set is not searched; a kind may have been given by its name in another spelling.
-    known = flat_values(config)
-    space = without(experiment.space, {path: known[path] for path in assigned})
-    return dataclasses.replace(experiment, config=config, space=space, **changes)
+    return experiment.changed(config, set(assigned), {name: given[name] for name in given if name in own})
 
 
 def _assignments(config: Config, assignments: Sequence[str]) -> dict[str, object]:

@@ -133,6 +133,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.ended: set[str] = set()
         self.rows: list[TrialRow] = []
         """Of `trials.csv`, as it was last written."""
+        self.best: TrialRow | None = None
+        """That with the highest val PSNR among them."""
+        self.ahead = math.inf
+        """`seconds_ahead` of them; infinite before the first epoch since this start."""
         self.next_recording = 0.0
         """Earliest time of the next write of a large `trials.csv`."""
 
@@ -171,7 +175,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.trials.study.set_user_attr(ELAPSED, self.elapsed)
         self.seconds_here += metrics["seconds"]
         rows = self.record()
-        self.display.event(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview(rows)}]")
+        self.display.event(f"{name} {epoch_line(metrics, result['epochs'])}   [{self._overview()}]")
         self._show(rows)
 
     def on_trial_recover(self, *, trial: Trial, **_: Any) -> None:
@@ -214,7 +218,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     def _show(self, rows: list[TrialRow]) -> None:
         settings = self.experiment.settings
         epochs = 0 if settings.equal_compute else settings.trial_epochs
-        self.display.show(rows, epochs, self._overview(rows) if self.seconds_here else "")
+        self.display.show(rows, epochs, self._overview())
 
     def record(self, *, at_once: bool = False) -> list[TrialRow]:
         """Write `trials.csv`, unless it is large and was just written; returns its rows."""
@@ -222,24 +226,28 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         if at_once or len(self.rows) <= SMALL or started >= self.next_recording:
             self.rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
             self.ledger.write_trials(self.rows)
+            self.best = max(self.rows, key=_score, default=None)
+            if self.seconds_here:
+                self.ahead = seconds_ahead(self.rows, self.experiment.settings, self.budgets)
             # Those that waited may have ended, since they have no chance to go on any more.
             self._reduce(row.trial for row in self.rows if row.state in ENDED)
             now = time.monotonic()
             self.next_recording = now + (now - started) / RECORDING_SHARE
         return self.rows
 
-    def _overview(self, rows: list[TrialRow]) -> str:
+    def _overview(self) -> str:
         """How many trials have started, the best so far, and how long the rest will take at this pace."""
-        settings, best = self.experiment.settings, max(rows, key=_score)
-        ahead = seconds_ahead(rows, settings, self.budgets)
-        seconds = ahead * (time.monotonic() - self.started) / self.seconds_here
+        settings = self.experiment.settings
+        if self.best is None or math.isinf(self.ahead):
+            return ""
+        seconds = self.ahead * (time.monotonic() - self.started) / self.seconds_here
         if settings.time_budget is not None:
             seconds = min(seconds, 60 * settings.time_budget - self.elapsed)
         left = time_left(max(1.0, seconds))
         space = self.trials.folder.free_space()
         disk = f", {space / 1e9:.1f} GB free" if space is not None else ""
-        started = f"{len(rows)} of {settings.trials} trials started"
-        return f"{started}, best {best.val_psnr:.2f} dB ({best.trial}), {left}{disk}"
+        started = f"{len(self.rows)} of {settings.trials} trials started"
+        return f"{started}, best {self.best.val_psnr:.2f} dB ({self.best.trial}), {left}{disk}"
 
 
 def seconds_ahead(rows: Sequence[TrialRow], settings: TrialSettings, budgets: Mapping[str, int]) -> float:

@@ -109,6 +109,20 @@ def test_odd_files_do_not_end_a_run(write_photos: Write, caplog: pytest.LogCaptu
     ) in caplog.text
 
 
+def test_a_preview_behind_a_cameras_photo_does_not_matter(
+    write_photos: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_photos(4)
+    photo, preview = (Image.effect_noise((side, side), 60).convert("RGB") for side in (96, 32))
+    photo.save(folder / "camera.jpg", "MPO", save_all=True, append_images=[preview])
+    # An editor keeps the index, but not the preview.
+    content = (folder / "camera.jpg").read_bytes()
+    (folder / "edited.jpg").write_bytes(content.replace(b"MPF\0", b"MPF\1", 1)[: content.rfind(b"\xff\xd8")])
+    photos = training_photos(data_of(folder), memory=1e9)
+    assert len(photos.train) + len(photos.validation) == 6
+    assert "skipped" not in caplog.text
+
+
 def test_other_formats_and_results_are_no_input(write_photos: Write, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_photos(4)
     Image.new("RGB", (80, 80)).save(folder / "other.bmp")

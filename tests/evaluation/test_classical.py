@@ -3,6 +3,7 @@ import pytest
 import torch
 from skimage.filters import median as skimage_median
 
+from raygan.evaluation import classical
 from raygan.evaluation.classical import FILTERS, filtered, undo_clipping
 
 
@@ -28,6 +29,13 @@ def test_decision_median_changes_extreme_values_alone() -> None:
     assert filtered_image[0, 1, 2, 2] == pytest.approx(np.median(ring[ring != 1]))
     corner = np.pad(plane[2], 1, mode="reflect")[:3, :3]
     assert filtered_image[0, 2, 0, 0] == pytest.approx(np.median(corner[corner != 0]))
+
+
+def test_decision_median_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = torch.rand(1, 3, 40, 50).mul(2).sub(0.5).clamp(0, 1)
+    whole = filtered("decision_median", noisy)
+    monkeypatch.setattr(classical, "AT_ONCE", 7)
+    assert torch.equal(filtered("decision_median", noisy), whole)
 
 
 def test_decision_median_keeps_an_image_of_extremes_alone() -> None:

@@ -51,6 +51,12 @@ def test_half_precision_weights_are_a_denoiser(tmp_path: Path) -> None:
         denoise(load_generator(Folder(tmp_path / name))[0], noisy, SMALL.stride) for name in ("own", "half")
     )
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+    # The bounds of other weights do not hold.
+    (tmp_path / "half" / "error.json").write_text("{}")
+    export(folder.location, str(tmp_path / "half" / "generator.safetensors"))
+    assert not (tmp_path / "half" / "error.json").exists()
+    with pytest.raises(ImageError, match="the weights would overwrite those of the denoiser"):
+        export(folder.location, str(tmp_path / "own" / "generator.safetensors"))
     with pytest.raises(ImageError, match=r"a file named generator.safetensors, not half.safetensors"):
         export(folder.location, str(tmp_path / "half" / "half.safetensors"))
 

@@ -20,6 +20,7 @@ from raygan.study.storage import Folder
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, ARTIST, EXIF, GPS, SPEED = 0x0112, 0x013B, 0x8769, 0x8825, 0x8827
+INTEROPERABILITY, IPTC = 0xA005, 33723
 
 
 @pytest.fixture
@@ -92,7 +93,8 @@ def test_orientation_is_applied_and_other_metadata_kept(same: Denoiser) -> None:
     exif.get_ifd(GPS)[1] = "N"
     image = Image.new("RGB", (60, 40))
     image.paste((255, 255, 255), (0, 0, 30, 40))
-    first = as_file(image, "JPEG", exif=exif, icc_profile=PROFILE, quality=95)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" xmp:Rating="5"/></x:xmpmeta>'
+    first = as_file(image, "JPEG", exif=exif, icc_profile=PROFILE, quality=95, xmp=xmp)
     # Out of each format, and into each.
     contents = [first, *(denoise_file(same, first, suffix) for suffix in (".png", ".webp", ".tif"))]
     for content, suffix in itertools.product(contents, (".jpg", ".png", ".webp", ".tif")):
@@ -104,7 +106,43 @@ def test_orientation_is_applied_and_other_metadata_kept(same: Denoiser) -> None:
         assert denoised.info["icc_profile"] == PROFILE
         kept = denoised.getexif()
         assert kept.get(ORIENTATION, 1) == 1
+        packet = denoised.info.get("xmp") or denoised.info["XML:com.adobe.xmp"].encode()
+        assert packet == xmp.replace(b'"6"', b'"1"')
         assert (kept[ARTIST], kept.get_ifd(EXIF)[SPEED], kept.get_ifd(GPS)[1]) == ("Somebody", 800, "N")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_exif_entries_are_kept_as_they_are(same: Denoiser, encoding: str) -> None:
+    text = "Jörg Müller © 2026".encode(encoding)
+    exif = Image.Exif()
+    # Pillow writes ASCII alone.
+    exif[ARTIST] = "x" * len(text)
+    # Of a camera that is set to Adobe RGB, this tells it.
+    exif.get_ifd(EXIF)[INTEROPERABILITY] = {1: "R03"}
+    content = as_file(Image.new("RGB", (60, 40)), "JPEG", exif=exif).replace(b"x" * len(text), text)
+    for suffix in (".jpg", ".png", ".tif"):
+        kept = opened(denoise_file(same, content, suffix)).getexif()
+        assert kept[ARTIST].encode("latin-1") == text
+        assert kept.get_ifd(INTEROPERABILITY)[1] == "R03"
+
+
+def test_an_exif_entry_that_cannot_be_written_is_left_out_and_said(same: Denoiser) -> None:
+    # An artist who is a fraction.
+    entry = struct.pack("<HHLL", ARTIST, 5, 1, 26)
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 1) + entry + struct.pack("<LLL", 0, 1, 2)
+    content = as_file(Image.new("RGB", (60, 40)), "JPEG", exif=exif)
+    with pytest.warns(ImageWarning, match="its EXIF entries cannot be kept and are left out"):
+        assert ARTIST not in opened(denoise_file(same, content, ".jpg")).getexif()
+
+
+def test_press_captions_of_a_tiff_file_are_left_out_and_said(same: Denoiser) -> None:
+    captions = (b"\x1c\x02\x78\0\x05hello\0\0" * 2)[:20]
+    tags = [(IPTC, "I", 5, struct.unpack("<5I", captions), True), (ARTIST, "s", 0, "Somebody", True)]
+    content = tiff_of(smooth_of((40, 50, 3), np.uint8), extratags=tags)
+    with pytest.warns(ImageWarning, match="its IPTC entries are left out"):
+        denoised = denoise_file(same, content, ".tif")
+    kept = opened(denoised).getexif()
+    assert (kept[ARTIST], IPTC in kept) == ("Somebody", False)
 
 
 def test_sixteen_bits_keep_their_metadata(same: Denoiser) -> None:

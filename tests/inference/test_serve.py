@@ -131,6 +131,15 @@ def test_requests_at_once_each_get_their_own_image(server: Server) -> None:
         assert np.abs(pixels_of(answer.content) - denoiser(pixels)).max() <= 1
 
 
+def test_requests_that_are_abandoned_hold_nothing_up(server: Server) -> None:
+    content = as_file(image(600, 600))
+    for _ in range(16):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
+        connection.request("POST", "/denoise", content, {})
+        connection.close()
+    assert server.denoise(content).status == 200
+
+
 def test_what_cannot_be_done_is_said(server: Server) -> None:
     small = as_file(image(16, 16))
     no_image, broken = server.denoise(b"hello"), server.denoise(small[:100])
@@ -153,6 +162,8 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
     content = as_file(image(16, 16))
     assert server.denoise(content, headers={"Host": "rebound.example"}).status == 403
     assert server.denoise(content, headers={"Origin": "https://other.example"}).status == 403
+    # A file, or a page in a sandbox.
+    assert server.denoise(content, headers={"Origin": "null"}).status == 403
     assert server.denoise(content, headers={"Origin": f"http://127.0.0.1:{server.port}"}).status == 200
 
 

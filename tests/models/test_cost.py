@@ -41,9 +41,22 @@ class Convolution(Generator):
         return nn.Conv2d(3, 3, self.size, padding=self.size // 2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AtAThird(Generator):
+    """One that works at a third of the resolution."""
+
+    @property
+    def stride(self) -> int:
+        return 3
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.PixelUnshuffle(3), nn.Conv2d(27, 27, 3, padding=1), nn.PixelShuffle(3))
+
+
 def test_operations_of_an_own_network() -> None:
     assert operations_per_pixel(Convolution()) == 2 * 25 * 3 * 3
     assert parameters(Convolution()) == 25 * 9 + 3
+    assert operations_per_pixel(AtAThird()) == pytest.approx(convolution(3, 27, 27, 1 / 9))
 
 
 @pytest.mark.parametrize("normalization", ["batch", "none"])

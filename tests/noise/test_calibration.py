@@ -12,7 +12,13 @@ from PIL import Image
 
 from raygan.data.samples import dead_leaves
 from raygan.noise import Camera
-from raygan.noise.calibration import CalibrationError, NoiseProfile, darktable_profile, profile_of_frames, read_frames
+from raygan.noise.calibration import (
+    NoiseCalibrationError,
+    NoiseProfile,
+    darktable_profile,
+    profile_of_frames,
+    read_frames,
+)
 from raygan.noise.camera import Draw
 
 
@@ -42,16 +48,16 @@ def test_a_profile_of_darktable_is_scaled_to_the_iso(profiles: str, iso: int) ->
 
 
 def test_a_camera_that_is_not_there_is_refused(profiles: str, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="has no camera 'one'; similar ones: Maker One II"):
+    with pytest.raises(NoiseCalibrationError, match="has no camera 'one'; similar ones: Maker One II"):
         darktable_profile("one", 100, profiles)
-    with pytest.raises(CalibrationError, match="give maker and model"):
+    with pytest.raises(NoiseCalibrationError, match="give maker and model"):
         darktable_profile("other", 100, profiles)
-    with pytest.raises(CalibrationError, match="--iso must be from 100"):
+    with pytest.raises(NoiseCalibrationError, match="--iso must be from 100"):
         darktable_profile("one ii", 0, profiles)
     (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(CalibrationError, match="is not a file of darktable's noise profiles"):
+    with pytest.raises(NoiseCalibrationError, match="is not a file of darktable's noise profiles"):
         darktable_profile("one", 100, str(tmp_path / "bad.json"))
-    with pytest.raises(CalibrationError, match="missing was not found"):
+    with pytest.raises(NoiseCalibrationError, match="missing was not found"):
         darktable_profile("one", 100, str(tmp_path / "missing"))
 
 
@@ -73,15 +79,15 @@ def test_frames_of_a_grey_card_give_the_variance_that_they_have(shot: float, rea
 
 def test_frames_that_tell_nothing_are_refused() -> None:
     usable = frames(1e-3, 1e-5)
-    with pytest.raises(CalibrationError, match="have 0 usable blocks"):
+    with pytest.raises(NoiseCalibrationError, match="have 0 usable blocks"):
         profile_of_frames(usable, 1600, 65534, 65535)
-    with pytest.raises(CalibrationError, match="--black must be below --white"):
+    with pytest.raises(NoiseCalibrationError, match="--black must be below --white"):
         profile_of_frames(usable, 1600, 512, 512)
-    with pytest.raises(CalibrationError, match="no noise at all"):
+    with pytest.raises(NoiseCalibrationError, match="no noise at all"):
         profile_of_frames([np.full((256, 256), 30000, np.uint16)], 1600, 512, 65535)
-    with pytest.raises(CalibrationError, match="does not grow with brightness"):
+    with pytest.raises(NoiseCalibrationError, match="does not grow with brightness"):
         profile_of_frames([65535 - frame for frame in usable], 1600, 0, 65535)
-    with pytest.raises(CalibrationError, match="--iso must be from 100 to 102,400, but it is 50"):
+    with pytest.raises(NoiseCalibrationError, match="--iso must be from 100 to 102,400, but it is 50"):
         profile_of_frames(usable, 50, 512, 65535)
 
 

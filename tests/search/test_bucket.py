@@ -14,6 +14,8 @@ from optuna.distributions import IntDistribution
 
 from raygan.data.pairs import evaluation_pairs
 from raygan.data.sources import PairFolder
+from raygan.inference.denoiser import Denoiser
+from raygan.inference.files import denoise_path
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials, dashboard_storage
 from raygan.train.checkpoint import load_generator
@@ -54,6 +56,21 @@ def test_pairs_in_a_bucket(bucket: str, tiny_photos: Path) -> None:
     rows = evaluation_pairs(PairFolder(location=folder.location), 100).take_all()
     assert sorted(row["name"] for row in rows) == [noisy for noisy, _ in pairs]
     assert all(row["pixels"].shape[2] == 6 for row in rows)
+
+
+def test_files_in_a_bucket_are_denoised(bucket: str, tiny_photos: Path) -> None:
+    denoiser = Denoiser.from_pretrained("small")
+    name = min(path.name for path in (tiny_photos / "photos").iterdir())
+    photo, result = bucket.replace("NAME", f"photos/{name}"), bucket.replace("NAME", "photos/denoised/one.png")
+    assert denoise_path(denoiser, photo, result) == []
+    one = Folder(bucket.replace("NAME", "photos/denoised")).read("one.png")
+    # The results of the first run are no input of the second.
+    for _ in range(2):
+        folders = (bucket.replace("NAME", part) for part in ("photos", "photos/denoised"))
+        assert denoise_path(denoiser, *folders) == []
+    names = {path.name for path in (tiny_photos / "photos").iterdir()}
+    assert set(Folder(bucket.replace("NAME", "photos/denoised")).files()) == names | {"one.png"}
+    assert Folder(bucket.replace("NAME", "photos/denoised")).read(name) == one
 
 
 @pytest.mark.slow
