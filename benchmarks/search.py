@@ -37,7 +37,6 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
-from ray.tune.utils import flatten_dict
 from scipy.stats import mannwhitneyu
 from simulation import FULL_TRIALS, Job, Method, Parameter, Table, epochs_to, play
 
@@ -89,7 +88,7 @@ class RayTune:
         trial.config = suggested
         if self.scheduler is not None:
             self.scheduler.on_trial_add(None, trial)
-        point = suggested.get("params") or flatten_dict(suggested, delimiter="/")
+        point = suggested.get("params") or {name.replace(".", "/"): value for name, value in suggested.items()}
         return Job(suggested.get("trial", trial.trial_id), point, self.epochs, trial)
 
     def tell(self, job: Job, epoch: int, score: float) -> bool:
@@ -170,8 +169,9 @@ def methods(table: Table, scratch: Path) -> dict[str, Callable[[int], Method]]:
         return scheduler(experiment.settings, {})
 
     def rays(seed: int) -> OptunaSearch:
-        # Ray's search algorithm knows no conditions.
-        return OptunaSearch(space=dict(flat), metric=METRIC, mode="max", sampler=TPESampler(seed=seed))
+        # Ray's search algorithm knows no conditions, and takes names with slashes apart.
+        named = {name.replace("/", "."): one for name, one in flat.items()}
+        return OptunaSearch(space=named, metric=METRIC, mode="max", sampler=TPESampler(seed=seed))
 
     def rays_asha() -> ASHAScheduler:
         return ASHAScheduler(time_attr="epoch", metric=METRIC, mode="max", max_t=epochs)

@@ -45,7 +45,7 @@ def watch(folders: Sequence[Folder], port: int, tensorboard_port: int, optuna_ur
     with contextlib.ExitStack() as stack:
         for study, one in zip(studies, ports, strict=True):
             app = live
-            if not study.is_comparison:
+            if _proposes_trials(study):
                 app = _joined(live, stack.enter_context(_optuna_dashboard(study.folder, optuna_url)))
                 print(f"http://{HOST}:{one}/dashboard  optuna-dashboard of {study.folder}: trials and importance")
             server = stack.enter_context(make_server(HOST, one, guarded(app, one), _Server, _Quiet))
@@ -62,13 +62,18 @@ def watch(folders: Sequence[Folder], port: int, tensorboard_port: int, optuna_ur
 def _check(studies: Sequence[StudyFiles], ports: Sequence[int], optuna_url: str | None) -> None:
     """Raise `StudyError` if a study's trials lie elsewhere, or a port is in use."""
     for study in studies:
-        if optuna_url is None and not study.is_comparison and not study.folder.exists(JOURNAL):
+        if optuna_url is None and _proposes_trials(study) and not study.folder.exists(JOURNAL):
             raise StudyError(f"{study.folder} has no {JOURNAL}: give the --optuna-storage that the search was given")
     for port in ports:
         try:
             socket.create_server((HOST, port)).close()
         except OSError as error:
             raise StudyError(f"port {port} is in use: {error}; give another --port or --tensorboard-port") from error
+
+
+def _proposes_trials(study: StudyFiles) -> bool:
+    """Whether Optuna has something to show: not of a comparison, nor of a training without a search."""
+    return not study.is_comparison and study.record["trials"] > 0
 
 
 @contextlib.contextmanager

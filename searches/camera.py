@@ -36,7 +36,7 @@ SEARCH = Search(
     },
     first_points=[BASE],
     trials=20,
-    trial_epochs=9,
+    trial_epochs=3,
 )
 
 if __name__ == "__main__":

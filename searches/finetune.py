@@ -1,4 +1,4 @@
-"""Fine-tune the denoiser `camera` on your own pairs of noisy and clean photos, in half an hour on two cores.
+"""Fine-tune the denoiser `camera` on your own pairs of noisy and clean photos, in six minutes on two cores.
 
 `raygan search finetune --pairs FOLDER`: the search varies the learning rate, the share of pairs in each batch, and the
 noise of the rest; the best epoch of each run is kept. At the end, it reports whether the result is better than `camera`

@@ -169,6 +169,15 @@ def test_a_browser_led_here_by_another_sites_name_is_refused(ports: tuple[int, i
         browser.close()
 
 
+def test_a_training_without_a_search_needs_no_trials(tmp_path: Path) -> None:
+    record = {"schema": 2, "name": "study", "status": "finished", "config": PAPER_V1.to_json(), "trials": 0}
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    # Refused for its port alone.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = raygan("dashboard", tmp_path, "--port", taken.getsockname()[1])
+    assert (run.returncode, "is in use" in run.stderr) == (2, True)
+
+
 def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     run = raygan("dashboard", tmp_path)
     assert run.returncode == 2

@@ -247,7 +247,7 @@ class Denoiser:
         if bounds is None:
             raise ImageError(
                 f"the denoiser in {self.folder or 'memory'} has no calibrated error bounds (no {ERROR_FILE}): "
-                "calibrate it with raygan.inference.error.calibrate, or use synthetic or small, which have them"
+                "calibrate it with raygan.inference.error.calibrate, or use synthetic, small or camera, which have them"
             )
         return bounds
 

@@ -38,7 +38,7 @@ class TrialSettings:
     trials: int
     """Number of trials; 0 trains the configuration as it is."""
     trial_epochs: int
-    """Maximum epochs per trial; the scheduler stops most trials earlier."""
+    """Maximum epochs per trial, and never more than `--epochs`; the scheduler stops most trials earlier."""
     equal_compute: bool = False
     """Give every trial, and the winner, the computation that their epochs are for the configuration as it is, by the
     operations and memory traffic of training: larger networks train for fewer epochs, and rungs move likewise."""
@@ -47,8 +47,8 @@ class TrialSettings:
     numerical spaces only), nsga2 (genetic algorithm) or random. TPE ranks pruned trials by how far they got, CMA-ES
     uses their last score; the others ignore them."""
     scheduler: Scheduler = "asha"
-    """Early-stopping scheduler: asha (asynchronous successive halving: trials wait after epochs 1, 3, 9, …, from where
-    the best third goes on), median (stops trials below the median) or none."""
+    """Early-stopping scheduler: asha (asynchronous successive halving: trials wait at rungs near epochs 1, 3, 9, …,
+    from where about the best third goes on), median (stops trials below the median) or none."""
     objectives: tuple[Objective, ...] = ("val_psnr",)
     """Objectives, at each trial's best epoch: val_psnr, val_ssim, operations_per_pixel (of the generator), or several,
     separated by spaces. With several, asha promotes by non-dominated fronts, and the winner is the compromise nearest

@@ -85,6 +85,7 @@ def run_study(
     if optuna_storage is not None:
         open_database(optuna_storage)
     inputs = read_inputs(experiment)
+    _note(record, "trial_storage", "the study's folder" if optuna_storage is None else "a database")
     _note(record, "content_loss", inputs.content_loss)
     _note(record, "starting_weights", inputs.starting_weights)
     print(f"Study {experiment.name} in {folder}\nContent loss: {inputs.content_loss}")

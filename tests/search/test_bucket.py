@@ -60,17 +60,17 @@ def test_pairs_in_a_bucket(bucket: str, tiny_photos: Path) -> None:
 
 def test_files_in_a_bucket_are_denoised(bucket: str, tiny_photos: Path) -> None:
     denoiser = Denoiser.from_pretrained("small")
-    name = min(path.name for path in (tiny_photos / "photos").iterdir())
-    photo, result = bucket.replace("NAME", f"photos/{name}"), bucket.replace("NAME", "photos/denoised/one.png")
-    assert denoise_path(denoiser, photo, result) == []
-    one = Folder(bucket.replace("NAME", "photos/denoised")).read("one.png")
+    folder, results = (bucket.replace("NAME", name) for name in ("noisy", "noisy/denoised"))
+    files = sorted((tiny_photos / "photos").iterdir())[:3]
+    for file in files:
+        Folder(folder).write(file.name, file.read_bytes())
+    single = (bucket.replace("NAME", name) for name in (f"noisy/{files[0].name}", "noisy/denoised/one.png"))
+    assert denoise_path(denoiser, *single) == []
     # The results of the first run are no input of the second.
     for _ in range(2):
-        folders = (bucket.replace("NAME", part) for part in ("photos", "photos/denoised"))
-        assert denoise_path(denoiser, *folders) == []
-    names = {path.name for path in (tiny_photos / "photos").iterdir()}
-    assert set(Folder(bucket.replace("NAME", "photos/denoised")).files()) == names | {"one.png"}
-    assert Folder(bucket.replace("NAME", "photos/denoised")).read(name) == one
+        assert denoise_path(denoiser, folder, results) == []
+    assert set(Folder(results).files()) == {"one.png", *(file.name for file in files)}
+    assert Folder(results).read(files[0].name) == Folder(results).read("one.png")
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_a_trained_winner_is_not_trained_again(study: Study, tmp_path: Path) -> 
     """A kill between the end of its training and the next phase."""
     copy = shutil.copytree(study.folder, tmp_path / study.folder.name)
     record = json.loads((copy / "study.json").read_text())
-    (copy / "study.json").write_text(json.dumps(record | {"status": "winner"}))
+    (copy / "study.json").write_text(json.dumps(record | {"status": "training the winner"}))
     options = [str(tmp_path) if option == str(study.folder.parent) else option for option in study.options]
     again = run_search(*options)
     assert again.returncode == 0, again.stderr
@@ -206,6 +206,9 @@ def test_a_smaller_time_budget_ends_a_search(tiny_photos: Path, tmp_path: Path) 
     options = [*TINY_EXPERIMENT, "--trials", "40", "--trial-epochs", "9", *photos, "--storage", tmp_path, "--name", "s"]
     metrics = tmp_path / "s" / "metrics.csv"
     start_and_stop([str(option) for option in options], metrics.exists, signal.SIGTERM)
+    elsewhere = run_search(*options, "--optuna-storage", f"sqlite:///{tmp_path}/trials.db")
+    assert elsewhere.returncode == 2
+    assert "began with another trial storage: the study's folder then, a database now" in elsewhere.stderr
     ended = run_search(*options, "--time-budget", "0.001")
     assert ended.returncode == 0, ended.stderr
     assert "The time budget of 0.001 minutes is spent" in ended.stdout
