@@ -40,14 +40,14 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
     seconds.
     """
     wanted, one_worker = concurrent or 1, config.hardware.workers == 1
-    places = _places(config)
-    if places >= wanted:
-        return min(places, concurrent or places)
+    fit = _fit(config)
+    if fit >= wanted:
+        return min(fit, concurrent or fit)
     request_resources(bundles=[resources(config)] * (wanted * config.hardware.workers))
     started, coming, announced = time.monotonic(), False, False
     try:
         # Trials wait for their machines; a TorchTrainer would not wait for its workers as long.
-        while places < wanted and not (places and coming and one_worker):
+        while fit < wanted and not (fit and coming and one_worker):
             coming = _machines_are_coming()
             if coming and not announced:
                 print(f"Waiting up to {wait:.0f} s for machines that are being added")
@@ -56,12 +56,12 @@ def wait_for_room(config: Config, concurrent: int | None, wait: float) -> int:
             if left <= 0:
                 break
             time.sleep(min(1.0, left))
-            places = _places(config)
+            fit = _fit(config)
     finally:
         # From here on the trials themselves ask for machines; a standing request would keep idle ones.
         request_resources(bundles=[])
-    places = trials_at_once(config)
-    return wanted if coming and one_worker else min(places, wanted)
+    fit = trials_at_once(config)
+    return wanted if coming and one_worker else min(fit, wanted)
 
 
 def check_machines(folder: Folder) -> None:
@@ -129,7 +129,8 @@ def check_photos(photos: TrainingPhotos) -> None:
         )
 
 
-def _places(config: Config) -> int:
+def _fit(config: Config) -> int:
+    """How many trials fit the cluster as it is."""
     try:
         return trials_at_once(config)
     except HardwareError:
@@ -153,8 +154,10 @@ def _nodes() -> dict[str, str]:
 def _on_each(nodes: dict[str, str], function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """What the function returns on each machine, by node; raises `StudyError` where one does not answer."""
     there = ray.remote(num_cpus=0, max_retries=0)(function)
-    places = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
-    answers = {node: there.options(scheduling_strategy=place).remote(*arguments) for node, place in places.items()}
+    answers = {
+        node: there.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments)
+        for node in nodes
+    }
     deadline = time.monotonic() + ANSWER
     found = {}
     for node, answer in answers.items():

@@ -238,7 +238,7 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
             "--warm-start out"
         )
     summary = f"Warm start from {location}: its {len(points)} best points first"
-    ours, theirs = (_with_whole_places(flat_values(one)) for one in (config, earlier.config))
+    ours, theirs = (_with_absolute_folders(flat_values(one)) for one in (config, earlier.config))
     differing = {
         "the search space": earlier.record["space"] != space_to_json(space),
         "the objectives": earlier.objectives != list(objectives),
@@ -257,8 +257,8 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     return WarmStart(points, same, f"{summary}, and its {len(same)} trials known to the search algorithm")
 
 
-def _with_whole_places(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with each folder of photos as an absolute place."""
+def _with_absolute_folders(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with each folder of photos as an absolute path or address."""
     for path in ("data/photos", "data/evaluate_on", "data/pairs"):
         if (location := values.pop(f"{path}/location", None)) is not None:
             values[path] = Folder(location).location

@@ -72,8 +72,8 @@ class Folder:
     def child(self, name: str) -> Folder:
         """The folder `name` inside this one, which need not exist."""
         # A bucket's location may end in options, such as ?region=…, which stay at its end.
-        place, mark, options = self.location.partition("?")
-        return Folder(f"{place.rstrip('/')}/{name}{mark}{options}")
+        address, mark, options = self.location.partition("?")
+        return Folder(f"{address.rstrip('/')}/{name}{mark}{options}")
 
     @property
     def is_local(self) -> bool:
@@ -84,8 +84,8 @@ class Folder:
         """Bytes that are free on the disk of a local folder, which need not exist; None for a bucket."""
         if not self.is_local:
             return None
-        place = Path(self.path)
-        return shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
+        path = Path(self.path)
+        return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name (of none: the folder itself)."""

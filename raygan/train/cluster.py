@@ -165,15 +165,15 @@ def trials_at_once(config: Config) -> int:
     asked, workers = resources(config), config.hardware.workers
     nodes = _nodes()
     # A worker lies on one node, a run's workers perhaps on several.
-    places = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
-    if places < workers:
+    fit = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
+    if fit < workers:
         each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
         have = "; ".join(" and ".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in nodes)
         raise HardwareError(
             f"one trial asks for {workers} workers of {each} each, but the cluster's nodes have {have}: lower "
             "--workers, hardware/cpus_per_worker or hardware/gpus_per_worker, or start a larger cluster"
         )
-    return places // workers
+    return fit // workers
 
 
 def photo_memory() -> float:
