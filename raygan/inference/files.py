@@ -52,7 +52,7 @@ EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 IPTC = 33723
 """TIFF's tag of press captions."""
 STRUCTURE = frozenset(
-    {*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, 33723, 34675}
+    {*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, IPTC, 34675}
 )
 """TIFF's tags about pixels, and those that libvips carries over itself: everything else describes the picture."""
 XMP = "xmp-data"

@@ -93,7 +93,7 @@ def test_impossible_limit_names_the_smallest_generator(tmp_path: Path) -> None:
 
 
 def test_values_that_are_invalid_together_are_not_trained(tmp_path: Path) -> None:
-    # A depth of 6 needs crops of a multiple of 64; each enlargement is valid beside the other one's own value.
+    # Each enlargement is valid beside the other one's own value.
     space = {"data/min_enlargement": FloatDistribution(1, 3), "data/max_enlargement": FloatDistribution(2, 6)}
     config = with_values(SMALL, {"data/min_enlargement": 1.0, "data/max_enlargement": 6.0})
     search = dataclasses.replace(SEARCH, config=config, space=space, first_points=[])
