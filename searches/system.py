@@ -1,16 +1,16 @@
 """The whole system: its network, what that is trained against, how, and how noise intensities are drawn.
 
-It starts from v1, with one level less, since crops are smaller than the paper's: 64×64, flipped and turned. All trials
-get the same computation. `--max-parameters` and `--max-operations` limit what the generator may cost; a limit below
-16.7 million parameters or 168,000 operations per pixel refuses the first point: remove it from `first_points`, or put
-a smaller one in.
+It starts from v1, with one level less, since crops are smaller than the paper's: 64×64, flipped and turned. What was
+chosen by hand for the denoiser `baseline` is tried next. All trials get the same computation. `--max-parameters` and
+`--max-operations` limit what the generator may cost; a limit below 16.7 million parameters or 323,000 operations per
+pixel refuses one of the first points: remove it from `first_points`, or put a smaller one in.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raygan.cli import run_search
 from raygan.config.section import with_values
-from raygan.presets import PAPER_V1
+from raygan.presets import DENOISER, PAPER_V1
 from raygan.search.experiment import Search
 from raygan.search.space import When
 
@@ -45,7 +45,8 @@ SEARCH = Search(
         "optimizers/generator/learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
         "optimizers/generator/beta1": FloatDistribution(0.0, 0.95),
         "training/lr_schedule": CategoricalDistribution(["constant", "cosine", "wsd"]),
-        "training/average_decay": CategoricalDistribution([0.0, 0.99]),
+        "training/average_decay": CategoricalDistribution([0.0, 0.99, 0.995]),
+        "training/batch_size": CategoricalDistribution([4, 8, 16]),
         "training/max_gradient_norm": FloatDistribution(0.03, 3.0, log=True),
         # None: the pixel loss alone, without a discriminator.
         "training/pixel_epochs": CategoricalDistribution([0, None]),
@@ -55,8 +56,11 @@ SEARCH = Search(
             "training/pixel_epochs", 0, FloatDistribution(1e-4, 2e-2, log=True)
         ),
         "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
+        # Gaussian noise has odds of 1.
+        "noises/salt_and_pepper/odds": FloatDistribution(0.5, 4.0, log=True),
+        "noises/speckle/odds": FloatDistribution(0.25, 2.0, log=True),
     },
-    first_points=[BASE],
+    first_points=[BASE, DENOISER],
     trials=40,
     trial_epochs=9,
     equal_compute=True,

@@ -21,6 +21,7 @@ from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask
 from raygan.models.cost import epochs_of_equal_computation
+from raygan.report.tables import counted
 from raygan.report.terminal import final_report
 from raygan.report.track import TrackerName, open_tracker, tracking
 from raygan.search.experiment import Experiment
@@ -144,9 +145,9 @@ def _train_winner(study: _Study) -> dict[str, Any]:
         epochs = epochs_of_equal_computation(config, base, epochs)
     config = with_idle_cores(with_values(config, {"training/epochs": epochs}))
     which = f"Winner: {best['trial']} of the search" if "trial" in best else "The base configuration"
-    print(f"\n{which}, trained for {epochs} epochs with all workers")
     # An earlier start may have ended just after the training, which leaves no checkpoint to resume from.
     if not any(folder.exists(f"{done}/metrics.json") for done in ("checkpoints/winner/denoiser", "best")):
+        print(f"\n{which}, trained for {counted(epochs, 'epoch')} with all workers")
         _train_to_the_end(Run(study.prepared.job, "winner", config, best["values"]))
     _keep_denoiser(folder, "winner", "best")
     folder.child("checkpoints/winner").clear()

@@ -11,6 +11,7 @@ from ray.tune.stopper import CombinedStopper, FunctionStopper
 
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
+from raygan.report.tables import counted
 from raygan.search.algorithms import OptunaSearcher, StudyLimits, scheduler
 from raygan.search.experiment import Experiment
 from raygan.search.prepare import WarmStart
@@ -35,7 +36,8 @@ def run_trials(
     limits = StudyLimits(settings, lambda: progress.elapsed)
     ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
     searcher = OptunaSearcher(trials, experiment, progress.ledger)
-    print(f"{settings.trials} trials of at most {settings.trial_epochs} epochs, {concurrent} at once\n")
+    length = f"{counted(settings.trials, 'trial')} of at most {counted(settings.trial_epochs, 'epoch')}"
+    print(f"{length}, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
     nested = config.hardware.workers > 1
     config_at = partial(_trial_config, own_kinds(), experiment, config)

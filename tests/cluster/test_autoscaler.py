@@ -67,7 +67,7 @@ def test_a_search_waits_for_machines_and_leaves_none(tmp_path: Path) -> None:
             PYTHONPATH=str(ROOT),
         )
         assert "Waiting up to 120 s for machines that are being added" in said
-        assert "2 trials of at most 1 epochs, 2 at once" in said
+        assert "2 trials of at most 1 epoch, 2 at once" in said
         wait_until("the machines are given back", lambda: machines(head) == 1, timeout=90)
     with (tmp_path / "studies" / "study" / "trials.csv").open() as file:
         assert {row["state"] for row in csv.DictReader(file)} <= {"complete", "pruned"}
