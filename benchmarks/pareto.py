@@ -9,16 +9,13 @@ was not measured. Needs Chromium and the package `playwright`.
 from __future__ import annotations
 
 import math
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import torch
-from playwright.sync_api import sync_playwright
+from picture import save
 from plotly.subplots import make_subplots
 from timing import machine, show
 
@@ -36,7 +33,6 @@ from raygan.weights import NAMES, denoiser_folder
 PROTOCOL = PROTOCOLS["awgn50"]
 SIDE = 256
 ROUNDS = 3
-WIDTH, HEIGHT = 1000, 420
 COLOUR = "#1f77b4"
 
 
@@ -86,18 +82,8 @@ def draw(costs: pd.DataFrame, picture: str) -> None:
             label = {"text": f"{method}, published", "xref": "x domain" if column == 1 else "x2 domain", "x": 0.01}
             figure.add_annotation(**label, y=psnr, yshift=8, showarrow=False, xanchor="left", row=1, col=column)
     figure.update_yaxes(title_text=f"PSNR (dB), CBSD68, σ {PROTOCOL.deviation:g}", row=1, col=1)
-    figure.update_layout(
-        template="simple_white", width=WIDTH, height=HEIGHT, margin={"t": 20, "b": 50, "l": 60, "r": 20}
-    )
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
-        figure.write_html(f"{place}/figure.html", include_plotlyjs=True)
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=1.5)
-        page.goto(Path(place, "figure.html").as_uri())
-        page.wait_for_selector(".main-svg")
-        page.locator(".plotly-graph-div").screenshot(path=picture)
-        browser.close()
+    figure.update_layout(width=1000)
+    save(figure, picture)
 
 
 def main() -> None:
