@@ -39,6 +39,7 @@ def test_invalid_options(tmp_path: Path, options: list[str], message: str) -> No
         (["--set", "training/epochs=many"], "training/epochs must be int, but got 'many'"),
         (["--epochs", "0"], "epochs >= 1 must hold, but got epochs=0"),
         (["--trial-epochs", "0"], "trial_epochs >= 1 must hold, but got trial_epochs=0"),
+        (["--concurrent", "0"], "concurrent >= 1 must hold, but got concurrent=0"),
         (["--trials", "-1"], "trials >= 0 must hold, but got trials=-1"),
         (["--trials", "1" + 20 * "0"], "trials < 4,294,967,296 must hold, but got trials=1"),
         (["--seed", "4294967296"], "seed < 4294967296 must hold, but got seed=4294967296"),
