@@ -337,6 +337,11 @@ def _noise(
     print(f"To train with it: --set noises=camera {options}\nWritten: {picture}")
 
 
+def _require_some(studies: tuple[str, ...]) -> None:
+    if not studies:
+        raise InputError("give the folder of a study")
+
+
 def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> None:
     """Write a page of tables and figures about finished studies.
 
@@ -347,6 +352,7 @@ def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> 
     from raygan.report.study import report
     from raygan.study.storage import Folder
 
+    _require_some(studies)
     written = report([Folder(study) for study in studies], Folder(output) if output else None)
     print(f"Open {written}/report.html; the same tables are in report.md and tables/")
 
@@ -361,6 +367,7 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
     from raygan.report.compare import read_studies, side_by_side, studies_table
     from raygan.study.storage import Folder
 
+    _require_some(studies)
     rows = read_studies(Folder(study) for study in studies)
     if csv is not None:
         target = Folder(Path(csv).parent)
@@ -386,8 +393,7 @@ def _dashboard(
     from raygan.dashboard import watch
     from raygan.study.storage import Folder
 
-    if not studies:
-        raise InputError("give the folder of a study")
+    _require_some(studies)
     watch([Folder(study) for study in studies], port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
 
 

@@ -7,7 +7,7 @@ tables. `raygan.presets` holds complete configurations, such as the paper's.
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raygan.config.kinds import ContentLoss, Discriminator, Generator, Noise, PairSource, PhotoSource, SamplingPolicy
@@ -197,6 +197,11 @@ class Config(Section):
     optimizers: OptimizersConfig = field(default_factory=OptimizersConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+    @property
+    def judged_noises(self) -> tuple[Noise, ...]:
+        """The noises as validation and evaluation add them: how often training draws each does not matter there."""
+        return tuple(replace(noise, odds=1.0) for noise in self.noises)
 
     def _check(self) -> None:
         names = [noise.key for noise in self.noises]

@@ -155,9 +155,18 @@ def flat_values(section: Section, prefix: str = "") -> dict[str, Any]:
 
 def differing_values(one: object, other: object) -> list[str]:
     """The paths of the leaves in which two values in their JSON form differ, without `PLACES`."""
+    return [path for path in _differing_leaves(one, other) if not PLACES.search(path)]
+
+
+def differing_places(one: object, other: object) -> list[str]:
+    """Of `PLACES`, those in which two values in their JSON form differ."""
+    return [path for path in _differing_leaves(one, other) if PLACES.search(path)]
+
+
+def _differing_leaves(one: object, other: object) -> list[str]:
     leaves = [_json_leaves(value) for value in (one, other)]
     paths = dict.fromkeys(path for found in leaves for path in found)
-    return [path for path in paths if leaves[0].get(path) != leaves[1].get(path) and not PLACES.search(path)]
+    return [path for path in paths if leaves[0].get(path) != leaves[1].get(path)]
 
 
 def with_values(config: AnySection, values: Mapping[str, object]) -> AnySection:

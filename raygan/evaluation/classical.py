@@ -112,6 +112,8 @@ AVERAGING = ("nonlocal_means", "bm3d")
 def filters_named(names: Sequence[str]) -> tuple[str, ...]:
     """The names, or those of all filters for "all"; raises `FilterError` for an unknown name."""
     unknown = [name for name in names if name not in (*FILTERS, "all")]
+    if bm3d.__name__ in unknown:
+        raise FilterError("bm3d needs a package: pip install bm3d (its license is for non-commercial use)")
     if unknown:
         raise FilterError(f"there is no filter {', '.join(unknown)}; there are {', '.join(FILTERS)}")
     return tuple(FILTERS) if "all" in names else tuple(names)

@@ -198,12 +198,14 @@ def _check(service: Service) -> None:
 
 
 def _application(service: Service, hosts: tuple[str, ...], token: str) -> serve.Application:
-    """The Serve application, sized for the cluster that it is built on."""
+    """The Serve application, sized for the cluster that it is built on; raises `InputError` without a GPU it needs."""
     # Here, since the processes that answer requests need no torch.
     from raygan.inference.replica import Denoising
 
     available = ray.cluster_resources()
     gpus = int(available.get("GPU", 0)) if service.device != "cpu" else 0
+    if service.device == "cuda" and not gpus:
+        raise InputError("the cluster has no GPU: give --device cpu or auto")
     cores = min(CORES, int(max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])))
     replicas = max(1, gpus or int(available["CPU"]) // cores)
     denoising = serve.deployment(Denoising).options(
@@ -250,7 +252,8 @@ def run_service(service: Service, host: str, port: int) -> None:
     from raygan.train.cluster import start_ray
 
     try:
-        socket.create_server((host, port)).close()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise InputError(f"cannot listen on {host}:{port}: {error}; give another --host or --port") from error
     is_local = host in LOOPBACK

@@ -134,7 +134,7 @@ def _warnings(systems: Sequence[System]) -> list[str]:
     """Why scores of different rows cannot be compared."""
     validated, evaluated = [], []
     for system in systems:
-        data, noises = system.config.data, {"the noises to remove (noises)": system.config.noises}
+        data, noises = system.config.data, {"the noises to remove (noises)": system.config.judged_noises}
         crops = {f"data/{name}": getattr(data, name) for name in ("seed", "crop_size", "val_crops")}
         # Pairs have their own noise.
         added = noises if data.pairs is None else {}

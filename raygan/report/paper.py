@@ -64,7 +64,7 @@ def paper_table(config: Config, photo_set: str) -> pd.DataFrame | None:
     are those of the ablation, if it is one and the paper has them, otherwise those of v1; None if the noise is not the
     paper's.
     """
-    if config.noises != PAPER_V1.noises:
+    if config.judged_noises != PAPER_V1.judged_noises:
         return None
     of_set = RESULTS[RESULTS["set"] == photo_set.partition("/")[0]].set_index("kind")
     own = of_set[of_set["system"] == (paper_system(config) or "v1")]

@@ -73,9 +73,11 @@ def _search_summary(study: StudyFiles) -> list[str]:
         name = f"{row['trial']} over {row['seeds']} seeds"
         objective = OBJECTIVE_NAMES[study.objectives[0]]
         lines.append(f"  {name:<44}{row['mean']:>7.4g} ± {row['deviation']:.2g}, {objective}")
-    epochs = study.systems()[0].epochs
-    taken = tables.counted(len(epochs), "epoch")
-    return [*lines, f"  {'winner':<44}{epochs['val_psnr'].max():>7.2f} dB in {taken}"]
+    winner = study.systems()[0]
+    if best := winner.best_epoch:
+        taken = tables.counted(len(winner.epochs), "epoch")
+        lines.append(f"  {'winner':<44}{best['val_psnr']:>7.2f} dB in {taken}")
+    return lines
 
 
 def comparison(study: StudyFiles) -> str:

@@ -62,7 +62,7 @@ class TrialSettings:
     stop_collapsed: bool = False
     """Stop trials whose discriminator's accuracies have been pinned at 0 or 1 for three epochs."""
     seed: int = 0
-    """Seed of the search algorithm and of training."""
+    """Seed of the search algorithm. The option sets that of training, too (`training/seed`)."""
     warm_start: str | None = None
     """Folder or s3:// gs:// prefix of an earlier search: its best points are tried first, and its trials are known to
     the search algorithm if they compare."""

@@ -103,21 +103,16 @@ def with_starting_network(experiment: Experiment) -> Experiment:
     return starting
 
 
-def read_inputs(experiment: Experiment) -> Inputs:
+def read_inputs(experiment: Experiment, *, resumed: bool = False) -> Inputs:
     """Read what the experiment needs, and check it; needs no Ray.
 
-    Raises the error of whichever input cannot be used.
+    Raises the error of whichever input cannot be used. A study that is `resumed` has taken over what its warm start
+    gave, whose folder need not be there any more.
     """
     check_first_points(experiment)
     configs = list(experiment.configs().values())
-    digests = {}
-    for name, config in experiment.configs().items():
-        folder = config.training.start_from
-        if folder != experiment.config.training.start_from and _is_relative(folder):
-            # Each trial runs in a folder of its own.
-            raise ConfigError(f"arm {name}: training/start_from={folder} must be an absolute path")
-        if (start := starting_weights(config)) is not None:
-            digests[name] = hashlib.sha256(safetensors.torch.save(start)).hexdigest()
+    digests = _digests_of_starting_weights(experiment)
+    for config in configs:
         for source in (config.data.photos, config.data.evaluate_on):
             if isinstance(source, PhotoFolder):
                 source.find()
@@ -127,8 +122,27 @@ def read_inputs(experiment: Experiment) -> Inputs:
     sources = {content.weights_source: content for content in contents}
     weights = {source: content.read_weights() for source, content in sources.items() if source is not None}
     words = "; or ".join(dict.fromkeys(content.describe() for content in contents))
-    known = warm_start(experiment.settings, experiment.sampled_space, experiment.config)
+    try:
+        known = warm_start(experiment.settings, experiment.sampled_space, experiment.config)
+    except StudyError:
+        if not resumed:
+            raise
+        known = WarmStart([], [], "")
     return Inputs(weights, words, digests, known)
+
+
+def _digests_of_starting_weights(experiment: Experiment) -> dict[str, str]:
+    """SHA-256 of the weights that training starts from, by arm; of a search, by ""."""
+    digests = {}
+    for name, config in experiment.configs().items():
+        folder = config.training.start_from
+        if folder != experiment.config.training.start_from and _is_relative(folder):
+            # Each trial runs in a folder of its own.
+            raise ConfigError(f"arm {name}: training/start_from={folder} must be an absolute path")
+        if (start := starting_weights(config)) is not None:
+            # A search's own name is its study's, which may be resumed under another.
+            digests["" if experiment.has_winner else name] = hashlib.sha256(safetensors.torch.save(start)).hexdigest()
+    return digests
 
 
 def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float) -> Prepared:

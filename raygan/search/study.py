@@ -15,7 +15,7 @@ from pyarrow import ArrowException
 from ray.exceptions import RayError
 from ray.tune import TuneError
 
-from raygan.config.section import differing_values, with_values
+from raygan.config.section import differing_places, differing_values, with_values
 from raygan.data.pairs import held_out_pairs
 from raygan.data.photos import evaluation_photos, fixed_crops
 from raygan.evaluation.evaluate import write_evaluation
@@ -85,7 +85,7 @@ def run_study(
         return folder
     if optuna_storage is not None:
         open_database(optuna_storage)
-    inputs = read_inputs(experiment)
+    inputs = read_inputs(experiment, resumed="photos" in record)
     _note(record, "trial_storage", "the study's folder" if optuna_storage is None else "a database")
     _note(record, "content_loss", inputs.content_loss)
     _note(record, "starting_weights", inputs.starting_weights)
@@ -186,7 +186,7 @@ def _evaluate(study: _Study) -> dict[str, Any]:
         denoisers = {"raygan": (best.generator, folder.child("best"))}
         if (start := best.training.start_from) is not None:
             denoisers["start"] = (best.generator, Folder(denoiser_folder(start)))
-        tasks = [EvaluationTask(best.noises, denoisers)]
+        tasks = [EvaluationTask(best.judged_noises, denoisers)]
     else:
         tasks = _arm_tasks(study)
     everything = parts[0].union(*parts[1:]).materialize()
@@ -203,14 +203,19 @@ PHASES: dict[str, Callable[[_Study], dict[str, Any]]] = {
 
 
 def _arm_tasks(study: _Study) -> list[EvaluationTask]:
-    """Keep each successful trial's best epoch in `denoisers/`; one task for each choice of noises among the arms."""
+    """Keep each successful trial's best epoch in `denoisers/`; one task for each choice of noises among the arms.
+
+    Raises `StudyError` if no trial was successful.
+    """
     configs = study.experiment.configs()
-    denoisers: dict[Any, dict[str, Any]] = {config.noises: {} for config in configs.values()}
-    rows = StudyFiles(study.folder).good_trials().to_dict("records")
-    for row in sorted(rows, key=lambda row: (list(configs).index(row["arm"]), row["seed"])):
+    denoisers: dict[Any, dict[str, Any]] = {config.judged_noises: {} for config in configs.values()}
+    files = StudyFiles(study.folder)
+    if (good := files.good_trials()).empty:
+        raise files.without_good_trials()
+    for row in sorted(good.to_dict("records"), key=lambda row: (list(configs).index(row["arm"]), row["seed"])):
         name, config = row["trial"], configs[row["arm"]]
         _keep_denoiser(study.folder, name, f"denoisers/{name}")
-        denoisers[config.noises][name] = (config.generator, study.folder.child(f"denoisers/{name}"))
+        denoisers[config.judged_noises][name] = (config.generator, study.folder.child(f"denoisers/{name}"))
     return [EvaluationTask(noises, group) for noises, group in denoisers.items()]
 
 
@@ -234,12 +239,19 @@ def _open(experiment: Experiment, folder: Folder) -> dict[str, Any]:
         started = {"status": TRIALS} if experiment.settings.trials else {"status": WINNER, "best_trial": {"values": {}}}
         made = {"started": _now(), "versions": package_versions()}
         return {"schema": SCHEMA, "name": experiment.name} | started | made | identity
-    differing = differing_values({name: record.get(name) for name in identity}, identity)
+    recorded = {name: record.get(name) for name in identity}
+    differing = differing_values(recorded, identity)
     # Time that is added or taken away changes no trial.
     if differing := [path for path in differing if path != "time_budget"]:
         raise StudyError(
             f"{folder} holds a study that differs in {', '.join(differing)} (see its study.json): give the same "
             "options to resume it, or another --name"
+        )
+    # Whether these have the same content is not looked up where nothing is left to do.
+    if record["status"] == FINISHED and (moved := differing_places(recorded, identity)):
+        raise StudyError(
+            f"{folder} is finished, and differs in {', '.join(moved)} (see its study.json): give the same options to "
+            "show its result again, or another --name"
         )
     if record["status"] == TRIALS and "time_budget" in identity:
         record["time_budget"] = identity["time_budget"]

@@ -99,7 +99,7 @@ class StudyFiles:
 
         Raises `StudyError` if there are no good trials.
         """
-        good, failed = self.good_trials(), self.trials["error"].dropna()
+        good = self.good_trials()
         if not (repeated := self.repeated()).empty:
             first = self.objectives[0]
             best = repeated.sort_values("mean", ascending=first in LESS_IS_BETTER).iloc[0]
@@ -107,11 +107,16 @@ class StudyFiles:
         if len(good):
             row = compromise(good[self.objectives].to_numpy().tolist(), self.objectives)
             return {str(name): value for name, value in good.iloc[row].items()}
+        raise self.without_good_trials()
+
+    def without_good_trials(self) -> StudyError:
+        """Why there are no good trials, and what to do about it."""
+        count, failed = len(self.trials), self.trials["error"].dropna()
         if failed.empty:
-            raise StudyError(f"none of {len(self.trials)} trials completed an epoch: give them a longer --time-budget")
-        count, last = len(self.trials), self.trials["trial"][failed.index[-1]]
-        raise StudyError(
-            f"all {count} trials failed ({last}: {failed.iloc[-1]}): narrow the search space (lower learning rates, if "
+            return StudyError(f"none of {count} trials completed an epoch: give them a longer --time-budget")
+        last, what = self.trials["trial"][failed.index[-1]], "arms" if self.is_comparison else "search space"
+        return StudyError(
+            f"all {count} trials failed ({last}: {failed.iloc[-1]}): change the {what} (lower learning rates, if "
             "training diverged), and start under another --name"
         )
 
@@ -131,9 +136,9 @@ class StudyFiles:
             config = with_values(self.config, self.record.get("best_trial", {}).get("values", {}))
             return [System(self, "", config, self.trials, task=0)]
         configs = {arm: with_values(self.config, values) for arm, values in self.record["arms"].items()}
-        tasks = list(dict.fromkeys(config.noises for config in configs.values()))
+        tasks = list(dict.fromkeys(config.judged_noises for config in configs.values()))
         return [
-            System(self, arm, config, self.trials[self.trials["arm"] == arm], tasks.index(config.noises))
+            System(self, arm, config, self.trials[self.trials["arm"] == arm], tasks.index(config.judged_noises))
             for arm, config in configs.items()
         ]
 

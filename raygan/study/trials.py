@@ -34,7 +34,8 @@ from raygan.study.storage import Folder, reading
 JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"
 KNOWN = "known_trials"
-"""Optuna user attribute of the study: how many trials of an earlier study were added."""
+"""Optuna user attribute of the study, set once its first points are in the queue: how many trials of an earlier study
+were added."""
 REPEATS = "repeats"
 """Optuna user attribute of a trial that repeats another one with another seed: that one's name."""
 ATTEMPTS = 5
@@ -76,6 +77,11 @@ class Trials:
         named = [one for one in self.study.get_trials(deepcopy=False) if "trial" in one.user_attrs]
         self._started = [one.number for one in sorted(named, key=lambda one: one.user_attrs["order"])]
         """The numbers of the trials that have a name, in order: sorting thousands for every proposal takes long."""
+        if url is not None and self.ended() and not folder.exists("trials.csv"):
+            raise StudyError(
+                f"the Optuna storage has the trials of an earlier study {name!r}, whose folder is gone: delete it "
+                "there (optuna delete-study), or give another --name or another --optuna-storage"
+            )
 
     def save(self) -> None:
         """Copy the journal to the study's folder, if that is in a bucket."""
@@ -109,14 +115,15 @@ class Trials:
     def enqueue(self, points: Sequence[Mapping[str, Any]], known: Sequence[FrozenTrial] = ()) -> None:
         """Let points be tried first, and the search algorithm know the trials of an earlier study.
 
-        Points and trials that are there already are skipped.
+        This happens at the first start of a study: at another, the earlier study may have found other points.
         """
+        if KNOWN in self.study.user_attrs:
+            return
         for point in points:
             self.study.enqueue_trial(dict(point), skip_if_exists=True)
         # After the points: Optuna skips those that it knows already.
-        if known and KNOWN not in self.study.user_attrs:
-            self.study.add_trials(known)
-            self.study.set_user_attr(KNOWN, len(known))
+        self.study.add_trials(known)
+        self.study.set_user_attr(KNOWN, len(known))
         self.save()
 
     def begin(self, trial: Trial, name: Callable[[int, Mapping[str, Any]], str]) -> str:
@@ -134,7 +141,7 @@ class Trials:
         # Optuna takes the values of several objectives only at a trial's end.
         if len(self.objectives) == 1 and step > 0:
             with warnings.catch_warnings():
-                # A resumed trial repeats at most one epoch.
+                # A resumed trial repeats its earlier epochs.
                 warnings.filterwarnings("ignore", message=".*already reported", category=UserWarning)
                 trial.report(metrics[f"best_{self.objectives[0]}"], step)
         self.save()

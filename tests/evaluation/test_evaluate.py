@@ -23,7 +23,7 @@ from raygan.config.kinds import Generator, Noise
 from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
 from raygan.data.sources import PhotoFolder
-from raygan.evaluation.classical import FilterError, filters_named
+from raygan.evaluation.classical import FILTERS, FilterError, filters_named
 from raygan.evaluation.evaluate import evaluate_checkpoints, summarize, tabulate, write_evaluation
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
@@ -282,6 +282,9 @@ def test_clipping_is_undone_for_clipped_gaussian_noise_alone(write_photos: Write
 
 
 def test_unknown_filters_are_refused() -> None:
+    if "bm3d" not in FILTERS:
+        with pytest.raises(FilterError, match="bm3d needs a package: pip install bm3d"):
+            filters_named(["median", "bm3d"])
     with pytest.raises(FilterError, match="there is no filter blur; there are median, decision_median"):
         filters_named(["median", "blur"])
 

@@ -25,8 +25,11 @@ from conftest import raygan
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect, sync_playwright
 
+from raygan.config.service import Service
+from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser
 from raygan.inference.files import denoise_file
+from raygan.inference.serve import run_service
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -59,6 +62,15 @@ class Server:
 
     def denoise(self, content: bytes, query: str = "", headers: dict[str, str] | None = None) -> Answer:
         return self.request("POST", f"/denoise?{query}", content, headers)
+
+
+def test_a_taken_port_of_ipv6_is_refused() -> None:
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"no IPv6 on this machine: {error}")
+    with taken, pytest.raises(InputError, match=r"cannot listen on ::1:\d+: .*Address already in use"):
+        run_service(Service(), "::1", taken.getsockname()[1])
 
 
 @contextlib.contextmanager

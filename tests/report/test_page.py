@@ -183,9 +183,15 @@ def test_folder_without_a_finished_study_is_refused(tmp_path: Path) -> None:
     assert "holds no finished study" in run.stderr
 
 
+@pytest.mark.parametrize("command", ["report", "compare", "dashboard"])
+def test_no_study_is_refused(command: str) -> None:
+    run = raygan(command)
+    assert (run.returncode, run.stderr.strip()) == (2, "raygan: give the folder of a study")
+
+
 def test_texts_are_escaped(tmp_path: Path) -> None:
     table = pd.DataFrame(
-        {"<b>": ["a|b"], "psnr_difference": [1.23456], "val_ssim": [float("nan")], "seconds": [1234567.0]}
+        {"<b>": ["a|b\nc"], "psnr_difference": [1.23456], "val_ssim": [float("nan")], "seconds": [1234567.0]}
     )
     write_report(Folder(tmp_path), "A & B", [Part("<i>", text=["x < y"], tables={"one": table})])
     page = (tmp_path / "report.html").read_text()
@@ -193,7 +199,7 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     assert "<h2>&lt;i&gt;</h2>" in page
     assert "<p>x &lt; y</p>" in page
     assert '<th scope="col">&lt;b&gt;</th>' in page
-    assert "<td>a|b</td><td>+1.235</td><td></td><td>1.235e+06</td>" in page
+    assert "<td>a|b\nc</td><td>+1.235</td><td></td><td>1.235e+06</td>" in page
     markdown = """# A & B
 
 ## <i>
@@ -202,7 +208,7 @@ x < y
 
 | <b> | psnr_difference | val_ssim | seconds |
 | --- | --- | --- | --- |
-| a\\|b | +1.235 |  | 1.235e+06 |
+| a\\|b c | +1.235 |  | 1.235e+06 |
 """
     assert (tmp_path / "report.md").read_text() == markdown
-    assert (tmp_path / "tables" / "one.csv").read_text().splitlines()[1] == "a|b,1.23456,,1234567.0"
+    assert (tmp_path / "tables" / "one.csv").read_text().splitlines()[1:] == ['"a|b', 'c",1.23456,,1234567.0']

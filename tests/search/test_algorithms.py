@@ -343,6 +343,25 @@ def test_tpe_proposes_nothing_near_a_started_trial(tmp_path: Path) -> None:
     assert sum(distance >= DISTANCE for distance in nearest[:8]) >= 7
 
 
+def test_tpe_learns_values_that_matter_under_a_condition(tmp_path: Path) -> None:
+    """The distance from started trials is not kept in the conditional values alone, which would soon be all taken."""
+    conditional = When(POLICY, "NormalPolicy", FloatDistribution(0.1, 0.5))
+    space = {**dict(list(PEAK.items())[:3]), POLICY: SPACE[POLICY], DEVIATION: conditional}
+    errors = []
+    for seed in range(3):
+        searcher = searching(tmp_path / str(seed), space, trials=50, trial_epochs=1, seed=seed)
+        for index in range(50):
+            values = params(searcher.suggest(f"t{index}"))
+            score = -sum((value - 0.4) ** 2 for value in list(values.values())[:3])
+            if DEVIATION in values:
+                score += 0.5 - 40 * (values[DEVIATION] - 0.2) ** 2
+            searcher.on_trial_complete(f"t{index}", result(1, score, epochs=1))
+        drawn = [trial.params[DEVIATION] for trial in searcher.trials.started() if DEVIATION in trial.params]
+        errors += [abs(deviation - 0.2) for deviation in drawn[-15:]]
+    # Random values would have 0.125.
+    assert sum(errors) / len(errors) < 0.075
+
+
 class Trial:
     """As much of a Tune trial as schedulers look at."""
 
@@ -399,6 +418,14 @@ def test_median_stopping_learns_earlier_trials() -> None:
     assert decide(scheduling("median", earlier), {"d": 20.0, "e": 40.0}, epoch=1) == {"d": STOP, "e": GO}
 
 
+def test_median_stopping_takes_several_restored_epochs() -> None:
+    earlier = {name: [result(epoch, 30.0) for epoch in (1, 2, 3)] for name in ("a", "b", "c")}
+    median_stopping = scheduling("median", earlier)
+    median_stopping.on_trial_add(None, trial := Trial("d"))
+    epochs = [result(epoch, 20.0, epochs=9, restored=epoch < 3) for epoch in (1, 2, 3)]
+    assert [median_stopping.on_trial_result(_Controller(), trial, epoch) for epoch in epochs] == [GO, GO, STOP]
+
+
 @pytest.mark.parametrize("name", ["asha", "median", "none"])
 def test_schedulers_do_not_stop_last_and_restored_epochs_or_errors(name: Scheduler) -> None:
     """Stopped at its last epoch, as Ray's own schedulers do, a trial would be killed while it closes down."""
@@ -412,9 +439,9 @@ def test_equal_compute_moves_epochs_and_rungs_with_the_cost(tmp_path: Path) -> N
     widths = {"generator/base_width": CategoricalDistribution([16, 32, 64])}
     base, asha = with_values(PAPER_V1, {"loss/content": "MeanSquaredError"}), scheduling("asha")
     options = {"config": base, "trial_epochs": 9, "equal_compute": True, "search_algorithm": "random"}
-    searcher = searching(tmp_path, widths, **options)
+    first = [{"generator/base_width": width} for width in (16, 64)]
+    searcher = searching(tmp_path, widths, first, **options)
     cost = {width: training_computation(with_values(base, {"generator/base_width": width}), 1) for width in (16, 64)}
-    searcher.trials.enqueue([{"generator/base_width": width} for width in (16, 64)])
     epochs = {}
     for name, width in (("small", 16), ("large", 64)):
         point = searcher.suggest(name)

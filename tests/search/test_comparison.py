@@ -4,20 +4,26 @@ import csv
 import json
 import math
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_EXPERIMENT, Study, run_search, warnings_of, write_vgg19
+from conftest import ROOT, TINY, TINY_EXPERIMENT, Study, run_search, warnings_of, write_vgg19
+from optuna.distributions import FloatDistribution
 from scipy import stats
 
 from raygan.config.section import ConfigError, with_values
 from raygan.noise import NormalPolicy, UniformPolicy
-from raygan.presets import PAPER_V1
-from raygan.search.experiment import Comparison
+from raygan.presets import DENOISER, PAPER_V1, quick
+from raygan.report.study import report
+from raygan.report.tables import arms_table
+from raygan.search.experiment import Comparison, Search
 from raygan.search.options import parse_options
 from raygan.search.prepare import read_inputs
+from raygan.search.space import Space
 from raygan.study.ledger import Ledger, TrialRow, write_study
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
@@ -162,6 +168,42 @@ def test_an_arm_of_an_instance_can_be_read_back(tmp_path: Path) -> None:
     recorded = StudyFiles(Folder(tmp_path)).record["arms"]
     assert {name: with_values(PAPER_V1, arm) for name, arm in recorded.items()} == comparison.configs()
     assert Comparison(name="c", config=PAPER_V1, arms={"uniform": arms["normal"]}).identity() != comparison.identity()
+
+
+def test_starting_weights_are_known_by_no_name_of_the_study() -> None:
+    """A study may be resumed under another name."""
+    config = with_values(DENOISER, {"training/start_from": "baseline"})
+    space: Space = {"optimizers/generator/beta1": FloatDistribution(0, 0.9)}
+    first, renamed = (
+        read_inputs(Search(name=name, config=config, space=space, trials=1, trial_epochs=1)) for name in ("a", "b")
+    )
+    assert first.starting_weights == renamed.starting_weights
+    arms = read_inputs(Comparison(name="c", config=config, arms={"a": {}, "b": {"training/start_from": None}}))
+    assert list(arms.starting_weights) == ["a"]
+
+
+@pytest.mark.slow
+def test_arms_that_failed_or_are_drawn_more_often(tiny_photos: Path, tmp_path: Path) -> None:
+    """The first noises' arms are compared, though training draws them differently; all of the second's diverge."""
+    config = with_values(quick(PAPER_V1), {**TINY, "data/photos": str(tiny_photos / "photos"), "training/epochs": 2})
+    config = with_values(config, {"data/evaluate_on": str(tiny_photos / "evaluation")})
+    diverging = {"noises/speckle/high": 0.3, "optimizers/generator/learning_rate": 1e30}
+    arms = {"even": {}, "speckle": {"noises/speckle/odds": 3.0}, "strong": diverging}
+    (file := tmp_path / "odds.py").write_text(
+        "from raygan.cli import run_search\n"
+        "from raygan.config.run import Config\n"
+        "from raygan.search.experiment import Comparison\n"
+        f"config = Config.from_json({config.to_json()!r})\n"
+        f"run_search(Comparison(name='c', config=config, arms={arms!r}, seeds=1))\n"
+    )
+    command = [sys.executable, str(file), "--storage", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert (run.returncode, warnings_of(run)) == (0, "")
+    assert "strong: 1 of 1 seeds failed" in run.stdout
+    table = arms_table(StudyFiles(Folder(tmp_path / "c"))).set_index("arm")
+    assert table.loc["speckle", "psnr_difference"].notna().all()
+    assert table.loc["strong", "psnr_mean"].isna().all()
+    assert report([Folder(tmp_path / "c")]).exists("report.html")
 
 
 def test_an_arm_starts_from_an_absolute_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,14 @@ def test_finished_search_shows_its_result_without_repeating_anything(study: Stud
     assert before == {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
 
 
+def test_finished_search_is_not_taken_for_one_of_other_photos(study: Study, tmp_path: Path) -> None:
+    other = ["--photos", "samples", "--pairs", str(tmp_path)]
+    again = run_search(*study.options, *other)
+    assert again.returncode == 2
+    assert f"{study.folder} is finished, and differs in config/data/photos/class" in again.stderr
+    assert "config/data/pairs" in again.stderr
+
+
 def test_a_trained_winner_is_not_trained_again(study: Study, tmp_path: Path) -> None:
     """A kill between the end of its training and the next phase."""
     copy = shutil.copytree(study.folder, tmp_path / study.folder.name)

@@ -122,6 +122,14 @@ def test_enqueued_points_are_tried_first_and_once(tmp_path: Path) -> None:
     assert len(trials.study.trials) == 2
 
 
+def test_points_are_enqueued_at_the_first_start_alone(tmp_path: Path) -> None:
+    """An earlier study that goes on finds other points meanwhile."""
+    opened(tmp_path).enqueue([{PATH: 0.25}])
+    resumed = opened(tmp_path)
+    resumed.enqueue([{PATH: 0.75}])
+    assert len(resumed.study.trials) == 1
+
+
 def test_pictures_become_artifacts(tmp_path: Path) -> None:
     trials = opened(tmp_path)
     [trial] = begun(trials)
@@ -145,6 +153,17 @@ def test_database_is_shared_by_studies_of_different_folders_only_under_different
     with dashboard_storage(Folder(tmp_path / "b"), url) as storage:
         assert {study.study_name for study in storage.get_all_studies()} == {"s", "t"}
     assert not (tmp_path / "a").exists()
+
+
+def test_trials_of_a_deleted_folder_are_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    trials = opened(tmp_path / "a", url=url)
+    [trial] = begun(trials)
+    trials.end(trial, metrics(3, 22.0))
+    with pytest.raises(StudyError, match="has the trials of an earlier study 's', whose folder is gone: delete it"):
+        opened(tmp_path / "a", url=url)
+    Folder(tmp_path / "a").write("trials.csv", "trial\n")
+    assert opened(tmp_path / "a", url=url).ended() == ["trial-0001"]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////absent/folder/x.db", "nodriver://host/database"])
