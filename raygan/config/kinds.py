@@ -147,6 +147,11 @@ class Discriminator(Kind, ABC):
     """Statistics of batch normalization while the generator trains against the frozen discriminator: those of the
     batch, or the moving statistics, which Keras uses for layers that are not trainable."""
 
+    @property
+    def smallest_crop(self) -> int:
+        """The smallest side, in pixels, of crops that it has scores for."""
+        return 1
+
     @abstractmethod
     def build(self, crop_size: int) -> nn.Module:
         """The network, with weights from torch's global random generator.

@@ -146,9 +146,11 @@ class TrainingConfig(Section):
     """Metric that chooses the best epoch. None: the search's first objective, if it is one of these, or val_psnr."""
     batch_statistics: Literal["worker", "all"] = "worker"
     """Batch-normalization statistics with several workers: of each worker's part of the batch, or of the whole batch,
-    which equals training with one worker and costs communication in every layer."""
+    which equals training with one worker (but for dropout, and a `loss/content/scale` that is relative) and costs
+    communication in every layer. It does nothing in other projects' networks."""
     precision: Precision = "float32"
-    """Precision of the networks' computation; weights, losses and optimizers stay in float32. auto: bfloat16 on
+    """Precision of the networks' computation, and of a content loss's features; weights, other losses and optimizers
+    stay in float32. auto: bfloat16 on
     devices that compute in it, where it is faster, and float32 on others, where bfloat16 is many times slower."""
     seed: Seed = 0
     """Seed of the initial weights and of every epoch's crops and noise."""
@@ -167,15 +169,14 @@ class HardwareConfig(Section):
     reading_cpus_per_worker: Count = 1
     """Additional CPU cores per worker that read photos, if these are streamed (`data/cache`)."""
     gpus_per_worker: float = 1.0
-    """GPUs per worker; a fraction shares one GPU among trials."""
+    """GPUs per worker, at most 1; a fraction shares one GPU among trials."""
 
     def _check(self) -> None:
         gpus = self.gpus_per_worker
-        # NCCL refuses two workers on one GPU, and Ray fractions above one.
-        whole = gpus >= 1 and float(gpus).is_integer()
-        require("gpus_per_worker whole, or 0 < gpus_per_worker < 1", whole or 0 < gpus < 1, gpus_per_worker=gpus)
-        rule = "gpus_per_worker whole where workers > 1"
-        require(rule, whole or self.workers == 1, gpus_per_worker=gpus, workers=self.workers)
+        require("0 < gpus_per_worker <= 1", 0 < gpus <= 1, gpus_per_worker=gpus)
+        # NCCL refuses two workers on one GPU.
+        rule = "gpus_per_worker 1 where workers > 1"
+        require(rule, gpus == 1 or self.workers == 1, gpus_per_worker=gpus, workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +215,9 @@ class Config(Section):
         stride, crop_size = self.generator.stride, self.data.crop_size
         rule = "data/crop_size a multiple of the generator's stride"
         require(rule, crop_size % stride == 0, crop_size=crop_size, stride=stride)
+        least = self.discriminator.smallest_crop
+        rule = "data/crop_size at least the discriminator's smallest"
+        require(rule, crop_size >= least, crop_size=crop_size, smallest_crop=least)
         batch_size, workers = self.training.batch_size, self.hardware.workers
         rule = "training/batch_size a multiple of hardware/workers"
         require(rule, batch_size % workers == 0, batch_size=batch_size, workers=workers)

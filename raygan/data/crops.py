@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from raygan.config.run import Config, DataConfig, TrainingConfig
-from raygan.data.photos import Photos, StoredPhotos
+from raygan.data.photos import Photos, StoredPhotos, TrainingPhotos
+from raygan.data.sources import PhotosError
 from raygan.seeds import derived_seed, torch_generator
 
+UNREADABLE = re.compile(r"PhotosError: (.+)")
 BATCHES_A_TASK = 16
 """Batches that one task reads at most: enough that starting it costs little."""
 
@@ -96,9 +99,12 @@ class StreamedCrops:
     """
 
     def __init__(
-        self, photos: StoredPhotos, config: Config, *, rank: int = 0, workers: int = 1, pairs: Photos | None = None
+        self, photos: StoredPhotos, config: Config, *, rank: int = 0, workers: int = 1, paired: Any = None
     ) -> None:
+        """`paired` refers to the `TrainingPhotos` in the object store whose pairs, if there are any, are cut too."""
         self.config = config
+        self.paired = paired
+        pairs = _pairs_of(paired)
         self.cut = CachedCrops(photos, config.data, config.training, rank, workers, pairs, config.clean_share)
         self.steps = self.cut.steps
         self._pipeline: Iterator[Any] = iter(())
@@ -106,13 +112,25 @@ class StreamedCrops:
         """The epoch whose first batch the pipeline gives next; 0 where it gives none."""
 
     def batches(self, epoch: int) -> Iterator[Tensor]:
-        """One epoch's batches; see `CachedCrops.batches`."""
+        """One epoch's batches; see `CachedCrops.batches`. Raises `PhotosError` if a photo cannot be read any more."""
         if epoch != self._next_epoch:
             self._pipeline = self._start(epoch)
         self._next_epoch = 0
         for _ in range(self.steps):
-            yield _as_tensor(next(self._pipeline)["crop"])
+            yield _as_tensor(self._next_crops())
         self._next_epoch = epoch + 1
+
+    def _next_crops(self) -> NDArray[np.uint8]:
+        from ray.exceptions import RayError
+
+        try:
+            crops: NDArray[np.uint8] = next(self._pipeline)["crop"]
+        except RayError as error:
+            # Ray tells the error of a task in the text of its own.
+            if told := UNREADABLE.findall(str(error)):
+                raise PhotosError(told[-1]) from error
+            raise
+        return crops
 
     def _start(self, epoch: int) -> Iterator[Any]:
         import ray.data
@@ -122,8 +140,7 @@ class StreamedCrops:
         context.execution_options.preserve_order = True
         steps = (self.config.training.epochs - epoch + 1) * self.steps
         # Otherwise, every task would carry the pairs.
-        pairs = None if self.cut.pairs is None else ray.put(self.cut.pairs)
-        read = partial(_read_steps, crops=replace(self.cut, pairs=None), pairs=pairs, first_epoch=epoch)
+        read = partial(_read_steps, crops=replace(self.cut, pairs=None), paired=self.paired, first_epoch=epoch)
         tasks = self.config.hardware.reading_cpus_per_worker + 1
         with ray.data.DataContext.current(context):
             parts = _parts(steps)
@@ -196,16 +213,23 @@ def _parts(steps: int) -> list[dict[str, int]]:
 
 
 def _read_steps(
-    batch: dict[str, NDArray[Any]], crops: CachedCrops, pairs: Any, first_epoch: int
+    batch: dict[str, NDArray[Any]], crops: CachedCrops, paired: Any, first_epoch: int
 ) -> dict[str, NDArray[np.uint8]]:
-    """The crops of some steps, counted from the first epoch's first; `pairs` is a reference to the object store."""
-    if pairs is not None:
-        import ray
-
-        crops = replace(crops, pairs=ray.get(pairs))
+    """The crops of some steps, counted from the first epoch's first."""
+    crops = replace(crops, pairs=_pairs_of(paired))
     parts = zip(batch["first"].tolist(), batch["end"].tolist(), strict=True)
     counted = [divmod(count, crops.steps) for first, end in parts for count in range(first, end)]
     return {"crop": np.concatenate([crops.batch(first_epoch + epochs, step) for epochs, step in counted])}
+
+
+def _pairs_of(paired: Any) -> Photos | None:
+    if paired is None:
+        return None
+    import ray
+
+    photos = ray.get(paired)
+    assert isinstance(photos, TrainingPhotos)
+    return photos.train_pairs
 
 
 def _as_tensor(crops: NDArray[np.uint8]) -> Tensor:

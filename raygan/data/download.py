@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -65,14 +66,18 @@ def fetch(asset: Asset, cache: Path) -> Path:
     """
     file = cache / asset.url.rpartition("/")[2]
     unpacked = cache / file.name.partition(".")[0]
+    # In a cache that may only be read, too.
     if asset.contents is not None and unpacked.is_dir():
         return unpacked / asset.contents
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"cannot write to {cache}: {error}; set RAYGAN_CACHE to another folder") from error
+    if asset.contents is None and file.exists():
+        return file
     # Another process may want the same.
-    with filelock.FileLock(cache / f".{file.name}.lock"):
+    with contextlib.ExitStack() as held:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            held.enter_context(filelock.FileLock(cache / f".{file.name}.lock"))
+        except OSError as error:
+            raise DownloadError(f"cannot write to {cache}: {error}; set RAYGAN_CACHE to another folder") from error
         return _fetched(asset, file, unpacked)
 
 

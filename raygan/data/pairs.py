@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -57,7 +59,11 @@ def with_pairs(photos: TrainingPhotos, config: DataConfig) -> TrainingPhotos:
             f"{folder} has {len(scenes)} clean photos with usable noisy ones, but at least 2 are needed: RGB, 8 bits, "
             f"of equal sizes, both sides >= {config.crop_size} pixels (data/crop_size)"
         )
-    held_out = set(scenes if config.pairs_share == 0 else scenes[: max(1, len(scenes) // 5)])
+    shots = Counter(contents[name][0] for name in usable.names)
+    before = itertools.accumulate((shots[scene] for scene in scenes), initial=0)
+    # No more scenes than it takes: the others are trained on.
+    needed = sum(count < config.val_photos for count in itertools.islice(before, len(scenes)))
+    held_out = set(scenes if config.pairs_share == 0 else scenes[: max(1, min(needed, len(scenes) // 5))])
     is_held_out = [contents[name][0] in held_out for name in usable.names]
     train = _chosen(usable, [index for index, held in enumerate(is_held_out) if not held][: config.train_photos])
     validation = _chosen(usable, [index for index, held in enumerate(is_held_out) if held][: config.val_photos])

@@ -166,7 +166,8 @@ class Denoiser:
 
         "bfloat16" is faster on processors that compute in it, where "auto" chooses it for residual U-Nets: what those
         that come with RayGAN lose is in `docs/explanation/denoiser.md`; other networks may lose more. "float32" gives
-        the same result on all machines, but for rounding. The error map is always computed in float32.
+        the same result on all processors, but for rounding; on GPUs, PyTorch's convolutions round to TF32. The error
+        map is always computed in float32.
 
         Raises `ImageError` if tiles are too small to overlap, the device is missing, the precision is unknown or the
         strength out of range.

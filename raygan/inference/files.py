@@ -406,16 +406,27 @@ class _Task:
 
 
 def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """`_Task.try_run` in Ray actors, one per GPU, or else per core; yields as files are done."""
+    """`_Task.try_run` in Ray actors, one per GPU, or else per core; yields as files are done.
+
+    Local folders are read and written on this machine, since others need not have them.
+    """
     import ray
     from ray.util import ActorPool
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raygan.train.cluster import start_ray
 
     start_ray()
-    available = ray.cluster_resources()
+    available, where = ray.cluster_resources(), {}
+    if (task.source.is_local or task.target.is_local) and len(ray.nodes()) > 1:
+        here = ray.get_runtime_context().get_node_id()
+        available = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+        where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
     gpus = int(available.get("GPU", 0)) if device != "cpu" else 0
-    actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1)(_Task)
+    if device == "cuda" and not gpus:
+        raise ImageError("Ray has no GPU here: give --device cpu or auto")
+    options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
+    actor = ray.remote(**options, **where)(_Task)
     arguments = (ray.put(task.denoiser), task.source, task.target, task.max_megapixels, "cuda" if gpus else "cpu")
-    actors = [actor.remote(*arguments) for _ in range(min(gpus or int(available["CPU"]), len(names)))]
+    actors = [actor.remote(*arguments) for _ in range(min(gpus or max(1, int(available.get("CPU", 0))), len(names)))]
     yield from ActorPool(actors).map_unordered(lambda one, name: one.try_run.remote(name), names)

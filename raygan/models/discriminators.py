@@ -45,6 +45,11 @@ class PatchGAN(_DiscriminatorSettings):
     layers: Annotated[int, (">=", 1), ("<=", 4)] = 3
     """Layers that halve height and width, 1 to 4, for patches of 16, 34, 70 (pix2pix) or 142 pixels."""
 
+    @property
+    def smallest_crop(self) -> int:
+        """See `Discriminator.smallest_crop`."""
+        return int(3 * 2**self.layers)
+
     def build(self, crop_size: int) -> nn.Module:  # noqa: ARG002
         """See `Discriminator.build`; logits have the shape (B, 1, P, P) with P = S / 2**layers - 2."""
         widths = [self.base_width * min(2**level, 8) for level in range(self.layers + 1)]

@@ -82,7 +82,8 @@ def compressed(images: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
     padded = functional.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate")
     # Rounded wherever libjpeg stores bytes.
     planes = to_ycbcr((padded.clamp(0, 1) * 255).round()).round()
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    # libjpeg computes with integers.
+    scale = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
     luminance = _quantized(planes[:, :1] - 128, _LUMINANCE, scale) + 128
     full = _quantized(planes[:, 1:], _CHROMINANCE, scale)
     half = _quantized(functional.avg_pool2d(planes[:, 1:], 2).round(), _CHROMINANCE, scale)

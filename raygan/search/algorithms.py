@@ -43,7 +43,7 @@ all trials have.
 Chosen on recorded learning curves, `benchmarks/curves.csv`.
 """
 RANDOM_TRIALS = 5
-"""Ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
+"""Least number of ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
 INFEASIBLE_DRAWS = 1000
 """How many points in a row may exceed a search's limits, or be invalid."""
 INVALID = 1e9
@@ -56,9 +56,10 @@ class DistantTPE(TPESampler):
     Optuna's own trains its favourite again and again: nothing in it says that a trial of the same values tells little.
     """
 
-    def __init__(self, seed: int, started: Sequence[FrozenTrial], distance: float) -> None:
+    def __init__(self, seed: int, first: int, started: Sequence[FrozenTrial], distance: float) -> None:
+        """It proposes at random until `first` trials have ended or wait."""
         # constant_liar: running trials repel new ones.
-        super().__init__(seed=seed, n_startup_trials=RANDOM_TRIALS, multivariate=True, group=True, constant_liar=True)
+        super().__init__(seed=seed, n_startup_trials=first, multivariate=True, group=True, constant_liar=True)
         self.started = started
         self.distance = distance
 
@@ -97,12 +98,13 @@ def _distances(trials: Sequence[FrozenTrial], samples: Mapping[str, NDArray[Any]
 
 
 def sampler(
-    settings: TrialSettings, number: int, started: Sequence[FrozenTrial] = (), distance: float = 0.0
+    settings: TrialSettings, number: int, values: int, started: Sequence[FrozenTrial], distance: float
 ) -> BaseSampler:
     """Optuna's sampler for the proposal of that number, suited to concurrent trials that are stopped early.
 
     Each proposal has a seed of its own: a resumed search proposes what an uninterrupted one does. TPE keeps a distance
-    from the trials that have `started`.
+    from the trials that have `started`, and begins with more than there are `values` to search, as in BOHB (Falkner et
+    al., 2018), but in the first third of the search.
     """
     # Optuna's seeds have 32 bits.
     seed = derived_seed("proposal", settings.seed, number) % 2**32
@@ -110,7 +112,8 @@ def sampler(
         warnings.simplefilter("ignore", ExperimentalWarning)
         match settings.search_algorithm:
             case "tpe":
-                return DistantTPE(seed, started, distance)
+                first = max(RANDOM_TRIALS, min(values + 1, settings.trials // 3))
+                return DistantTPE(seed, first, started, distance)
             case "gp":
                 return GPSampler(seed=seed)
             case "cmaes":
@@ -238,7 +241,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             known = study.get_trials(deepcopy=False)
             # What meets the limits may be a small part of the space.
             distance = DISTANCE * max(0.0, 1 - len(refused) / 10)
-            study.sampler = sampler(settings, len(known), self.trials.started(), distance)
+            values = len(self.experiment.sampled_space)
+            study.sampler = sampler(settings, len(known), values, self.trials.started(), distance)
             trial = study.ask()
             suggest(trial, self.experiment.sampled_space, self.values)
             if (refusal := self._refusal(trial)) is None:

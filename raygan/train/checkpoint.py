@@ -105,14 +105,17 @@ def save_checkpoint(
     for name, content in files.items():
         folder.write(name, content)
     folder.write("checksums.json", _json({name: _sha256(content) for name, content in files.items()}))
-    for older in _checkpoints(run)[:-KEPT]:
-        older.clear()
+    found = _checkpoints(run)
+    # Those of later epochs are damaged: this start resumed from one before them, or from none.
+    kept = [epoch for epoch in found if epoch <= metrics["epoch"]][-KEPT:]
+    for epoch in found.keys() - kept:
+        found[epoch].clear()
 
 
-def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved | None:
-    """The newest checkpoint in a run's folder that is complete and undamaged; None if there is none.
+def load_checkpoint(run: Folder, config: Config) -> Saved | None:
+    """The newest checkpoint in a run's folder that is complete and undamaged, on the CPU; None if there is none.
 
-    Raises `CheckpointError` if it belongs to another configuration.
+    Raises `CheckpointError` if it belongs to another configuration, and `OSError` if a bucket does not answer.
     """
     found = next(_undamaged(run), None)
     if found is None:
@@ -131,7 +134,7 @@ def load_checkpoint(run: Folder, config: Config, device: torch.device) -> Saved 
         )
     weights = safetensors.torch.load(files["denoiser/generator.safetensors"])
     best = Best(weights, json.loads(files["denoiser/metrics.json"]))
-    training = torch.load(io.BytesIO(files["training.pt"]), map_location=device, weights_only=True)
+    training = torch.load(io.BytesIO(files["training.pt"]), map_location="cpu", weights_only=True)
     return Saved(json.loads(files["metrics.json"]), best, training)
 
 
@@ -142,7 +145,7 @@ def keep_denoiser(run: Folder) -> None:
         for name in DENOISER_FILES if files else ():
             run.write(f"denoiser/{name}", files[f"denoiser/{name}"])
     if run.exists("denoiser/metrics.json"):
-        for folder in _checkpoints(run):
+        for folder in _checkpoints(run).values():
             folder.clear()
 
 
@@ -151,7 +154,7 @@ def keep_newest(run: Folder) -> None:
 
     Workers may have been stopped while they wrote one of a later epoch.
     """
-    whole = [folder for folder in _checkpoints(run) if folder.exists("checksums.json")]
+    whole = [folder for folder in _checkpoints(run).values() if folder.exists("checksums.json")]
     for older in whole[:-1]:
         older.clear()
 
@@ -242,15 +245,19 @@ def _read(folder: Folder, name: str) -> bytes:
         raise DenoiserError(message) from error
 
 
-def _checkpoints(run: Folder) -> list[Folder]:
-    """The folders of a run's checkpoints, complete or not, the oldest first."""
+def _checkpoints(run: Folder) -> dict[int, Folder]:
+    """The folders of a run's checkpoints by epoch, complete or not, the oldest first."""
     names = {name.partition("/")[0] for name in run.files() if re.match(r"epoch-\d+/", name)}
-    return [run.child(name) for name in sorted(names, key=lambda name: int(name.removeprefix("epoch-")))]
+    epochs = {int(name.removeprefix("epoch-")): name for name in names}
+    return {epoch: run.child(epochs[epoch]) for epoch in sorted(epochs)}
 
 
 def _undamaged(run: Folder) -> Iterator[tuple[Folder, dict[str, bytes]]]:
-    """The complete and undamaged checkpoints of a run and their files, the newest first."""
-    for folder in reversed(_checkpoints(run)):
+    """The complete and undamaged checkpoints of a run and their files, the newest first.
+
+    Raises `OSError` if a bucket does not answer: nothing is known of its checkpoints then.
+    """
+    for folder in reversed(_checkpoints(run).values()):
         try:
             checksums = json.loads(folder.read("checksums.json"))
             if set(checksums) != CHECKPOINT_FILES:
@@ -259,6 +266,8 @@ def _undamaged(run: Folder) -> Iterator[tuple[Folder, dict[str, bytes]]]:
             if damaged := [name for name, content in files.items() if _sha256(content) != checksums[name]]:
                 raise ValueError(f"{', '.join(damaged)} does not match its checksum")
         except (OSError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and not run.is_local:
+                raise
             logger.warning("cannot use checkpoint %s, trying the one before: %s", folder, error)
         else:
             yield folder, files

@@ -86,7 +86,7 @@ class Run:
         crops: CropSource
         if isinstance(photos.train, StoredPhotos):
             crops = StreamedCrops(
-                photos.train, config, rank=worker.rank, workers=worker.workers, pairs=photos.train_pairs
+                photos.train, config, rank=worker.rank, workers=worker.workers, paired=self.job.photos
             )
         else:
             workers = worker.rank, worker.workers
@@ -130,6 +130,9 @@ def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str,
 
 def _is_loss(error: Exception, folder: Folder) -> bool:
     """Whether an error comes from a lost process or machine, or from a bucket that does not answer: it is retried."""
+    if isinstance(error, InputError) and not isinstance(error, RayError):
+        # Its text may name anything.
+        return False
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     is_bucket = isinstance(error, OSError) and not folder.is_local and not is_full
     return isinstance(error, RayError) or is_bucket or any(words in str(error) for words in LOST_PEER)

@@ -110,9 +110,11 @@ def train(
     worker = worker or Worker()
     if worker.device.type == "cpu":
         torch.set_num_threads(config.hardware.cpus_per_worker)
-    saved = load_checkpoint(record.checkpoints, config, worker.device) if record is not None else None
+    saved = load_checkpoint(record.checkpoints, config) if record is not None else None
     _require_same_epoch(saved, worker)
     trainer = _Trainer(config, crops, val_crops, content_weights, worker, saved)
+    # A second copy of all weights, which nobody needs while the run goes on.
+    del saved
     for metrics in trainer.history:
         yield Epoch(metrics, restored=True)
     log = None

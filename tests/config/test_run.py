@@ -94,7 +94,9 @@ def test_paper_systems_field_by_field(column: int, system: Config) -> None:
 
 def test_workers_of_one_run_do_not_share_a_gpu() -> None:
     assert with_values(PAPER_V1, {"hardware/gpus_per_worker": 0.25}).hardware.gpus_per_worker == 0.25
-    with pytest.raises(ConfigError, match=r"whole where workers > 1 must hold, but got gpus_per_worker=0.5, workers=2"):
+    with pytest.raises(
+        ConfigError, match=r"gpus_per_worker 1 where workers > 1 must hold, but got gpus_per_worker=0.5, workers=2"
+    ):
         with_values(PAPER_V1, {"hardware/gpus_per_worker": 0.5, "hardware/workers": 2})
 
 

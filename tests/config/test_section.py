@@ -119,7 +119,7 @@ def test_unusable_name_of_a_kind_is_explained(path: str, name: object, message: 
         ("training/batch_size", 2.5, r"batch_size must be int, but got 2.5"),
         ("training/batch_size", True, r"batch_size must be int, but got True"),
         ("training/steps_per_epoch", 0, r"steps_per_epoch >= 1"),
-        ("hardware/gpus_per_worker", 1.5, r"gpus_per_worker whole, or 0 < gpus_per_worker < 1 must hold, but got"),
+        ("hardware/gpus_per_worker", 1.5, r"0 < gpus_per_worker <= 1 must hold, but got"),
         ("hardware/workers", 3, r"multiple of hardware/workers must hold, but got batch_size=8, workers=3"),
     ],
 )

@@ -70,6 +70,16 @@ def test_fetches_once(server: Server, tmp_path: Path) -> None:
     assert len(server.requests) == 1
 
 
+def test_a_cache_that_may_only_be_read_is_used(server: Server, tmp_path: Path) -> None:
+    """A folder is in the lock file's place, since tests may run as root, who may write everywhere."""
+    asset = server.offer("file.bin", CONTENT)
+    (tmp_path / ".file.bin.lock").mkdir()
+    with pytest.raises(DownloadError, match=r"cannot write to .*; set RAYGAN_CACHE"):
+        fetch(asset, tmp_path)
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    assert fetch(asset, tmp_path) == tmp_path / "file.bin"
+
+
 def test_two_at_once_download_it_once(server: Server, tmp_path: Path) -> None:
     asset = server.offer("set.zip", zipped(), contents="photos")
     with ThreadPoolExecutor(2) as pool:

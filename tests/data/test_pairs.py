@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
+import ray
 import torch
 from PIL import Image
 
@@ -122,6 +123,14 @@ def test_several_shots_of_a_scene_stay_on_one_side(pairs: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
+def test_no_more_scenes_are_held_out_than_validation_takes(pairs: Path) -> None:
+    photos = read(pairs, train_photos=9, val_photos=1)
+    assert photos.train_pairs is not None
+    assert photos.validation_pairs is not None
+    assert (len(photos.train_pairs), len(photos.validation_pairs)) == (9, 1)
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_pairs_are_split_and_hold_clean_and_noisy(pairs: Path) -> None:
     photos = read(pairs)
     assert photos.train_pairs is not None
@@ -225,7 +234,7 @@ def test_streamed_photos_with_pairs_give_the_same_crops(pairs: Path, write_photo
     stored = StoredPhotos(Folder(folder), photos.train.names, 100)
     for rank in range(workers):
         cached = CachedCrops(photos.train, config.data, config.training, rank, workers, photos.train_pairs)
-        streamed = StreamedCrops(stored, config, rank=rank, workers=workers, pairs=photos.train_pairs)
+        streamed = StreamedCrops(stored, config, rank=rank, workers=workers, paired=ray.put(photos))
         for epoch in (1, 2):
             assert torch.equal(torch.cat(list(cached.batches(epoch))), torch.cat(list(streamed.batches(epoch))))
 

@@ -11,6 +11,7 @@ from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.data.crops import CachedCrops, StreamedCrops
 from raygan.data.photos import Photos, StoredPhotos, training_photos
+from raygan.data.sources import PhotosError
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 Write = Callable[..., Path]
@@ -71,5 +72,5 @@ def test_a_photo_that_breaks_on_the_way_is_named(config: Config) -> None:
     _, stored = both(config)
     name = stored.names[0]
     Path(stored.folder.location, name).write_bytes(b"broken")
-    with pytest.raises(Exception, match=f"{name} was usable when the study began, but is unreadable now"):
+    with pytest.raises(PhotosError, match=f"{name} was usable when the study began, but is unreadable now$"):
         list(StreamedCrops(stored, config).batches(1))

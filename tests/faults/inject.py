@@ -199,7 +199,7 @@ def checkpoint_save(folder: Path, count: int) -> tuple[int, int, int, int]:
             while True:
                 done = ours.recv()
         try:
-            saved = load_checkpoint(run, config, torch.device("cpu"))
+            saved = load_checkpoint(run, config)
         except Exception:  # noqa: BLE001  (any of them is what is looked for)
             unreadable += 1
             continue

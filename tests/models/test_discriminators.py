@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from raygan.config.section import ConfigError, with_values
 from raygan.models import PatchGAN, SingleScore
+from raygan.presets import PAPER_V1
 
 
 def trainable(network: nn.Module) -> int:
@@ -35,6 +37,16 @@ def test_patch_size_follows_from_the_layers(layers: int, patch: int) -> None:
     assert images.grad is not None
     touched = images.grad[0].abs().sum(dim=0).nonzero()
     assert (touched.max(dim=0).values - touched.min(dim=0).values + 1).tolist() == [patch, patch]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_patchgan_has_scores_for_its_smallest_crops(layers: int) -> None:
+    discriminator = PatchGAN(layers=layers, base_width=2)
+    least = discriminator.smallest_crop
+    assert discriminator.build(least)(torch.zeros(1, 3, least, least)).numel() == 1
+    values = {"discriminator": PatchGAN(layers=4), "data/crop_size": 32, "generator/depth": 4}
+    with pytest.raises(ConfigError, match=r"at least the discriminator's smallest must hold, but got crop_size=32"):
+        with_values(PAPER_V1, values)
 
 
 def test_patchgan_widens_up_to_eight_times() -> None:

@@ -166,7 +166,7 @@ def test_smoothing_keeps_a_constant_and_smooths_colour_apart_from_brightness() -
     torch.testing.assert_close(grey, (weights * noise).sum(dim=0).expand(3, -1, -1), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("quality", [30, 36, 75, 95])
 @pytest.mark.parametrize("subsampled", [False, True])
 def test_jpeg_is_that_of_pillow(quality: int, subsampled: bool) -> None:
     pixels = (photo() * 255).round().byte().permute(1, 2, 0).numpy()

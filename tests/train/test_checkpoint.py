@@ -24,7 +24,6 @@ from raygan.train.checkpoint import (
     starting_weights,
 )
 
-CPU = torch.device("cpu")
 BEST = {"epoch": 1, "val_psnr": 21.0}
 
 
@@ -50,12 +49,12 @@ def run(tiny_config: Config, tmp_path: Path) -> Folder:
 
 
 def loaded_epoch(run: Folder, config: Config) -> int | None:
-    saved = load_checkpoint(run, config, CPU)
+    saved = load_checkpoint(run, config)
     return saved.epoch if saved is not None else None
 
 
 def test_newest_checkpoint_is_loaded_as_it_was_saved(run: Folder, tiny_config: Config) -> None:
-    saved = load_checkpoint(run, tiny_config, CPU)
+    saved = load_checkpoint(run, tiny_config)
     assert saved is not None
     assert (saved.epoch, saved.metrics, saved.best.metrics) == (2, {"epoch": 2, "val_psnr": 20.5}, BEST)
     assert torch.equal(saved.training["discriminator"]["weight"], torch.full((3,), 2.0))
@@ -65,7 +64,7 @@ def test_newest_checkpoint_is_loaded_as_it_was_saved(run: Folder, tiny_config: C
 
 
 def test_run_without_checkpoints_starts_anew(tiny_config: Config, tmp_path: Path) -> None:
-    assert load_checkpoint(Folder(tmp_path / "none"), tiny_config, CPU) is None
+    assert load_checkpoint(Folder(tmp_path / "none"), tiny_config) is None
 
 
 def test_best_epoch_is_not_changed_by_later_ones(tiny_config: Config) -> None:
@@ -96,6 +95,40 @@ def test_two_newest_checkpoints_are_kept(tiny_config: Config, tmp_path: Path) ->
         save(folder, tiny_config, epoch)
     assert {name.partition("/")[0] for name in folder.files()} == {"epoch-9999", "epoch-10000"}
     assert loaded_epoch(folder, tiny_config) == 10000
+
+
+def test_a_run_that_began_again_keeps_its_own_checkpoints(tiny_config: Config, tmp_path: Path) -> None:
+    """Where both are damaged, epoch 1 is newer than epochs 9 and 10."""
+    folder = Folder(tmp_path)
+    for epoch in (9, 10):
+        save(folder, tiny_config, epoch)
+        folder.delete(f"epoch-{epoch:04d}/checksums.json")
+    assert loaded_epoch(folder, tiny_config) is None
+    save(folder, tiny_config, 1)
+    assert {name.partition("/")[0] for name in folder.files()} == {"epoch-0001"}
+
+
+class _SilentBucket(Folder):
+    """A bucket whose first checkpoints can be listed, and that then answers no more."""
+
+    def __init__(self, local: Folder) -> None:
+        super().__init__("s3://bucket/run")
+        self.local = local
+
+    def files(self) -> list[str]:
+        return self.local.files()
+
+    def child(self, name: str) -> Folder:
+        return _SilentBucket(self.local.child(name))
+
+    def read(self, name: str) -> bytes:
+        raise OSError(f"AWS Error NETWORK_CONNECTION during GetObject of {name}")
+
+
+def test_a_bucket_that_does_not_answer_has_no_damaged_checkpoints(run: Folder, tiny_config: Config) -> None:
+    """The run would begin again, and lose its epochs."""
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        load_checkpoint(_SilentBucket(run), tiny_config)
 
 
 FILES = ["denoiser/generator.safetensors", "training.pt", "config.json", "metrics.json", "checksums.json"]
@@ -150,7 +183,7 @@ def test_checkpoint_of_another_configuration_is_refused(
     run: Folder, tiny_config: Config, values: dict[str, object], path: str
 ) -> None:
     with pytest.raises(CheckpointError, match=f"another configuration, which differs in .*{path}"):
-        load_checkpoint(run, with_values(tiny_config, values), CPU)
+        load_checkpoint(run, with_values(tiny_config, values))
 
 
 def test_machines_may_differ_between_starts(run: Folder, tiny_config: Config) -> None:
