@@ -11,11 +11,11 @@ import argparse
 import importlib.util
 from collections.abc import Callable
 
+import nlm
 import numpy as np
-from numpy.typing import NDArray
+from nlm import Pixels
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from skimage.restoration import denoise_nl_means
 from timing import show
 
 from raygan.config.run import MAX_MEGAPIXELS
@@ -23,7 +23,6 @@ from raygan.data.photos import decode_photo
 from raygan.data.sources import PairFolder
 from raygan.inference.denoiser import Denoiser
 
-Pixels = NDArray[np.uint8]
 Filter = Callable[[Pixels, float], Pixels]
 """Takes a noisy image and a strength, in 8-bit levels."""
 STRENGTHS = {"scikit-image's NLM": (2, 3, 4, 6), "OpenCV's NLM": (2, 3, 4, 5, 6, 8), "BM3D": (5, 7, 10, 14)}
@@ -32,21 +31,9 @@ STRENGTHS = {"scikit-image's NLM": (2, 3, 4, 6), "OpenCV's NLM": (2, 3, 4, 5, 6,
 def filters() -> dict[str, Filter]:
     """Filters whose packages are installed."""
 
-    def scikit(noisy: Pixels, strength: float) -> Pixels:
-        deviation = strength / 255
-        found = denoise_nl_means(
-            noisy / np.float32(255), h=0.8 * deviation, sigma=deviation, patch_size=5, patch_distance=6, channel_axis=-1
-        )
-        return np.rint(255 * found.clip(0, 1)).astype(np.uint8)
-
-    known: dict[str, Filter] = {"scikit-image's NLM": scikit}
+    known: dict[str, Filter] = {"scikit-image's NLM": nlm.scikit_image}
     if importlib.util.find_spec("cv2"):
-        import cv2
-
-        # OpenCV takes blue first.
-        known["OpenCV's NLM"] = lambda noisy, strength: np.asarray(
-            cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(noisy[..., ::-1]), None, strength, strength, 7, 21)
-        )[..., ::-1]
+        known["OpenCV's NLM"] = nlm.opencv
     if importlib.util.find_spec("bm3d"):
         import bm3d
 

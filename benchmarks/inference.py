@@ -11,14 +11,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import nlm
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from nlm import Pixels
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
-from skimage.restoration import denoise_nl_means
 from timing import fastest, machine, show
 
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
@@ -30,23 +31,12 @@ MEGAPIXELS = (1, 4, 16, 64)
 SCIKIT_IMAGE = "scikit-image's denoise_nl_means"
 
 
-def contestants(deviation: float) -> dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]:
+def contestants(deviation: float) -> dict[str, Callable[[Pixels], Pixels]]:
     """Functions of (H, W, 3) images. All but RayGAN are given the noise's standard deviation."""
 
-    def scikit(noisy: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        found = denoise_nl_means(
-            noisy / np.float32(255), h=0.8 * deviation, sigma=deviation, patch_size=5, patch_distance=6, channel_axis=-1
-        )
-        return np.rint(255 * found.clip(0, 1)).astype(np.uint8)
-
-    found: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {SCIKIT_IMAGE: scikit}
+    found: dict[str, Callable[[Pixels], Pixels]] = {SCIKIT_IMAGE: partial(nlm.scikit_image, deviation=255 * deviation)}
     if importlib.util.find_spec("cv2"):
-        import cv2
-
-        strength = 0.8 * 255 * deviation
-        found["OpenCV's fastNlMeansDenoisingColored"] = lambda noisy: np.asarray(
-            cv2.fastNlMeansDenoisingColored(noisy, None, strength, strength, 7, 21)
-        )
+        found["OpenCV's fastNlMeansDenoisingColored"] = partial(nlm.opencv, strength=0.8 * 255 * deviation)
     return {
         "RayGAN": Denoiser.from_pretrained(),
         "RayGAN, float32": Denoiser.from_pretrained(precision="float32"),

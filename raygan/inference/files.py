@@ -29,6 +29,8 @@ from raygan.study.storage import Folder
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 logger = logging.getLogger(__name__)
+# Pillow only copies EXIF entries, of images whose size has been checked.
+PIL.Image.MAX_IMAGE_PIXELS = None
 IN_MEMORY = 512 * 2**20
 """Bytes of a denoised image up to which it is held in memory."""
 QUALITY = 95
