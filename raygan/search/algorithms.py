@@ -37,11 +37,13 @@ from raygan.study.trials import PINNED_EPOCHS, Trials, is_pinned
 from raygan.train.driver import DISK_FULL, ERROR, RETRIES
 
 DISTANCE = 0.15
-"""How near a proposal of TPE may be to a started trial: in at least one value by this share of its range, of those that
-all trials have.
+"""How near a proposal of TPE may be to a started trial: of the values that all trials have, at least `DIFFERING` differ
+by this share of their range.
 
 Chosen on recorded learning curves, `benchmarks/curves.csv`.
 """
+DIFFERING = 0.25
+"""A single differing value, of many, would still be nearly the same trial."""
 RANDOM_TRIALS = 5
 """Least number of ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
 INFEASIBLE_DRAWS = 1000
@@ -78,9 +80,10 @@ class DistantTPE(TPESampler):
 
 
 def _distances(trials: Sequence[FrozenTrial], samples: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Distances, (trials, candidates), of candidates' internal values by path from trials: in the farthest value.
+    """Distances, (trials, candidates), of candidates' internal values by path from trials.
 
-    In each value, the distance is the share of its range; between different choices, it is 1.
+    In each value, the distance is the share of its range; between different choices, it is 1. Of all values together,
+    it is that by which at least `DIFFERING` of them differ.
     """
     axes = []
     for path, values in samples.items():
@@ -93,8 +96,8 @@ def _distances(trials: Sequence[FrozenTrial], samples: Mapping[str, NDArray[Any]
         scale = np.log if distribution.log else np.asarray
         width = float(scale(distribution.high) - scale(distribution.low))
         axes.append(np.abs(scale(values) - scale(own)) / max(width, 1e-12))
-    farthest: NDArray[Any] = np.max(axes, axis=0)
-    return farthest
+    distances: NDArray[Any] = np.sort(axes, axis=0)[-math.ceil(DIFFERING * len(axes))]
+    return distances
 
 
 def sampler(

@@ -343,6 +343,22 @@ def test_tpe_proposes_nothing_near_a_started_trial(tmp_path: Path) -> None:
     assert sum(distance >= DISTANCE for distance in nearest[:8]) >= 7
 
 
+def test_of_many_values_tpe_changes_a_quarter(tmp_path: Path) -> None:
+    more = ("loss/content_weight", "loss/adversarial_weight", "loss/pixel_weight", "training/average_decay")
+    space = PEAK | {path: FloatDistribution(0, 0.9) for path in more}
+    searcher = searching(tmp_path, space, trials=40, trial_epochs=1, repeats=0)
+    for index in range(40):
+        values = params(searcher.suggest(f"t{index}")).values()
+        searcher.on_trial_complete(f"t{index}", result(1, -sum((value - 0.4) ** 2 for value in values), epochs=1))
+    points = [list(trial.params.values()) for trial in searcher.trials.started()]
+    nearest = [
+        min(sorted(abs(a - b) / 0.9 for a, b in zip(point, other, strict=True))[-2] for other in points[:index])
+        for index, point in enumerate(points)
+        if index
+    ]
+    assert min(nearest) >= DISTANCE
+
+
 def test_tpe_learns_values_that_matter_under_a_condition(tmp_path: Path) -> None:
     """The distance from started trials is not kept in the conditional values alone, which would soon be all taken."""
     conditional = When(POLICY, "NormalPolicy", FloatDistribution(0.1, 0.5))
