@@ -9,8 +9,7 @@ where a training diverged.
 2. `curves-2.csv`: random configurations, in which the network, the losses, the schedule and the noise's sampling vary
    too. A value that means nothing beside others is empty. `operations_per_pixel` are the generator's; `seconds` are the
    training's per epoch, in the median, beside whatever else ran. `curves-2.json` describes the space. It has three
-   parts, of 108 configurations and a seed each, which may be recorded on different days and machines: the table has the
-   rows of those that are (the first, so far).
+   parts, of 108 configurations and a seed each, which may be recorded on different days and machines.
 """
 
 from __future__ import annotations
