@@ -337,7 +337,7 @@ def _noise(
     print(f"To train with it: --set noises=camera {options}\nWritten: {picture}")
 
 
-def _require_some(studies: tuple[str, ...]) -> None:
+def _require_studies(studies: tuple[str, ...]) -> None:
     if not studies:
         raise InputError("give the folder of a study")
 
@@ -352,7 +352,7 @@ def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> 
     from raygan.report.study import report
     from raygan.study.storage import Folder
 
-    _require_some(studies)
+    _require_studies(studies)
     written = report([Folder(study) for study in studies], Folder(output) if output else None)
     print(f"Open {written}/report.html; the same tables are in report.md and tables/")
 
@@ -367,7 +367,7 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
     from raygan.report.compare import read_studies, side_by_side, studies_table
     from raygan.study.storage import Folder
 
-    _require_some(studies)
+    _require_studies(studies)
     rows = read_studies(Folder(study) for study in studies)
     if csv is not None:
         target = Folder(Path(csv).parent)
@@ -393,7 +393,7 @@ def _dashboard(
     from raygan.dashboard import watch
     from raygan.study.storage import Folder
 
-    _require_some(studies)
+    _require_studies(studies)
     watch([Folder(study) for study in studies], port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
 
 

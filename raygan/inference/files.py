@@ -427,8 +427,10 @@ def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[st
     gpus = int(available.get("GPU", 0)) if device != "cpu" else 0
     if device == "cuda" and not gpus:
         raise ImageError("Ray has no GPU here: give --device cpu or auto")
-    options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
+    # A cluster's head may offer no cores.
+    cores = int(available.get("CPU", 0))
+    options = {"num_cpus": min(1, cores), "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
     actor = ray.remote(**options, **where)(_Task)
     arguments = (ray.put(task.denoiser), task.source, task.target, task.max_megapixels, "cuda" if gpus else "cpu")
-    actors = [actor.remote(*arguments) for _ in range(min(gpus or max(1, int(available.get("CPU", 0))), len(names)))]
+    actors = [actor.remote(*arguments) for _ in range(min(gpus or max(1, cores), len(names)))]
     yield from ActorPool(actors).map_unordered(lambda one, name: one.try_run.remote(name), names)

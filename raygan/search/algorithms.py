@@ -43,7 +43,7 @@ by this share of their range.
 Chosen on recorded learning curves, `benchmarks/curves.csv`.
 """
 DIFFERING = 0.25
-"""A single differing value, of many, would still be nearly the same trial."""
+"""The share of these values: a point that differs in one of many is nearly the same trial."""
 RANDOM_TRIALS = 5
 """Least number of ended and waiting trials from which on TPE proposes, chosen likewise; Optuna's default is 10."""
 INFEASIBLE_DRAWS = 1000
@@ -106,8 +106,8 @@ def sampler(
     """Optuna's sampler for the proposal of that number, suited to concurrent trials that are stopped early.
 
     Each proposal has a seed of its own: a resumed search proposes what an uninterrupted one does. TPE keeps a distance
-    from the trials that have `started`, and begins with more than there are `values` to search, as in BOHB (Falkner et
-    al., 2018), but in the first third of the search.
+    from the trials that have `started`. It begins when more trials have ended or wait than there are `values` to
+    search, as in BOHB (Falkner et al., 2018), or after the first third of the search.
     """
     # Optuna's seeds have 32 bits.
     seed = derived_seed("proposal", settings.seed, number) % 2**32

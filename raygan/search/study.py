@@ -90,7 +90,7 @@ def run_study(
     _note(record, "content_loss", inputs.content_loss)
     _note(record, "starting_weights", inputs.starting_weights)
     print(f"Study {experiment.name} in {folder}\nContent loss: {inputs.content_loss}")
-    if inputs.known.summary:
+    if inputs.known.summary and "photos" not in record:
         print(inputs.known.summary)
     start_ray(dashboard=True)
     with locked(folder), _disk_full_explained(folder):
