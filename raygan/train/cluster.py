@@ -23,6 +23,8 @@ from raygan.data.photos import Photos, TrainingPhotos
 from raygan.errors import InputError
 from raygan.train.step import computes_in_bfloat16
 
+logger = logging.getLogger(__name__)
+
 
 class HardwareError(InputError):
     """The cluster cannot hold what was asked for."""
@@ -53,7 +55,7 @@ def start_ray(*, dashboard: bool = False) -> None:
         }
         try:
             ray.init(
-                "local" if _runs_somebody_elses_cluster() else None,
+                None if _named_cluster_is_usable() else "local",
                 log_to_driver=False,
                 logging_level="ERROR",
                 include_dashboard=dashboard,
@@ -77,13 +79,18 @@ def start_ray(*, dashboard: bool = False) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
+def _connect(address: str) -> None:
+    """Raise `OSError` or `ValueError` if nothing listens at a cluster's address: Ray would wait for it forever."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=10).close()
+
+
 def _require_reachable(address: str) -> None:
-    """Raise `HardwareError` if nothing listens at a cluster's address: Ray would wait for it forever."""
+    """Raise `HardwareError` if nothing listens at the address that `RAY_ADDRESS` has."""
     if address in ("", "auto", "local"):
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        _connect(address)
     except (OSError, ValueError) as error:
         raise HardwareError(
             f"RAY_ADDRESS={address} is not a Ray cluster that can be reached: {error}; give the address that `ray "
@@ -105,13 +112,32 @@ def _require_short_paths() -> None:
             )
 
 
-def _runs_somebody_elses_cluster() -> bool:
-    """Whether `ray.init` would join a cluster that another user of this machine names in a file for all."""
+def _named_cluster_is_usable() -> bool:
+    """Whether `ray.init` may join the cluster that `ray start` named last, in a file for all users of this machine.
+
+    Not if another user named it, nor if it has died without `ray stop`, which would have deleted the file.
+    """
     if "RAY_ADDRESS" in os.environ:
+        return True
+    file = Path(get_ray_address_file(None))
+    try:
+        owner, address = file.stat().st_uid, file.read_text().strip()
+    except FileNotFoundError:
+        return True
+    if owner != os.getuid():
         return False
-    with contextlib.suppress(FileNotFoundError):
-        return os.stat(get_ray_address_file(None)).st_uid != os.getuid()
-    return False
+    try:
+        _connect(address)
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "the Ray cluster at %s, which %s names, is gone (%s): Ray starts on this machine; `ray stop` deletes that "
+            "file",
+            address,
+            file,
+            error,
+        )
+        return False
+    return True
 
 
 def _keep_token_private() -> None:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,20 +87,39 @@ def test_photos_larger_than_the_object_store_are_refused() -> None:
         share_photos(TrainingPhotos(Photos(["a"], [huge]), Photos([], [])))
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make another user's file")
-def test_a_cluster_that_another_user_names_is_not_joined() -> None:
+@pytest.fixture
+def named() -> Iterator[Path]:
+    """The file in which `ray start` names its cluster, in a temporary folder: it names one that is gone."""
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
-        home, named = Path(scratch) / "home", Path(scratch) / "ray" / "ray_current_cluster"
-        for folder in (home, named.parent):
-            folder.mkdir()
-        named.write_text("127.0.0.1:9")
-        os.chown(named, 12345, 12345)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment |= {"RAY_TMPDIR": scratch, "HOME": str(home)}
-        script = "import ray; from raygan.train.cluster import start_ray; start_ray(); print(len(ray.nodes()))"
-        command = [sys.executable, "-c", script]
-        run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=170, check=False)
-        assert run.stdout.splitlines()[-1:] == ["1"], run.stderr
-        # Where Ray keeps the token that it makes, nobody else looks.
-        assert (home / ".ray").stat().st_mode & 0o777 == 0o700
-        assert all(file.stat().st_mode & 0o077 == 0 for file in (home / ".ray").glob("auth_token"))
+        file = Path(scratch) / "ray" / "ray_current_cluster"
+        file.parent.mkdir()
+        file.write_text("127.0.0.1:9")
+        yield file
+
+
+def start_elsewhere(named: Path) -> "subprocess.CompletedProcess[str]":
+    """Another process that starts Ray where that file lies, and prints how many nodes it has."""
+    home = named.parents[1] / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_TMPDIR": str(named.parents[1]), "HOME": str(home)}
+    script = "import ray; from raygan.train.cluster import start_ray; start_ray(); print(len(ray.nodes()))"
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to make another user's file")
+def test_a_cluster_that_another_user_names_is_not_joined(named: Path) -> None:
+    os.chown(named, 12345, 12345)
+    run = start_elsewhere(named)
+    assert run.stdout.splitlines()[-1:] == ["1"], run.stderr
+    # Where Ray keeps the token that it makes, nobody else looks.
+    home = named.parents[1] / "home"
+    assert (home / ".ray").stat().st_mode & 0o777 == 0o700
+    assert all(file.stat().st_mode & 0o077 == 0 for file in (home / ".ray").glob("auth_token"))
+
+
+def test_a_cluster_that_died_without_ray_stop_is_not_waited_for(named: Path) -> None:
+    run = start_elsewhere(named)
+    assert run.stdout.splitlines()[-1:] == ["1"], run.stderr
+    assert f"the Ray cluster at 127.0.0.1:9, which {named} names, is gone" in run.stderr
