@@ -51,7 +51,7 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
         experiment = with_starting_network(experiment)
         database = options.optuna_storage or os.environ.get(DATABASE)
         run_study(experiment, options.storage, options.wait, database, options.track)
-    except InputError as error:
+    except (InputError, OSError) as error:
         _refuse(error)
     except KeyboardInterrupt:
         # A second Ctrl-C ends what the first one still waits for.
@@ -62,7 +62,7 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The `raygan` command; ends the process with 2 on bad input."""
+    """The `raygan` command; ends the process with 2 on bad input, or with 130 on Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     functions = (
         *(_search, _train, _denoise, _evaluate, _noise, _report, _compare),
@@ -80,11 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 commands, prog="raygan", description=description, args=given, config=config
             )
         sys.stdout.flush()
-    except InputError as error:
-        _refuse(error)
     except BrokenPipeError:
         # What reads our output, such as `head`, has enough; Python would complain at its end once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (InputError, OSError) as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
 
 
 def load_experiment(name: str) -> Any:
@@ -216,7 +219,7 @@ class _Evaluation:
     """Unclipped Gaussian noise of standard deviation 15, 25 or 50 (of 255), as in the literature, on CBSD68 if the
     photos contain it. None: the denoiser's own noises, clipped to [0, 1]."""
     out_of_distribution: bool = False
-    """Add noise that `synthetic` was not trained on: stronger, Poisson, JPEG and others."""
+    """Add noise that `baseline` was not trained on: stronger, Poisson, JPEG and others."""
     max_megapixels: int = MAX_MEGAPIXELS
     """Skip larger photos, before they take memory."""
     self_ensemble: bool = False
@@ -365,14 +368,14 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
         csv: File to write the table to, with all digits.
     """
     from raygan.report.compare import read_studies, side_by_side, studies_table
-    from raygan.study.storage import Folder
+    from raygan.study.storage import Folder, split_file
 
     _require_studies(studies)
     rows = read_studies(Folder(study) for study in studies)
     if csv is not None:
-        target = Folder(Path(csv).parent)
+        target, name = split_file(csv)
         target.require_writable()
-        target.write(Path(csv).name, studies_table(rows).to_csv(index=False))
+        target.write(name, studies_table(rows).to_csv(index=False))
     print(side_by_side(rows) + (f"\n\nWritten: {csv}" if csv else ""))
 
 
@@ -471,6 +474,6 @@ def _fetch(asset: Positional[Literal["coco", "bsd300", "vgg19"]]) -> None:
     print(fetch({"coco": COCO, "bsd300": BSD300, "vgg19": VGG19}[asset], cache_folder()))
 
 
-def _refuse(error: InputError) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+def _refuse(error: InputError | OSError) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: {redacted(str(error))}", file=sys.stderr)
     sys.exit(2)

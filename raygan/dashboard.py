@@ -46,7 +46,9 @@ def watch(folders: Sequence[Folder], port: int, tensorboard_port: int, optuna_ur
         for study, one in zip(studies, ports, strict=True):
             app = live
             if _proposes_trials(study):
-                app = _joined(live, stack.enter_context(_optuna_dashboard(study.folder, optuna_url)))
+                app = _joined(
+                    live, stack.enter_context(_optuna_dashboard(study.folder, _database_of(study, optuna_url)))
+                )
                 print(f"http://{HOST}:{one}/dashboard  optuna-dashboard of {study.folder}: trials and importance")
             server = stack.enter_context(make_server(HOST, one, guarded(app, one), _Server, _Quiet))
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -59,10 +61,16 @@ def watch(folders: Sequence[Folder], port: int, tensorboard_port: int, optuna_ur
             threading.Event().wait()
 
 
+def _database_of(study: StudyFiles, optuna_url: str | None) -> str | None:
+    """The database, unless the study has its trials in its own folder."""
+    return None if study.record.get("trial_storage") == "the study's folder" else optuna_url
+
+
 def _check(studies: Sequence[StudyFiles], ports: Sequence[int], optuna_url: str | None) -> None:
     """Raise `StudyError` if a study's trials lie elsewhere, or a port is in use."""
     for study in studies:
-        if optuna_url is None and _proposes_trials(study) and not study.folder.exists(JOURNAL):
+        database = _database_of(study, optuna_url)
+        if database is None and _proposes_trials(study) and not study.folder.exists(JOURNAL):
             raise StudyError(f"{study.folder} has no {JOURNAL}: give the --optuna-storage that the search was given")
     for port in ports:
         try:

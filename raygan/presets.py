@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from raygan.config.run import Config, DataConfig, LossConfig
 from raygan.config.section import flat_values, with_values
 from raygan.data.sources import Bsd300, Coco
@@ -83,7 +86,7 @@ CAMERA = with_values(
 )
 """The denoiser `camera`: `synthetic`, fine-tuned on the noise of cameras, and on other noise that photos have."""
 
-QUICK: dict[str, object] = {
+QUICK: dict[str, Any] = {
     "data/photos": "samples",
     "data/evaluate_on": "samples",
     "data/train_photos": 200,
@@ -105,10 +108,14 @@ def quick(config: Config) -> Config:
     """The configuration with the values of `QUICK` that it has paths for.
 
     A generator whose weights are given (`training/start_from`) keeps its shape, and a content loss that needs no
-    weights stays.
+    weights stays. What is shorter already stays as it is.
     """
     known = flat_values(config)
+    # A generator with many levels needs larger crops.
+    shrunk = QUICK | {"data/crop_size": math.lcm(64, config.generator.stride)}
+    for path in ("training/steps_per_epoch", "training/epochs"):
+        shrunk[path] = min(one for one in (QUICK[path], known[path]) if one is not None)
     kept = ["generator/"] if config.training.start_from is not None else []
     kept += ["loss/content"] if config.loss.content.weights_source is None else []
-    values = {path: value for path, value in QUICK.items() if path in known and not path.startswith(tuple(kept))}
+    values = {path: value for path, value in shrunk.items() if path in known and not path.startswith(tuple(kept))}
     return with_values(config, values)

@@ -3,10 +3,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, raygan, search_command
+from PIL import Image
 
 from raygan.cli import load_experiment, main
 from raygan.config.section import ConfigError, with_values
@@ -53,6 +56,34 @@ def test_quick_needs_no_data_and_no_weights() -> None:
     # More repeats than a quick search has room for are those of the long one.
     repeating = dataclasses.replace(SEARCH, repeats=20).quick()
     repeating.check()
+    shorter = dataclasses.replace(SEARCH, trials=3, trial_epochs=2).quick()
+    assert (shorter.trials, shorter.trial_epochs) == (3, 2)
+
+
+def test_what_a_file_system_says_is_shown_in_a_line() -> None:
+    nowhere = "s3://bucket/study?region=us-east-1&endpoint_override=http://127.0.0.1:9"
+    run = raygan("compare", nowhere)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1, run.stderr
+
+
+def test_ctrl_c_says_so(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (6000, 6000)).save(tmp_path / "photos" / "large.png")
+    command = [Path(sys.executable).with_name("raygan"), "denoise", tmp_path / "photos", tmp_path / "denoised"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        # The progress bar of the folder.
+        while process.stderr.read(1) != "%":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        text = process.stderr.read()
+        assert (process.wait(timeout=60), "Traceback" in text, text.endswith("\nStopped.\n")) == (130, False, True)
 
 
 def test_every_option_reaches_its_value() -> None:

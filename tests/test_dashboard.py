@@ -129,6 +129,19 @@ def test_only_pictures_of_trials_are_served(folder: Path, ports: tuple[int, int]
         assert ask(ports[0], f"/live/pictures/{path}")[0] == 404
 
 
+def test_the_winners_training_is_shown(tmp_path: Path) -> None:
+    record = {"schema": 2, "name": "study", "status": "training the winner", "config": PAPER_V1.to_json(), "trials": 4}
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    write_trials(tmp_path, epochs=1)
+    for folder in ("best", "pictures"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "best" / "metrics.csv").write_text("trial,epoch,best_val_psnr,seconds\nwinner,1,22.0,36.0\n")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "pictures" / "winner.png")
+    shown = progress(Folder(tmp_path))
+    assert (shown["best"], shown["pictures"], shown["seconds"]) == ([21.0, 22.0], ["winner"], 72.0)
+    assert shown["curves"] == {"trial-0001": [21.0], "winner": [22.0]}
+
+
 def test_studies_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     write_trials(tmp_path, epochs=1)
     assert "no study.json" in progress(Folder(tmp_path))["problem"]

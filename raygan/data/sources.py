@@ -15,7 +15,7 @@ from raygan.config.section import require
 from raygan.data.download import BSD300, COCO, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.errors import InputError
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, split_file, without_options
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 """Suffixes of the image files that are read, everywhere."""
@@ -109,9 +109,8 @@ class PairFolder(PairSource):
 
     def find(self) -> tuple[Folder, list[tuple[str, str]]]:
         """See `PairSource.find`."""
-        # The address of a bucket may end in options, such as ?region=….
-        if self.location.partition("?")[0].lower().endswith(".csv"):
-            return _listed_pairs(self.location)
+        if without_options(self.location)[0].lower().endswith(".csv"):
+            return _listed_pairs(*split_file(self.location))
         folder = Folder(self.location)
         noisy, clean = (_by_stem(folder, part) for part in ("noisy", "clean"))
         partners = {stem: stem if stem in clean else stem.rpartition("/")[0] for stem in noisy}
@@ -140,10 +139,8 @@ def image_names(folder: Folder) -> list[str]:
     return [name for name in files if name.lower().endswith(SUFFIXES)]
 
 
-def _listed_pairs(file: str) -> tuple[Folder, list[tuple[str, str]]]:
-    path, mark, options = file.partition("?")
-    parent, _, name = path.rpartition("/")
-    folder = Folder(f"{parent or ('/' if path.startswith('/') else '.')}{mark}{options}")
+def _listed_pairs(folder: Folder, name: str) -> tuple[Folder, list[tuple[str, str]]]:
+    file = folder.address(name)
     try:
         rows = csv.DictReader(io.StringIO(folder.read(name).decode("utf-8-sig")))
         pairs = [(row["noisy"], row["clean"]) for row in rows]

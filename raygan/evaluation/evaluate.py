@@ -68,11 +68,13 @@ def write_evaluation(
         tables.append(table.replace({"picture": {name: f"{index}-{name}" for name in of_task}}))
     per_image = pd.concat(tables, ignore_index=True)
     summary = summarize(per_image)
-    folder.write("per_image.csv", per_image.to_csv(index=False))
-    folder.write("summary.csv", summary.to_csv(index=False))
-    # Last, since the tables are what matters.
+    # Those of an earlier evaluation may be of other photos.
+    folder.child("pictures").clear()
     for name, png in pictures.items():
         folder.write(f"pictures/{name}", png)
+    folder.write("per_image.csv", per_image.to_csv(index=False))
+    # Last: it tells that the evaluation is whole.
+    folder.write("summary.csv", summary.to_csv(index=False))
     return summary
 
 

@@ -45,6 +45,8 @@ def export(checkpoint: str, file: str, precision: ExportPrecision | None = None)
     folder also gets the denoiser's other files and thus is a denoiser itself. Raises `ImageError` for another suffix or
     name, and for a precision that the format does not have.
     """
+    if "://" in file:
+        raise ImageError(f"an export is written to a file on this machine, but the file is {file}")
     target = Path(file)
     _check(target, precision)
     source = Folder(denoiser_folder(checkpoint))

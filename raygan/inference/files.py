@@ -24,7 +24,7 @@ from raygan.config.run import MAX_MEGAPIXELS
 from raygan.data.sources import SUFFIXES, image_names
 from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.inference.error import ErrorBounds
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, split_file
 
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
@@ -170,7 +170,7 @@ def denoise_path(
     the bound of `Denoiser.with_error` times 65535. Raises `ImageError` if a single file cannot be denoised, there is
     nothing to denoise, the input would be overwritten, or there can be no error map.
     """
-    (folder, name), (new_folder, new_name) = _split(noisy), _split(denoised)
+    (folder, name), (new_folder, new_name) = split_file(noisy), split_file(denoised)
     single = name.lower().endswith(SUFFIXES)
     if single and not new_name.lower().endswith(SUFFIXES):
         raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
@@ -199,21 +199,14 @@ def denoise_path(
 
 def _check_error_map(error_map: str, noisy: str, denoised: str) -> None:
     """Raise `ImageError` unless an error map can be written for this input."""
-    files = [(folder.location, name) for folder, name in map(_split, (error_map, noisy, denoised))]
+    files = [(folder.location, name) for folder, name in map(split_file, (error_map, noisy, denoised))]
     if not files[0][1].lower().endswith(ERROR_SUFFIXES):
         raise ImageError(f"the error map's name must end in {', '.join(ERROR_SUFFIXES)}, but it is {error_map!r}")
     if not files[1][1].lower().endswith(SUFFIXES):
         raise ImageError(f"an error map is written for one image, but {noisy} is a folder: give an image file")
     if files[0] in files[1:]:
         raise ImageError(f"the error map would overwrite an image, {error_map}: choose another path for it")
-    _split(error_map)[0].require_writable()
-
-
-def _split(path: str) -> tuple[Folder, str]:
-    """The folder and the name of a file, given by its path or its address, which may end in options (?region=…)."""
-    address, mark, options = path.partition("?") if "://" in path else (path, "", "")
-    name = Path(address).name
-    return Folder(f"{address.removesuffix(name) or '.'}{mark}{options}"), name
+    split_file(error_map)[0].require_writable()
 
 
 def suffix_of(content: bytes) -> str:
@@ -387,7 +380,7 @@ class _Task:
         """Denoise one file; returns what is to be said about the result."""
         error = None
         if error_map is not None:
-            error_folder, error_name = _split(error_map)
+            error_folder, error_name = split_file(error_map)
             error = self.denoiser.error_bounds(), Path(error_name).suffix
         try:
             content = self.source.read(name)

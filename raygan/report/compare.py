@@ -29,10 +29,11 @@ def studies_table(systems: Sequence[System]) -> pd.DataFrame:
 
     `study` is the study's name, or its folder if several have the same name; `arm` is empty for a search. `trials`
     counts those that have begun, of which some are `complete`, `pruned` or `failed`. `epochs` and `seconds` of training
-    are sums over all trials. `val_psnr` (dB) and `val_ssim` are those of the epoch with the highest val PSNR of all
-    trials that did not fail, which is one of `best_trial`; `epochs_to_best` counts the epochs of all trials up to that
-    one, in the order in which they were recorded. After the evaluation, `psnr_<noise>` and so on are means over the
-    evaluation photos at mean intensity, and for an arm over its seeds.
+    are sums over all trials; without trials, they are those of the training. `val_psnr` (dB) and `val_ssim` are those
+    of the epoch with the highest val PSNR of all trials that did not fail, which is one of `best_trial`;
+    `epochs_to_best` counts the epochs of all trials up to that one, in the order in which they were recorded. After the
+    evaluation, `psnr_<noise>` and so on are means over the evaluation photos at mean intensity, and for an arm over its
+    seeds.
     """
     names = [name for name, _ in {(system.study.name, str(system.study.folder)) for system in systems}]
     rows = []
@@ -140,7 +141,8 @@ def _warnings(systems: Sequence[System]) -> list[str]:
         added = noises if data.pairs is None else {}
         validated.append(added | {"the photos (photos in study.json)": system.study.record["photos"]} | crops)
         if _evaluated(system):
-            evaluated.append(noises | {"data/evaluate_on": data.evaluate_on})
+            photos = system.study.record.get("evaluation_photos")
+            evaluated.append(noises | {"the photos (evaluation_photos in study.json)": photos})
     return [
         f"Warning: {what} scores cannot be compared, because the rows differ in {', '.join(different)}."
         for what, different in (("val", differing(validated)), ("evaluation", differing(evaluated)))

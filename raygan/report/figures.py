@@ -45,7 +45,8 @@ def steps_figure(systems: Sequence[System]) -> go.Figure:
     Each series has a faint line, and a line of its moving average.
     """
     titles = {"row_titles": list(STEP_ROWS), "column_titles": [title_of(system) for system in systems]}
-    spacing = {"vertical_spacing": 0.04, "horizontal_spacing": 0.03}
+    # plotly refuses more than the width has room for.
+    spacing = {"vertical_spacing": 0.04, "horizontal_spacing": min(0.03, 0.5 / len(systems))}
     figure = make_subplots(len(STEP_ROWS), len(systems), shared_xaxes=True, shared_yaxes=True, **titles, **spacing)
     shown: set[str] = set()
     for (row, series), (col, system) in itertools.product(enumerate(STEP_ROWS.values(), 1), enumerate(systems, 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 from raygan.errors import InputError
 from raygan.study.ledger import ENDED, REMEDY
 from raygan.study.objectives import LESS_IS_BETTER, OBJECTIVE_NAMES
-from raygan.study.reader import StudyFiles
+from raygan.study.reader import WINNER_RUN, StudyFiles
 from raygan.study.storage import Folder, reading
 
 CURVES = 12
@@ -25,9 +26,10 @@ PICTURES = 4
 def progress(folder: Folder) -> dict[str, Any]:
     """A study's progress.
 
-    `total` is None for a comparison. `best` has the best score after each epoch, in the order in which they were
-    recorded; `curves` have it for single trials, `failed` has the errors of trials, and `pictures` their names, the
-    latest first. Where a study cannot be read, there is only its `name` and the `problem`.
+    `total` is the number of trials, None for a comparison. `best` has the best score after each epoch, in the order in
+    which they were recorded, those of the winner's training last; `curves` have it for single trials and the winner,
+    `failed` has the errors of trials, and `pictures` their names, the latest first. Where a study cannot be read, there
+    is only its `name` and the `problem`.
     """
     try:
         with reading(folder, "", REMEDY):
@@ -41,16 +43,18 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
     ascending = objective in LESS_IS_BETTER
     trials = study.trials.sort_values(objective, ascending=ascending) if objective in study.trials else study.trials
     states = trials["state"].value_counts()
-    epochs = study.metrics
+    epochs = study.epochs
     good_trials = trials[trials["state"] != "failed"]
     # Those that run must not be left out.
     running = good_trials[good_trials["state"] == "running"]
     shown = pd.concat([running, good_trials]).drop_duplicates("trial").head(CURVES)
     column = f"best_{objective}"
-    curves = {trial: epochs.loc[epochs["trial"] == trial, column] for trial in shown["trial"]} if len(epochs) else {}
+    names = [*shown["trial"], *epochs.loc[epochs["trial"] == WINNER_RUN, "trial"].head(1)]
+    curves = {trial: epochs.loc[epochs["trial"] == trial, column] for trial in names} if len(epochs) else {}
     good = epochs[~epochs["trial"].isin(trials.loc[trials["state"] == "failed", "trial"])] if len(epochs) else epochs
     best = (good[column].cummin() if ascending else good[column].cummax()) if len(good) else pd.Series(dtype=float)
-    pictures = [name for name in _latest(epochs) if study.folder.exists(_picture(name))]
+    # One by one: in a bucket, each is a request.
+    pictures = itertools.islice((name for name in _latest(epochs) if study.folder.exists(_picture(name))), PICTURES)
     return {
         "name": study.name,
         "status": study.record["status"],
@@ -65,7 +69,7 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
         "best_trial": next(iter(good_trials["trial"]), None),
         "curves": {trial: _numbers(curve) for trial, curve in curves.items()},
         "failed": trials.loc[trials["state"] == "failed", ["trial", "error"]].fillna("").to_numpy().tolist(),
-        "pictures": pictures[:PICTURES],
+        "pictures": list(pictures),
     }
 
 
@@ -114,5 +118,5 @@ def _asked_picture(path: str, folders: Sequence[Folder]) -> bytes | None:
     if not number.isdecimal() or int(number) >= len(folders):
         return None
     folder = folders[int(number)]
-    known = StudyFiles(folder).trials["trial"].tolist()
+    known = [*StudyFiles(folder).trials["trial"], WINNER_RUN]
     return folder.read(_picture(trial)) if trial in known and folder.exists(_picture(trial)) else None

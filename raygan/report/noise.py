@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from raygan.data.photos import SMALLEST_EVALUATED, decode_photo
 from raygan.data.sources import PhotosError
 from raygan.noise.calibration import NoiseProfile
 from raygan.seeds import torch_generator
-from raygan.study.storage import Folder
+from raygan.study.storage import split_file
 
 SIDE = 512
 """Largest width and height of the part of the photo that is shown, in pixels."""
@@ -27,9 +26,9 @@ def noise_picture(file: str, profile: NoiseProfile, output: str) -> None:
 
     Raises `PhotosError` if the photo cannot be used, and `StorageError` if the picture cannot be written.
     """
-    target = Folder(Path(output).parent)
+    target, name = split_file(output)
     target.require_writable()
-    photo, problem, _ = decode_photo(Folder(Path(file).parent), Path(file).name, SMALLEST_EVALUATED, MAX_MEGAPIXELS)
+    photo, problem, _ = decode_photo(*split_file(file), SMALLEST_EVALUATED, MAX_MEGAPIXELS)
     if problem:
         raise PhotosError(f"{file} is {problem}: give a clean RGB photo")
     width, height = min(SIDE, photo.width), min(SIDE, photo.height)
@@ -44,7 +43,7 @@ def noise_picture(file: str, profile: NoiseProfile, output: str) -> None:
     _draw_curve(ImageDraw.Draw(picture), profile, picture.width, height)
     content = io.BytesIO()
     picture.save(content, "PNG")
-    target.write(Path(output).name, content.getvalue())
+    target.write(name, content.getvalue())
 
 
 def _draw_curve(draw: ImageDraw.ImageDraw, profile: NoiseProfile, width: int, top: int) -> None:

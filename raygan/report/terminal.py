@@ -42,9 +42,10 @@ def _final_report(study: StudyFiles) -> str:
         "steps/": "losses and accuracies, step by step",
         **denoisers,
         "evaluation/": "scores per image, summary, pictures",
-        "tensorboard/": f"tensorboard --logdir {shlex.quote(f'{folder}/tensorboard')}",
+        "tensorboard/": f"tensorboard --logdir {shlex.quote(folder.address('tensorboard'))}",
     }
-    lines += ["", "Written:", *(f"  {folder}/{name:<27} {what}" for name, what in written.items())]
+    width = len(folder.address("x" * 27))
+    lines += ["", "Written:", *(f"  {folder.address(name):<{width}} {what}" for name, what in written.items())]
     return "\n".join(
         [*lines, "", f"For a page of tables and figures, with the paper's: raygan report {shlex.quote(str(folder))}"]
     )

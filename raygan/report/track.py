@@ -268,8 +268,10 @@ class Wandb(Tracker):
 
     def _end(self, run_id: str) -> None:
         handle, run = self.open.pop(run_id)
+        folder = Path(handle.dir).parent
         handle.finish(exit_code=int(run.outcome["state"] == "failed"))
-        for folder in self._offline(run):
+        # Another process that writes this run has deleted the folder, and has one of its own.
+        if folder in self._offline(run):
             (folder / MARK).write_text(json.dumps(run.extent))
 
     def close(self) -> None:

@@ -154,7 +154,8 @@ class Search(_Base, TrialSettings):
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
         name, points = f"{self.name}-quick", [quick(point) for point in self.first_points]
         shrunk: dict[str, Any] = {"config": quick(self.config), "first_points": points}
-        return dataclasses.replace(self, name=name, trials=8, trial_epochs=4, repeats=None, **shrunk)
+        shrunk |= {"trials": min(8, self.trials), "trial_epochs": min(4, self.trial_epochs)}
+        return dataclasses.replace(self, name=name, repeats=None, **shrunk)
 
     def changed(self, config: Config, paths: Set[str], settings: Mapping[str, Any]) -> Search:
         """The same experiment with other settings, around a configuration whose values at `paths` are not searched."""
@@ -236,7 +237,8 @@ class Comparison(_Base):
 
     def quick(self) -> Comparison:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
-        config = with_values(quick(self.config), {"training/epochs": 8})
+        config = quick(self.config)
+        config = with_values(config, {"training/epochs": min(8, config.training.epochs)})
         return dataclasses.replace(self, name=f"{self.name}-quick", config=config)
 
     def changed(self, config: Config, paths: Set[str], settings: Mapping[str, Any]) -> Comparison:

@@ -37,6 +37,8 @@ TEXTS = {
 """Columns that hold text."""
 NUMBERS = {"epochs", "val_psnr", "val_ssim", "operations_per_pixel", "seconds"}
 """Columns of `trials.csv` that hold numbers, besides those of the search space."""
+WINNER_RUN = "winner"
+"""Name of the winner's training in tables and pictures, where trials have theirs."""
 
 
 class StudyFiles:
@@ -76,6 +78,12 @@ class StudyFiles:
     def per_image(self) -> pd.DataFrame:
         """The evaluation's scores, one row per image, noise and method."""
         return self.table("evaluation/per_image.csv", "task", "image", "set", "kind", "level", "intensity", "method")
+
+    @property
+    def epochs(self) -> pd.DataFrame:
+        """The epochs of all trials, and then those of the winner's training."""
+        winner = self.table("best/metrics.csv", "trial")
+        return pd.concat([self.metrics, winner], ignore_index=True) if len(winner) else self.metrics
 
     @property
     def is_comparison(self) -> bool:
@@ -232,8 +240,10 @@ class System:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """The epochs of all its trials, in the order in which they were recorded."""
+        """The epochs of all its trials, in the order in which they were recorded; its own if there are no trials."""
         metrics = self.study.metrics
+        if not self.arm and metrics.empty:
+            return self.epochs
         return metrics[metrics["trial"].isin(self.trials["trial"])].reset_index(drop=True) if self.arm else metrics
 
     @cached_property

@@ -9,7 +9,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pyarrow import fs
 
@@ -57,7 +57,8 @@ class Folder:
                 self.filesystem, path = fs.FileSystem.from_uri(text)
             except ValueError as error:
                 raise StorageError(f"{text} is no s3:// or gs:// address: {error}") from error
-            self.location = text.rstrip("/")
+            address, options = without_options(text)
+            self.location = address.rstrip("/") + options
         else:
             try:
                 path = str(Path(text).expanduser().resolve())
@@ -69,11 +70,14 @@ class Folder:
     def __str__(self) -> str:
         return self.location
 
+    def address(self, name: str) -> str:
+        """The path or address of `name` inside this folder."""
+        address, options = without_options(self.location)
+        return f"{address}/{name}{options}" if address != "/" else f"/{name}"
+
     def child(self, name: str) -> Folder:
         """The folder `name` inside this one, which need not exist."""
-        # A bucket's location may end in options, such as ?region=…, which stay at its end.
-        address, mark, options = self.location.partition("?")
-        return Folder(f"{address.rstrip('/')}/{name}{mark}{options}")
+        return Folder(self.address(name))
 
     @property
     def is_local(self) -> bool:
@@ -95,8 +99,8 @@ class Folder:
     def files(self) -> list[str]:
         """The names of all files inside, at any depth, sorted; none where the folder does not exist.
 
-        Links are followed, but what several names lead to is listed once. A local name that is not UTF-8, and a folder
-        that cannot be read, is left out with a warning.
+        Links are followed, but a folder that several names lead to is listed once. A local name that is not UTF-8, and
+        a folder that cannot be read, is left out with a warning.
         """
         if self.is_local:
             return sorted(self._local_files())
@@ -116,9 +120,8 @@ class Folder:
                 names.clear()
             seen.add(here)
             for path in sorted(os.path.join(parent, name) for name in names):
-                if (file := _identity(path)) in seen:
+                if _identity(path) is None:
                     continue
-                seen.add(file)
                 if path.encode(errors="replace").decode() == path:
                     yield os.path.relpath(path, self.path)
                 else:
@@ -153,7 +156,7 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
-        except OSError:
+        except BaseException:
             partial.unlink(missing_ok=True)
             raise
 
@@ -185,6 +188,19 @@ class Folder:
 
     def _full(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
+
+
+def split_file(file: str) -> tuple[Folder, str]:
+    """The folder and the name of a file, given by its path or its s3:// or gs:// address."""
+    address, options = without_options(file)
+    name = PurePath(address).name
+    return Folder(f"{address.removesuffix(name) or '.'}{options}"), name
+
+
+def without_options(location: str) -> tuple[str, str]:
+    """An address and the options at its end, such as ?region=…, which only buckets have."""
+    address, mark, options = location.partition("?") if "://" in location else (location, "", "")
+    return address, mark + options
 
 
 def _identity(path: str) -> tuple[int, int] | None:

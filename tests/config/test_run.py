@@ -108,3 +108,7 @@ def test_quick_shrinks_a_run_but_no_network_whose_weights_are_given() -> None:
     assert tuned.generator == DENOISER.generator
     assert tuned.training.epochs == 12
     assert isinstance(quick(DENOISER).generator, ResidualUNet)
+    shorter = quick(with_values(DENOISER, {"training/epochs": 2, "training/steps_per_epoch": 7}))
+    assert (shorter.training.epochs, shorter.training.steps_per_epoch) == (2, 7)
+    coarse = ResidualUNet(depth=6, unshuffle=2)
+    assert quick(with_values(DENOISER, {"generator": coarse, "data/crop_size": 128})).data.crop_size == 128

@@ -26,6 +26,7 @@ def write_study(folder: Path, *, config: Mapping[str, object] | None = None, **r
         "versions": {"raygan": "0"},
         "content_loss": "features",
         "photos": {"train": 8, "validation": 2, "sha256": "a"},
+        "evaluation_photos": {"count": 300, "sha256": "a"},
         "config": with_values(PAPER_V1, config or {}).to_json(),
         **({} if "arms" in record else of_search),
         **record,

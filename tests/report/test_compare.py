@@ -166,11 +166,22 @@ def test_differing_settings_are_listed_in_the_order_of_the_rows(tmp_path: Path, 
 
 
 def test_warning_if_evaluations_are_on_different_photos(tmp_path: Path, finished: Folder) -> None:
-    other = write_study(tmp_path / "other", {}, [], scores={"raygan": 20.0}, config={"data/evaluate_on": "mine"})
+    photos = {"count": 300, "sha256": "b"}
+    other = write_study(tmp_path / "other", {}, [], scores={"raygan": 20.0}, evaluation_photos=photos)
     assert (
-        "Warning: evaluation scores cannot be compared, because the rows differ in data/evaluate_on."
-        in side_by_side(read_studies([finished, other])).splitlines()
-    )
+        "Warning: evaluation scores cannot be compared, because the rows differ in the photos (evaluation_photos in "
+        "study.json)."
+    ) in side_by_side(read_studies([finished, other])).splitlines()
+    moved = write_study(tmp_path / "moved", {}, [], scores={"raygan": 20.0}, config={"data/evaluate_on": "mine"})
+    assert "Warning" not in side_by_side(read_studies([finished, moved]))
+
+
+def test_a_training_without_trials_has_its_own_epochs(tmp_path: Path) -> None:
+    study = hand_written.write_study(tmp_path / "trained", trials=0)
+    metrics = {"trial": "winner", "epoch": [1, 2], "val_psnr": [20.0, 21.0], "val_ssim": 0.5, "seconds": 2.5}
+    write_table(study, "best/metrics.csv", pd.DataFrame(metrics))
+    (row,) = table_of(study)
+    assert (row["epochs"], row["seconds"], row["val_psnr"], row["best_trial"]) == (2, 5.0, 21.0, "winner")
 
 
 def test_lpips_beside_studies_without_it(tmp_path: Path, finished: Folder) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raygan.study.storage import Folder, StorageError
+from raygan.study.storage import Folder, StorageError, split_file
 
 
 def test_writes_reads_and_lists(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     assert folder.files() == ["file"]
 
 
-def test_links_and_odd_names_are_listed_once_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_are_listed_once_and_odd_names_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "one.png").write_text("1")
     (tmp_path / "a" / "b" / "parent").symlink_to("..")
@@ -46,10 +46,19 @@ def test_links_and_odd_names_are_listed_once_or_left_out(tmp_path: Path, caplog:
     os.mkfifo(tmp_path / "pipe")
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))).write_text("2")
     names = Folder(tmp_path).files()
-    # The same photo by either of its names.
-    assert len(names) == 2
-    assert "nowhere.png" in names
+    # Several noisy shots may be linked to one clean photo.
+    assert names == ["a/one.png", "again.png", "nowhere.png"]
     assert "left out 1 files whose names are not UTF-8" in caplog.text
+
+
+def test_only_addresses_of_buckets_have_options(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "what?now")
+    assert folder.child("v1").path == f"{tmp_path}/what?now/v1"
+    bucket = Folder("s3://bucket/studies?region=eu-west-1")
+    assert bucket.address("v1/study.json") == "s3://bucket/studies/v1/study.json?region=eu-west-1"
+    (parent, name), (here, file) = split_file("s3://bucket/a/b.png?region=eu-west-1"), split_file("what?.png")
+    assert (str(parent), name) == ("s3://bucket/a?region=eu-west-1", "b.png")
+    assert (here.path, file) == (str(Path.cwd()), "what?.png")
 
 
 @pytest.mark.parametrize("location", ["~nobody-of-that-name/x", "https://example.org/x", "C://x", "\0"])
