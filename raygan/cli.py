@@ -334,7 +334,8 @@ def _noise(
         profile = profile_of_frames(read_frames(str(frames.flat_frames)), iso, frames.black, frames.white)
     noise_picture(photo, profile, picture)
     model = profile.camera()
-    values = {"shot": model.shot, "read": model.read, "high": profile.stops}
+    # Of another camera's model, these would stay.
+    values = {"shot": model.shot, "read": model.read, "low": 0.0, "high": profile.stops}
     print(f"Variance of raw values x in [0, 1] at ISO {iso:g}: {profile.shot:.4g} x + {profile.read:.4g}")
     options = " ".join(f"--set noises/camera/{name}={value:.4g}" for name, value in values.items())
     print(f"To train with it: --set noises=camera {options}\nWritten: {picture}")

@@ -144,6 +144,8 @@ def _stored_tensors(path: Path) -> dict[str, Tensor]:
         stored: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise WeightsError(f"VGG19 weights {path} cannot be read: {error}") from error
+    if not isinstance(stored, dict):
+        raise WeightsError(f"VGG19 weights {path} must be a dictionary of tensors, but hold a {type(stored).__name__}")
     return stored
 
 

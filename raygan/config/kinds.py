@@ -58,7 +58,7 @@ class Noise(Kind, ABC):
 
     def __add__(self, other: Noise) -> NoiseChain:
         """Chain this noise and the other, in this order, with the odds of this one."""
-        links = [one.noises if isinstance(one, NoiseChain) else (one,) for one in (self, other)]
+        links = [one.noises if isinstance(one, NoiseChain) and one.is_plain else (one,) for one in (self, other)]
         return NoiseChain(noises=(*links[0], *links[1]), odds=self.odds)
 
     @property
@@ -92,6 +92,11 @@ class NoiseChain(Noise):
         names = [noise.key for noise in self.noises]
         require("noises not empty, with different names", 0 < len(names) == len(set(names)), noises=names)
         require_range(self, most=1)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has the whole range and no name of its own, and so can be a part of a longer chain."""
+        return (self.low, self.high, self.name) == (0.0, 1.0, None)
 
     @property
     def key(self) -> str:

@@ -13,7 +13,6 @@ import dataclasses
 import importlib
 import inspect
 import itertools
-import json
 import operator
 import re
 import sys
@@ -210,10 +209,10 @@ def parse_value(config: Section, path: str, text: str) -> Any:
     if _is_valid(_as_kinds(value, kind, getattr(owner, leaf)), kind):
         return value
     # A ValueError also where an integer has thousands of digits.
-    with contextlib.suppress(ValueError):
-        # "true" as in JSON, or "True" as tables have it.
-        lowered = text.lower() if kind is bool else text
-        value = tuple(map(json.loads, value)) if isinstance(value, tuple) else json.loads(lowered)
+    with contextlib.suppress(ValueError, SyntaxError):
+        # "True" as tables have it, or "true" as in JSON.
+        literal = text.capitalize() if kind is bool else text
+        value = tuple(map(ast.literal_eval, value)) if isinstance(value, tuple) else ast.literal_eval(literal)
     if not _is_valid(value, kind):
         raise ConfigError(f"{path} must be {_type_name(kind)}, but got {text!r}")
     return value
@@ -298,8 +297,10 @@ def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...] | N
 
     A name is that of a class, in any case, with or without underscores.
     """
-    for one in current if isinstance(current, tuple) else filter(None, (current,)):
-        if text == one.key or _normalized(text) == _normalized(type(one).__name__):
+    present = current if isinstance(current, tuple) else tuple(filter(None, (current,)))
+    named = [one for one in present if text == one.key]
+    for one in (*named, *present):
+        if one in named or _normalized(text) == _normalized(type(one).__name__):
             return one
     kinds = _subclasses(base)
     for kind in kinds:
@@ -383,7 +384,7 @@ def _is_valid(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_is_valid(one, choices[0]) for one in value)
     if origin is Literal:
-        return value in choices
+        return any(value == one and type(value) is type(one) for one in choices)
     if kind in (int, float):
         # A comparison, since an integer may be too large to be a float.
         return isinstance(value, int | kind) and not isinstance(value, bool) and -1e300 < value < 1e300

@@ -230,7 +230,7 @@ def decode_photo(folder: Folder, name: str, smallest: int, max_megapixels: int) 
         with warnings.catch_warnings():
             # Pillow only warns of some missing bytes; those of metadata do not matter here.
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", message=".*(EXIF|MPO)")
+            warnings.filterwarnings("ignore", message=".*(EXIF|MPO|Metadata Warning)")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
             if problem := _problem(image, smallest, max_megapixels):
                 return nothing, problem, digest

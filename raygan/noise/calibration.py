@@ -27,6 +27,14 @@ PROFILES = tuple(
     )
 )
 """Where an installed darktable keeps its profiles."""
+DARKTABLE_SHARE = 0.085
+"""Variance as darktable measures it, of that of raw values.
+
+darktable's profiles are for its own denoising: tools/noise/noiseprofile.c takes the diagonal details of one level of
+Haar's wavelet, (a - b - c + d) / 4, of green that has been demosaicked, which smooths it. A quarter is due to the
+wavelet. The share is what that program would measure after the demosaicking of Malvar et al. (see `Camera`), and 0.047
+after a bilinear one; darktable's own methods were not tried.
+"""
 BLOCK = 16
 """Side of the blocks of a frame whose mean and variance are compared."""
 ISO = 100
@@ -59,8 +67,9 @@ class NoiseProfile:
 def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseProfile:
     """The noise that darktable measured for a camera model, such as "Canon EOS 6D", scaled to `iso` from the nearest.
 
-    `file` is darktable's noiseprofiles.json; None: that of the installed darktable. The green channel is used, which
-    white balance does not scale. Raises `NoiseCalibrationError` if there is no such file or model.
+    It is that of raw values, by `DARKTABLE_SHARE`, and so known to perhaps a third. `file` is darktable's
+    noiseprofiles.json; None: that of the installed darktable. The green channel is used, which white balance does not
+    scale. Raises `NoiseCalibrationError` if there is no such file or model.
     """
     _require_iso(iso)
     found = next((Path(path) for path in ([file] if file else PROFILES) if Path(path).is_file()), None)
@@ -73,11 +82,14 @@ def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseP
         makers = json.loads(found.read_bytes())["noiseprofiles"]
         models = {
             f"{maker['maker']} {model['model']}": [
-                (float(one["iso"]), float(one["a"][1]), float(one["b"][1])) for one in model["profiles"]
+                (float(one["iso"]), float(one["a"][1]), float(one["b"][1]))
+                for one in model["profiles"]
+                # darktable does not offer these either.
+                if not one.get("skip", False)
             ]
             for maker in makers
             for model in maker["models"]
-            if model["profiles"]
+            if not all(one.get("skip", False) for one in model["profiles"])
         }
     except (ValueError, LookupError, TypeError) as error:
         raise NoiseCalibrationError(f"{found} is not a file of darktable's noise profiles ({error})") from error
@@ -88,7 +100,7 @@ def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseP
         raise NoiseCalibrationError(f"{found} has no camera {model!r}; {hint}")
     measured, shot, read = min(models[named[0]], key=lambda one: abs(math.log(one[0] / iso)))
     gain = iso / measured
-    return NoiseProfile(shot * gain, max(0.0, read) * gain**2, iso)
+    return NoiseProfile(shot * gain / DARKTABLE_SHARE, max(0.0, read) * gain**2 / DARKTABLE_SHARE, iso)
 
 
 def read_frames(location: str) -> list[NDArray[np.number[Any]]]:

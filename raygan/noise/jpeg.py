@@ -102,7 +102,8 @@ def _quantized(planes: Tensor, table: tuple[int, ...], scale: Tensor) -> Tensor:
     steps = ((base * scale[:, None, None, None, None, None] + 50) / 100).floor().clamp(1, 255)
     coefficients = (cosines @ blocks @ cosines.T / steps).round() * steps
     restored = (cosines.T @ coefficients @ cosines).transpose(3, 4)
-    return restored.reshape(planes.shape).round()
+    # As bytes, which have been centered at 0.
+    return restored.reshape(planes.shape).round().clamp(-128, 127)
 
 
 def _cosines(device: torch.device) -> Tensor:

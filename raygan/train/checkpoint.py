@@ -96,7 +96,8 @@ def save_checkpoint(
     files = {
         "denoiser/generator.safetensors": safetensors.torch.save(best.weights),
         "denoiser/config.json": about,
-        "denoiser/metrics.json": _json(best.metrics),
+        # NaN, of losses that were not computed, is no JSON.
+        "denoiser/metrics.json": _json({name: None if one != one else one for name, one in best.metrics.items()}),
         "training.pt": state.getvalue(),
         "config.json": about,
         "metrics.json": _json(metrics),

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from raygan.config.run import Config
-from raygan.config.section import with_values
+from raygan.config.section import ConfigError, with_values
 from raygan.data.crops import CachedCrops, CropSource, StreamedCrops, validation_crops
 from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.errors import InputError
@@ -170,19 +170,31 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
 
 def _with_half_batch(run: Run, epochs: Callable[[Run], Iterator[Epoch]]) -> Iterator[Epoch]:
     """A run's epochs: with half the batch, if the memory does not hold it and `training/halve_batch` allows that."""
-    checkpoints, batch_size = run.job.folder.child(f"checkpoints/{run.name}"), run.config.training.batch_size
+    checkpoints, halved = run.job.folder.child(f"checkpoints/{run.name}"), _with_half_of_it(run)
     if not checkpoints.exists(HALF_BATCH):
         try:
             yield from epochs(run)
             return
         except OutOfMemoryError:
-            halves = batch_size % (2 * run.config.hardware.workers) == 0
-            if not run.config.training.halve_batch or not halves or checkpoints.files():
+            if halved is None or checkpoints.files():
                 raise
-        logger.warning("%s is out of memory with batches of %d: it starts again with half", run.name, batch_size)
+        before, now = (one.config.training.batch_size for one in (run, halved))
+        logger.warning("%s is out of memory with batches of %d: it starts again with half", run.name, before)
         # What a resumed run needs to know.
-        checkpoints.write(HALF_BATCH, f"training/batch_size {batch_size // 2} instead of {batch_size}\n")
-    yield from epochs(replace(run, config=with_values(run.config, {"training/batch_size": batch_size // 2})))
+        checkpoints.write(HALF_BATCH, f"training/batch_size {now} instead of {before}\n")
+    yield from epochs(halved or run)
+
+
+def _with_half_of_it(run: Run) -> Run | None:
+    """The run with half the batch; None where that is not allowed, or not possible."""
+    half, rest = divmod(run.config.training.batch_size, 2)
+    if not run.config.training.halve_batch or rest:
+        return None
+    try:
+        return replace(run, config=with_values(run.config, {"training/batch_size": half}))
+    except ConfigError:
+        # Workers would get unequal parts, or a batch no pair.
+        return None
 
 
 def _epochs_in_process(run: Run) -> Iterator[Epoch]:

@@ -17,6 +17,8 @@ from raygan.seeds import torch_generator
 from raygan.train.step import autocast
 
 BATCH = 16
+BEST_PSNR, ROUNDED_PSNR = 100.0, 60.0
+"""Highest PSNR in dB of a denoised crop, and of a noisy one: rounding to 8 bits leaves 58.9 dB."""
 
 
 def validate(
@@ -57,7 +59,9 @@ def _scores(generator: nn.Module, batches: Iterable[Sequence[Tensor]], config: C
         with autocast(device, config.training.precision):
             denoised = generator(noisy)
         clean, noisy, denoised = clean.double(), noisy.double(), denoised.double()
-        scores = (psnr(clean, denoised), ssim(clean, denoised), psnr(clean, noisy))
+        # One crop without any error, such as a black one with speckle, would make the mean infinite.
+        quality, noisy_quality = psnr(clean, denoised).clamp(max=BEST_PSNR), psnr(clean, noisy).clamp(max=ROUNDED_PSNR)
+        scores = (quality, ssim(clean, denoised), noisy_quality)
         total += torch.stack([score.sum() for score in scores])
     return total
 

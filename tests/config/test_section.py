@@ -77,6 +77,9 @@ def test_noises_of_one_class_are_told_apart_by_name() -> None:
     config = with_values(PAPER_V1, {"noises": [Gaussian(), Gaussian(name="weak", high=0.01)]})
     assert with_values(config, {"noises/weak/high": 0.02}).noises == (Gaussian(), Gaussian(name="weak", high=0.02))
     assert with_values(config, {"noises": ["weak"]}).noises == (Gaussian(name="weak", high=0.01),)
+    # Its exact name counts before its class, in any order.
+    config = with_values(config, {"noises": config.noises[::-1]})
+    assert with_values(config, {"noises": ["gaussian"]}).noises == (Gaussian(),)
 
 
 def test_photo_source_is_a_name_or_a_location() -> None:
@@ -217,6 +220,8 @@ def test_json_that_cannot_be_read_is_refused(base: Any, values: dict[str, Any], 
         ("training/steps_per_epoch", "none", None),
         ("training/steps_per_epoch", "12", 12),
         ("loss/content_weight", "1e-3", 0.001),
+        ("loss/content_weight", ".001", 0.001),
+        ("loss/content_weight", "1.e-3", 0.001),
         ("loss/content/weights", "vgg.npz", "vgg.npz"),
         ("generator/residual", "true", True),
         ("generator/residual", "False", False),
@@ -243,6 +248,7 @@ def test_parse_value_gives_what_with_values_takes(path: str, text: str, value: o
         ("training/epochs", "1.5"),
         ("training/epochs", "none"),
         ("generator/residual", "yes"),
+        ("generator/residual", "1"),
         ("generator/upsampling", "bilinear"),
         ("loss/content", "l1"),
         ("generator", "none"),

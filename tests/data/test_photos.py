@@ -109,6 +109,20 @@ def test_odd_files_do_not_end_a_run(write_photos: Write, caplog: pytest.LogCaptu
     ) in caplog.text
 
 
+def test_odd_metadata_does_not_matter(write_photos: Write, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_photos(4)
+    Image.effect_noise((96, 96), 60).convert("RGB").save(folder / "scan.tif", dpi=(72, 72))
+    content = (folder / "scan.tif").read_bytes()
+    # The horizontal resolution, tag 282, twice.
+    entry = content.index(struct.pack("<HHI", 282, 5, 1))
+    (folder / "scan.tif").write_bytes(content[: entry + 4] + struct.pack("<I", 2) + content[entry + 8 :])
+    with pytest.warns(UserWarning, match="Metadata Warning"), Image.open(folder / "scan.tif") as image:
+        image.load()
+    photos = training_photos(data_of(folder), memory=1e9)
+    assert len(photos.train) + len(photos.validation) == 5
+    assert "skipped" not in caplog.text
+
+
 def test_a_preview_behind_a_cameras_photo_does_not_matter(
     write_photos: Write, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """The noise of a given camera model."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -13,22 +14,42 @@ from PIL import Image
 from raygan.data.samples import dead_leaves
 from raygan.noise import Camera
 from raygan.noise.calibration import (
+    DARKTABLE_SHARE as SHARE,
+)
+from raygan.noise.calibration import (
     NoiseCalibrationError,
     NoiseProfile,
     darktable_profile,
     profile_of_frames,
     read_frames,
 )
-from raygan.noise.camera import Draw
+from raygan.noise.camera import Draw, demosaicked
+
+
+def measured_by_darktable(green: torch.Tensor) -> float:
+    """The variance of green, (H, W), as darktable's tools/noise/noiseprofile.c computes it."""
+    low = (green[:, 0::2] + green[:, 1::2]) / 2
+    detail = green[:, 1::2] - low
+    diagonal = detail[1::2] - (detail[0::2] + detail[1::2]) / 2
+    return float(diagonal.abs().median() / 0.6745) ** 2
+
+
+@pytest.mark.parametrize("level", [0.2, 0.8])
+def test_raw_values_have_more_noise_than_darktable_measures(level: float) -> None:
+    variance = 1e-4 * level + 1e-6
+    noise = torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(0))
+    green = demosaicked(level + math.sqrt(variance) * noise, torch.tensor([True]))[0, 1, 4:-4, 4:-4]
+    assert measured_by_darktable(green) / SHARE == pytest.approx(variance, rel=0.05)
 
 
 @pytest.fixture
 def profiles(tmp_path: Path) -> str:
     """A file in darktable's format, made for the test."""
     measured = [
-        {"name": "x", "iso": iso, "a": [9.0, iso * 3e-8, 9.0], "b": [9.0, iso**2 * 2e-12, 9.0]}
+        {"name": "x", "iso": iso, "a": [9.0, iso * 3e-8 * SHARE, 9.0], "b": [9.0, iso**2 * 2e-12 * SHARE, 9.0]}
         for iso in (100, 400, 1600)
     ]
+    measured.insert(0, {"name": "x", "iso": 100, "skip": True, "a": [9.0, 9.0, 9.0], "b": [9.0, 9.0, 9.0]})
     makers = [{"maker": "Maker", "models": [{"comment": "", "model": "One II", "profiles": measured}]}]
     file = tmp_path / "noiseprofiles.json"
     file.write_text(json.dumps({"version": 0, "noiseprofiles": makers}))
@@ -106,7 +127,8 @@ def test_the_command_writes_a_picture_and_the_settings(profiles: str, tmp_path: 
     )
     assert run.returncode == 0, run.stderr
     assert "2.4e-05 x + 1.28e-06" in run.stdout
-    assert "--set noises/camera/shot=3e-06 --set noises/camera/read=2e-08 --set noises/camera/high=3" in run.stdout
+    options = {"shot": "3e-06", "read": "2e-08", "low": "0", "high": "3"}
+    assert " ".join(f"--set noises/camera/{name}={value}" for name, value in options.items()) in run.stdout
     with Image.open(tmp_path / "out.png") as picture:
         pixels = np.asarray(picture)
     assert np.array_equal(pixels[:96, :96], dead_leaves(96, 0, 0))

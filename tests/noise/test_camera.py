@@ -182,6 +182,21 @@ def test_jpeg_is_that_of_pillow(quality: int, subsampled: bool) -> None:
     assert difference.mean() < 0.5 * np.abs(pixels.astype(int) - theirs).mean() + 0.3
 
 
+@pytest.mark.parametrize("quality", [25, 50])
+def test_jpeg_of_saturated_colours_is_that_of_pillow(quality: int) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[::3, :, 0], pixels[:, ::5, 2], pixels[20:30, 20:30] = 255, 255, 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
+    theirs = np.array(Image.open(file)).astype(int)
+    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    [ours] = compressed(image[None], torch.tensor([float(quality)]), torch.tensor([False]))
+    difference = np.abs((ours * 255).round().int().permute(1, 2, 0).numpy() - theirs)
+    # Without libjpeg's clipping of each plane, they would be 0.7 to 1, and 9 to 11.
+    assert difference.mean() < 0.2
+    assert np.quantile(difference, 0.99) <= 3
+
+
 def test_stops_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="high <= 10"):
         Camera(high=11)

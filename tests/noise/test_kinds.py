@@ -16,6 +16,7 @@ from raygan.noise import (
     PoissonGaussian,
     SaltAndPepper,
     SmoothGaussian,
+    Speckle,
     add_noise,
 )
 from raygan.noise.jpeg import compressed
@@ -92,6 +93,9 @@ def test_the_values_of_a_chain_have_paths_and_survive_json() -> None:
 def test_longer_chains_are_flat_and_have_the_odds_of_their_first_noise() -> None:
     chain = Gaussian(odds=3) + SaltAndPepper() + Jpeg()
     assert chain == NoiseChain(noises=(Gaussian(odds=3), SaltAndPepper(), Jpeg()), odds=3)
+    # One with a range or a name of its own stays a part.
+    weak = NoiseChain(noises=(Gaussian(), Speckle()), high=0.5, name="weak")
+    assert (weak + Jpeg()).noises == (weak, Jpeg())
     clean = torch.rand(2, 3, 32, 32, generator=torch_generator("clean"))
     batch = add_noise(clean, [chain, chain], [0.2, 0.8], [torch_generator("test", row) for row in range(2)])
     for row, position in enumerate((0.2, 0.8)):

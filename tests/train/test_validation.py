@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,15 @@ def test_scores_are_those_of_scikit_image(tiny_config: Config) -> None:
         assert sums[f"psnr_{noise.key}_mean"].item() == pytest.approx(expected, abs=1e-6)
         expected = sum(structural_similarity(c, d, data_range=1, channel_axis=0) for c, d in pairs)
         assert sums[f"ssim_{noise.key}_mean"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_crop_without_noise_does_not_make_the_scores_infinite(tiny_config: Config) -> None:
+    black = np.zeros((96, 96, 3), np.uint8)
+    photos = Photos(["black", *PHOTOS.names], [black, *PHOTOS.pixels])
+    crops = validation_crops(photos, tiny_config.data)
+    sums = validate(network(tiny_config), crops, tiny_config, CPU, range(len(crops)))
+    assert all(math.isfinite(one) for one in sums.values())
+    assert sums["psnr_noisy"] / len(crops) < 60
 
 
 def test_noise_has_the_three_levels_of_each_model() -> None:
