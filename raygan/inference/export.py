@@ -17,6 +17,7 @@ from torch import nn
 from torch.export import Dim
 
 from raygan.config.kinds import Generator
+from raygan.config.run import Config
 from raygan.inference.denoiser import AnySize, ImageError
 from raygan.inference.error import ERROR_FILE
 from raygan.inference.reduced import Parity, reduce_precision
@@ -53,7 +54,7 @@ def export(checkpoint: str, file: str, precision: ExportPrecision | None = None)
     generator, config = load_generator(source)
     Folder(target.parent).require_writable()
     if target.suffix == ".safetensors":
-        _write_half(generator, source, target)
+        _write_half(generator, config, source, target)
         return None
     if target.suffix == ".pt2":
         _write_program(generator, config.generator, target)
@@ -140,19 +141,22 @@ def _write_package(model: Path, generator: Generator, file: Path, source: Folder
             package.writestr(f"{name}/{CARD}", source.read(CARD))
 
 
-def _write_half(generator: nn.Module, source: Folder, file: Path) -> None:
+def _write_half(generator: nn.Module, config: Config, source: Folder, file: Path) -> None:
     """A folder with the same denoiser, its weights in half precision."""
-    weights_name, *others = DENOISER_FILES
+    weights_name, config_name, *others = DENOISER_FILES
     if file.name != weights_name:
         raise ImageError(f"weights in half precision are written to a file named {weights_name}, not {file.name}")
     target = Folder(file.parent)
     if target.location == source.location:
         raise ImageError(f"the weights would overwrite those of the denoiser, {source}: choose another folder")
     # Without the bounds of errors, which hold for the weights as they are.
-    if target.exists(ERROR_FILE):
-        target.delete(ERROR_FILE)
+    for name in (*others, ERROR_FILE):
+        if target.exists(name):
+            target.delete(name)
     for name in others:
         if source.exists(name):
             target.write(name, source.read(name))
+    # The source has none if it is another project's model.
+    target.write(config_name, json.dumps(config.to_json(), indent=2) + "\n")
     # The integer counters of batch normalization are left as they are.
     target.write(file.name, safetensors.torch.save(generator.half().state_dict()))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import math
 import re
+import struct
 import sys
 import tempfile
 import warnings
@@ -18,13 +20,14 @@ import numpy as np
 import PIL.Image
 import pyvips
 from numpy.typing import NDArray
+from PIL import TiffImagePlugin
 from tqdm import tqdm
 
 from raygan.config.run import MAX_MEGAPIXELS
 from raygan.data.sources import SUFFIXES, image_names
 from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.inference.error import ErrorBounds
-from raygan.study.storage import Folder, split_file
+from raygan.study.storage import Folder, StorageError, split_file
 
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 PIL.Image.MAX_IMAGE_PIXELS = None
 IN_MEMORY = 512 * 2**20
 """Bytes of a denoised image up to which it is held in memory."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 QUALITY = 95
 """Quality of lossy formats."""
 COLOURS = ("b-w", "grey16", "srgb", "rgb16")
@@ -41,12 +45,15 @@ LOADERS = {
     rb"\xff\xd8\xff": (".jpg", "jpegload_buffer", "truncated"),
     rb"\x89PNG\r\n\x1a\n": (".png", "pngload_buffer", "truncated"),
     rb"RIFF....WEBP": (".webp", "webpload_buffer", "truncated"),
-    # Of missing bytes in a tile, libtiff only warns.
-    rb"II[*+]\0|MM\0[*+]": (".tif", "tiffload_buffer", "warning"),
+    # libtiff also warns of odd metadata; of missing bytes see `_check_tiff`.
+    rb"II[*+]\0|MM\0[*+]": (".tif", "tiffload_buffer", "error"),
 }
 """By how a file begins: its suffix, libvips's loader, which has others, some of which start programs, and what that
 must fail on."""
-LOSSY = (".jpg", ".jpeg", ".webp")
+JPEG = (".jpg", ".jpeg")
+LOSSY = (*JPEG, ".webp")
+LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
+"""Most pixels of a side in formats that have a limit."""
 ERROR_SUFFIXES = (".png", ".tif", ".tiff")
 """Formats of error maps: those that hold 16 bits."""
 EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
@@ -57,8 +64,12 @@ STRUCTURE = frozenset(
     {*range(254, 270), *range(273, 305), *range(317, 348), 512, 513, 514, 529, 530, 532, 700, IPTC, 34675}
 )
 """TIFF's tags about pixels, and those that libvips carries over itself: everything else describes the picture."""
-XMP = "xmp-data"
-"""libvips's name of the XMP packet."""
+XMP, LARGEST_XMP = "xmp-data", 65_502
+"""libvips's name of the XMP packet, and its most bytes in a JPEG file."""
+REDUCED, OFFSETS = 254, {273: 279, 324: 325}
+"""TIFF's tags: of a smaller version of another image, and where strips or tiles begin, with those of their lengths."""
+GAMMA = 45_455
+"""The value of a PNG file's gAMA chunk that is near sRGB's curve."""
 UPRIGHT = re.compile(rb"""(<tiff:Orientation>|tiff:Orientation=["'])[2-8]""")
 """An orientation in it, which no longer holds."""
 NOISY, LEFT = 10 / 255, 0.7
@@ -106,6 +117,7 @@ def denoise_content(
     try:
         image = _load(content, max_megapixels)
         _check_kept(image, suffix, notes)
+        _note_left_out(image, content, suffix, notes)
         exif = _exif_of(image, content, notes)
         height, width, channels = image.height, image.width, image.bands
         kind = np.dtype(np.uint16 if image.format == "ushort" else np.uint8)
@@ -130,7 +142,7 @@ def denoise_content(
         if denoiser.strength >= 1:
             _note_noise_left(image, denoised, notes)
         # Inserted into the noisy image, which has the metadata.
-        result = _as_file(image.insert(denoised, 0, 0), suffix, exif, notes)
+        result = _as_file(image.insert(denoised, 0, 0), suffix, exif)
         error_map = _as_image(errors, "grey16").write_to_buffer(error_suffix) if errors is not None else b""
         return DenoisedFile(result, error_map, tuple(notes))
     except pyvips.Error as error:
@@ -172,16 +184,19 @@ def denoise_path(
     """
     (folder, name), (new_folder, new_name) = split_file(noisy), split_file(denoised)
     single = name.lower().endswith(SUFFIXES)
-    if single and not new_name.lower().endswith(SUFFIXES):
-        raise ImageError(f"the result's name must end in {', '.join(SUFFIXES)}, but it is {denoised!r}")
+    if single != new_name.lower().endswith(SUFFIXES):
+        formats, (where, which) = ", ".join(SUFFIXES), ("result", denoised) if single else ("input", noisy)
+        raise ImageError(f"the {where}'s name must end in {formats} if the other's does, but it is {which!r}")
+    if single and ray_device is not None:
+        raise ImageError(f"--ray distributes a folder, but {noisy} is one image: leave --ray out")
     source, target = (folder, new_folder) if single else (Folder(noisy), Folder(denoised))
     if source.location == target.location and (not single or name == new_name):
         raise ImageError(f"the result would overwrite the input, {noisy}: choose another path for it")
-    target.require_writable()
     task = _Task(denoiser, source, target, max_megapixels)
     if error_map is not None:
         _check_error_map(error_map, noisy, denoised)
     if single:
+        target.require_writable()
         _log_notes(noisy, task.run(name, new_name, error_map))
         return []
     # An earlier result inside the input is not input.
@@ -189,6 +204,7 @@ def denoise_path(
     names = [name for name in image_names(source) if not name.startswith(result)]
     if not names:
         raise ImageError(f"there are no images in {source} (files that end in {', '.join(SUFFIXES)})")
+    target.require_writable()
     outcomes = map(task.try_run, names) if ray_device is None else _run_on_ray(task, names, ray_device)
     problems = []
     for name, problem, notes in tqdm(outcomes, total=len(names), unit="image"):
@@ -225,6 +241,8 @@ def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
     """The image in a file, upright, and in grey or sRGB; raises `ImageError` if it is of another kind."""
     _, loader, fail_on = _format_of(content)
     image = getattr(pyvips.Image, loader)(content, fail_on=fail_on)
+    if loader == "tiffload_buffer":
+        _check_tiff(content)
     if image.width * image.height > max_megapixels * 1e6:
         size = f"{image.width}x{image.height} pixels"
         raise ImageError(f"it has {size}, but at most {max_megapixels} megapixels are read (see --max-megapixels)")
@@ -244,33 +262,82 @@ def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
     return image
 
 
+def _tiff_directory(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The entries of a TIFF file's first image."""
+    # BigTIFF has a longer header.
+    directory = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if b"+" in content[2:4] else 8])
+    file = io.BytesIO(content)
+    file.seek(directory.next)
+    with warnings.catch_warnings(action="ignore"):
+        directory.load(file)
+    return directory
+
+
+def _check_tiff(content: bytes) -> None:
+    """Raise `ImageError` for a TIFF file whose end is missing, or that shows a preview, as camera raw files do."""
+    try:
+        directory = _tiff_directory(content)
+        ends = [
+            begin + length
+            for where, lengths in OFFSETS.items()
+            for begin, length in zip(directory.get(where, ()), directory.get(lengths, ()), strict=False)
+        ]
+        is_preview = bool(directory.get(REDUCED, 0) & 1)
+    except (ValueError, TypeError, LookupError, struct.error, OSError, SyntaxError) as error:
+        raise ImageError(f"its TIFF entries cannot be read: {error}") from error
+    if max(ends, default=0) > len(content):
+        raise ImageError("its end is missing")
+    if is_preview:
+        raise ImageError("its first image is a preview: if it is a camera raw file, develop it first")
+
+
+def _note_left_out(image: pyvips.Image, content: bytes, suffix: str, notes: list[str]) -> None:
+    """Note metadata that the format cannot hold, or that libvips does not write."""
+    suffix = suffix.lower()
+    if image.get_typeof("iptc-data") and suffix not in JPEG:
+        notes.append(f"its IPTC entries are left out of a {suffix} file")
+    if image.get_typeof(XMP) and suffix in JPEG and len(image.get(XMP)) > LARGEST_XMP:
+        notes.append("its XMP entries are left out, since JPEG files hold 64 KB of them")
+    if image.get_typeof("icc-profile-data") and suffix == ".webp" and image.bands < 3:
+        notes.append("its colour profile is left out, since .webp files hold none of grey images")
+    chunks = content[: content.find(b"IDAT")] if content.startswith(b"\x89PNG") else b""
+    where = chunks.find(b"gAMA")
+    if where > 0 and not any(other in chunks for other in (b"sRGB", b"iCCP")):
+        gamma = int.from_bytes(chunks[where + 4 : where + 8])
+        if abs(gamma - GAMMA) > GAMMA / 50:
+            notes.append(f"its gamma, {gamma / 100_000:g}, is left out: other programs may show it lighter or darker")
+
+
 def _check_kept(image: pyvips.Image, suffix: str, notes: list[str]) -> None:
     """Raise `ImageError` if a format cannot hold what the image shows; note depth that it cannot hold."""
     suffix = suffix.lower()
-    if suffix in (".jpg", ".jpeg") and image.hasalpha() and image[image.bands - 1].min() < _white(image):
+    if (most := LARGEST_SIDE.get(suffix, math.inf)) < max(image.width, image.height):
+        size = f"{image.width}x{image.height} pixels"
+        raise ImageError(f"it has {size}, but {suffix} files have at most {most} a side: write a .png or .tif file")
+    if suffix in JPEG and image.hasalpha() and image[image.bands - 1].min() < _white(image):
         raise ImageError("it has transparent areas, which JPEG cannot hold: write a .png, .tif or .webp file")
     if suffix in LOSSY and image.format == "ushort":
         notes.append(f"its 16 bits become 8, since {suffix} files hold no more")
 
 
-def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None, notes: list[str]) -> bytes:
+def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> bytes:
     """The content of a file of the format of `suffix`, with the EXIF entries."""
     lossy = suffix.lower() in LOSSY
     if lossy and image.format == "ushort":
         image = image.colourspace("b-w" if image.interpretation == "grey16" else "srgb")
-    if suffix.lower() in (".jpg", ".jpeg") and image.hasalpha():
+    if suffix.lower() in JPEG and image.hasalpha():
         image = image.extract_band(0, n=image.bands - 1)
     image = image.copy()
     for name in image.get_fields():
         # A thumbnail, for example, shows the noisy picture.
-        if name.startswith(("exif-", "jpeg-thumbnail")):
+        if name.startswith(("exif-", "jpeg-thumbnail")) or (name == "iptc-data" and suffix.lower() not in JPEG):
             image.remove(name)
     if image.get_typeof(XMP):
         image.set_type(pyvips.GValue.blob_type, XMP, UPRIGHT.sub(rb"\g<1>1", bytes(image.get(XMP))))
     if exif is not None and not suffix.lower().startswith(".tif"):
         image.set_type(pyvips.GValue.blob_type, "exif-data", exif.tobytes())
     content: bytes = image.write_to_buffer(suffix, **({"Q": QUALITY} if lossy else {}))
-    return content if exif is None or not suffix.lower().startswith(".tif") else _tiff_with(exif, content, notes)
+    return content if exif is None or not suffix.lower().startswith(".tif") else _tiff_with(exif, content)
 
 
 def _exif_of(image: pyvips.Image, content: bytes, notes: list[str]) -> PIL.Image.Exif | None:
@@ -280,7 +347,7 @@ def _exif_of(image: pyvips.Image, content: bytes, notes: list[str]) -> PIL.Image
         if image.get_typeof("exif-data"):
             exif.load(bytes(image.get("exif-data")))
         elif image.get("vips-loader").startswith("tiff"):
-            exif = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).getexif()
+            exif.load(content)
         # Read now: these are read from the file only when asked for.
         below = {tag: _as_read(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in exif}
         if INTEROPERABILITY in below.get(EXIF, {}):
@@ -309,14 +376,10 @@ def _as_read(directory: Mapping[int, Any]) -> dict[int, Any]:
     return {tag: _Text(value) if isinstance(value, str) else value for tag, value in values.items()}
 
 
-def _tiff_with(exif: PIL.Image.Exif, content: bytes, notes: list[str]) -> bytes:
+def _tiff_with(exif: PIL.Image.Exif, content: bytes) -> bytes:
     """A TIFF file that libvips has written, with the EXIF entries, which it does not write."""
-    directory = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).tag_v2  # type: ignore[attr-defined]
+    directory = _tiff_directory(content)
     header, first, offsets = content[:4], 8, 273
-    if IPTC in directory:
-        # Of its many numbers, Pillow would write the first.
-        notes.append("its IPTC entries are left out")
-        del directory[IPTC]
     # Its own entries too: those that were not read yet would not be written.
     for tag, value in {**directory, **exif}.items():
         directory[tag] = value
@@ -384,12 +447,17 @@ class _Task:
             error = self.denoiser.error_bounds(), Path(error_name).suffix
         try:
             content = self.source.read(name)
-            result = denoise_content(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
+        except OSError as problem:
+            raise ImageError(f"it cannot be read: {problem}") from problem
+        result = denoise_content(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
+        try:
             self.target.write(new_name, result.content)
             if error is not None:
                 error_folder.write(error_name, result.error_map)
-        except OSError as error:
-            raise ImageError(f"it cannot be read, or its result not written: {error}") from error
+        except OSError as problem:
+            text = f"its result cannot be written: {problem}"
+            # Nor can those of all others.
+            raise (StorageError if problem.errno in DISK_FULL else ImageError)(text) from problem
         return result.notes
 
     def try_run(self, name: str) -> tuple[str, str, tuple[str, ...]]:

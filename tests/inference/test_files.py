@@ -145,10 +145,44 @@ def test_press_captions_of_a_tiff_file_are_left_out_and_said(same: Denoiser) -> 
     assert (kept[ARTIST], IPTC in kept) == ("Somebody", False)
 
 
-def test_sixteen_bits_keep_their_metadata(same: Denoiser) -> None:
+def test_press_captions_of_a_jpeg_file_are_kept_in_jpeg_alone(same: Denoiser) -> None:
+    jpeg = as_file(Image.fromarray(smooth_of((40, 50, 3), np.uint8)), "JPEG")
+    captions = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\x0a" + b"\x1c\x02\x78\0\x05hello"
+    content = jpeg[:2] + b"\xff\xed" + struct.pack(">H", 2 + len(captions)) + captions + jpeg[2:]
+    assert b"hello" in denoise_file(same, content, ".jpg")
+    for suffix in (".png", ".webp", ".tif"):
+        with pytest.warns(ImageWarning, match=f"its IPTC entries are left out of a {suffix} file"):
+            assert b"hello" not in denoise_file(same, content, suffix)
+
+
+def test_odd_metadata_of_a_tiff_file_does_not_matter(same: Denoiser) -> None:
+    # tifffile writes the description twice, of which libtiff warns.
+    pixels = smooth_of((40, 50, 3), np.uint8)
+    content = tiff_of(pixels, description="Slide 7", extratags=[(270, "s", 0, "again", True)])
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(denoise_file(same, content, ".tif"))), pixels)
+
+
+def test_what_a_format_cannot_hold_is_said_or_refused(same: Denoiser) -> None:
+    with pytest.raises(ImageError, match=r"20000x8 pixels, but .webp files have at most 16383 a side"):
+        denoise_file(same, as_file(Image.new("RGB", (20_000, 8)), "PNG"), ".webp")
+    png = as_file(Image.new("L", (20, 20)), "PNG")
+    gamma = b"gAMA" + struct.pack(">I", 100_000)
+    linear = png[:33] + struct.pack(">I", 4) + gamma + struct.pack(">I", zlib.crc32(gamma)) + png[33:]
+    with pytest.warns(ImageWarning, match="its gamma, 1, is left out"):
+        denoise_file(same, linear, ".png")
+    grey = as_file(Image.new("L", (20, 20)), "JPEG", icc_profile=PROFILE)
+    with pytest.warns(ImageWarning, match="its colour profile is left out"):
+        denoise_file(same, grey, ".webp")
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + b" " * 70_000 + b"</x:xmpmeta>"
+    with pytest.warns(ImageWarning, match="its XMP entries are left out"):
+        denoise_file(same, as_file(Image.new("RGB", (20, 20)), "WEBP", xmp=xmp), ".jpg")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_keep_their_metadata(same: Denoiser, channels: int) -> None:
     exif = Image.Exif()
     exif[ARTIST] = "Somebody"
-    pixels = smooth_of((40, 50, 3), np.uint16)
+    pixels = smooth_of((40, 50, channels) if channels > 1 else (40, 50), np.uint16)
     png = denoise_file(same, tiff_of(pixels, extratags=[(ARTIST, "s", 0, "Somebody", True)]), ".png")
     content = denoise_file(same, png, ".tif")
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), pixels)
@@ -204,7 +238,10 @@ def test_strong_noise_that_is_left_is_told(same: Denoiser, mode: str) -> None:
 
 def tiff_of(pixels: NDArray[Any], **options: Any) -> bytes:
     file = io.BytesIO()
-    tifffile.imwrite(file, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack", **options)
+    is_colour = pixels.ndim == 3 and pixels.shape[2] > 2
+    if pixels.ndim == 3 and not is_colour:
+        options |= {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(file, pixels, photometric="rgb" if is_colour else "minisblack", **options)
     return file.getvalue()
 
 
@@ -237,7 +274,9 @@ def truncated(content: bytes) -> bytes:
             tiff_of(smooth_of((20, 20, 5), np.uint8), extrasamples=[0, 0]),
             "at most 4 channels, alpha included, but .* has 5",
         ),
-        (tiff_of(smooth_of((256, 256, 3), np.uint8), tile=(64, 64))[:90_000], "cannot be read or written"),
+        (tiff_of(smooth_of((256, 256, 3), np.uint8), tile=(64, 64))[:90_000], "its end is missing"),
+        (tiff_of(smooth_of((256, 256, 3), np.uint8), rowsperstrip=16)[:90_000], "its end is missing"),
+        (tiff_of(smooth_of((20, 20, 3), np.uint8), subfiletype=1), "its first image is a preview: .* develop it"),
         (huge_png(), "it has 50000x40000 pixels, but at most 200 megapixels are read"),
         (truncated(as_file(Image.fromarray(smooth_of((300, 300, 3), np.uint8)), "PNG")), "cannot be read or written"),
         (as_file(Image.new("F", (20, 20)), "TIFF"), "of 8 or 16 bits, but this one is of 1 pages, b-w, float"),
@@ -330,7 +369,8 @@ def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> N
         ("photos", "photos/", "the result would overwrite the input"),
         ("empty", "clean", "there are no images in .*empty"),
         ("absent", "clean", "there are no images in .*absent"),
-        ("absent.png", "clean.png", "cannot be read, or its result not written: .*absent.png"),
+        ("absent.png", "clean.png", "cannot be read: .*absent.png"),
+        ("photo.bmp", "clean.png", "the input's name must end in .jpg, .*, but it is '.*photo.bmp'"),
         ("photo.png", "photos/photo.png/clean.png", "nothing can be written in .*photos/photo.png"),
     ],
 )
@@ -346,3 +386,5 @@ def test_impossible_requests_are_refused(
     with pytest.raises(InputError, match=message):
         denoise_path(Denoiser.from_pretrained(checkpoint), noisy, denoised)
     assert (tmp_path / "photo.png").read_bytes() == before
+    # Nothing stands in the way of the next try.
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"same", "empty", "photos", "photo.png"})

@@ -158,6 +158,11 @@ def test_any_other_network_of_a_file_trains_and_is_a_denoiser(tmp_path: Path) ->
         torch.testing.assert_close(kept(noisy), expected)
 
 
+def test_weights_of_a_file_in_half_precision_are_a_denoiser(tmp_path: Path) -> None:
+    export(str(write_nafnet(tmp_path / "nafnet.pth")), str(tmp_path / "half" / "generator.safetensors"))
+    assert load_generator(Folder(tmp_path / "half"))[1].generator == TINY
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_files_are_exported_for_one_image_at_a_time(tmp_path: Path) -> None:
     file = tmp_path / "drunet.pth"
