@@ -151,7 +151,7 @@ class _Computation:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on."""
     precision: Precision = "auto"
-    """bfloat16 is slightly less exact, and faster on processors that compute in it, but much slower on others; auto
+    """bfloat16 is slightly less exact, and faster on processors that support it, but much slower on others; auto
     chooses it where it is faster, for residual U-Nets, such as those that come with RayGAN."""
     self_ensemble: bool = False
     """Average over all flips and turns of the image: a little better, and eight times as slow."""

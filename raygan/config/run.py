@@ -150,7 +150,7 @@ class TrainingConfig(Section):
     communication in every layer. It does nothing in other projects' networks."""
     precision: Precision = "float32"
     """Precision of the networks' computation, and of a content loss's features; weights, other losses and optimizers
-    stay in float32. auto: bfloat16 on devices that compute in it, where it is faster, and float32 on others, where
+    stay in float32. auto: bfloat16 on devices that support it, where it is faster, and float32 on others, where
     bfloat16 is many times slower."""
     seed: Seed = 0
     """Seed of the initial weights and of every epoch's crops and noise."""

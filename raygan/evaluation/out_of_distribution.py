@@ -1,4 +1,4 @@
-"""Out-of-distribution noise: what the denoiser `synthetic` is not trained on, to show its limits."""
+"""Out-of-distribution noise: what the denoiser `baseline` was not trained on, to show its limits."""
 
 from __future__ import annotations
 

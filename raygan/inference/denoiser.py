@@ -164,7 +164,7 @@ class Denoiser:
         memory use. `self_ensemble` averages over all flips and turns of the image, which takes eight times as long.
         `strength`, 0 to 1.5, is how much of what the network takes for noise is removed.
 
-        "bfloat16" is faster on processors that compute in it, where "auto" chooses it for residual U-Nets: what those
+        "bfloat16" is faster on processors that support it, where "auto" chooses it for residual U-Nets: what those
         that come with RayGAN lose is in `docs/explanation/denoiser.md`; other networks may lose more. "float32" gives
         the same result on all processors, but for rounding; on GPUs, PyTorch's convolutions round to TF32. The error
         map is always computed in float32.

@@ -19,7 +19,7 @@ KIND_NAMES = {"gaussian": "Gaussian", "salt_and_pepper": "salt & pepper", "speck
 METHOD_NAMES = {
     "noisy": "noisy input",
     "median": "median filter 3x3",
-    "decision_median": "median of 0s and 1s alone",
+    "decision_median": "decision-based median",
     "nonlocal_means": "non-local means",
     "nonlocal_means_clipping_undone": "non-local means, clipping undone",
     "total_variation": "total variation",
