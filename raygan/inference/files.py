@@ -490,8 +490,22 @@ def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[st
         raise ImageError("Ray has no GPU here: give --device cpu or auto")
     # A cluster's head may offer no cores.
     cores = int(available.get("CPU", 0))
-    options = {"num_cpus": min(1, cores), "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
+    options = {"num_cpus": min(1, cores), "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": 2}
     actor = ray.remote(**options, **where)(_Task)
     arguments = (ray.put(task.denoiser), task.source, task.target, task.max_megapixels, "cuda" if gpus else "cpu")
     actors = [actor.remote(*arguments) for _ in range(min(gpus or max(1, cores), len(names)))]
-    yield from ActorPool(actors).map_unordered(lambda one, name: one.try_run.remote(name), names)
+    pool, missing = ActorPool(actors), set(names)
+    for name in names:
+        pool.submit(lambda one, name: one.try_run.remote(name), name)
+    cause = ""
+    while pool.has_next():
+        try:
+            outcome = pool.get_next_unordered()
+        except ray.exceptions.RayActorError as error:
+            # It does not say of which file.
+            cause = str(error).partition("\n")[0]
+            continue
+        missing.discard(outcome[0])
+        yield outcome
+    for name in sorted(missing):
+        yield name, f"the process that denoised it died, three times: {cause}", ()

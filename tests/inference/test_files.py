@@ -1,6 +1,8 @@
 import io
 import itertools
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from conftest import raygan
 from denoisers import save_denoiser
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from ray import cloudpickle
+from torch import Tensor, nn
 
 from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser, ImageError
@@ -332,6 +336,32 @@ def test_a_folder_is_denoised_on_ray(checkpoint: Folder, tmp_path: Path) -> None
         Denoiser.from_pretrained(checkpoint), str(tmp_path / "noisy"), str(tmp_path / "clean"), ray_device="auto"
     )
     assert [problem.partition(":")[0] for problem in problems] == ["broken.jpg"]
+    check_folder(images, tmp_path / "clean")
+
+
+class Deadly(nn.Module):
+    """Ends the process at black images."""
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        if not noisy.any():
+            os._exit(1)
+        return noisy
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_an_image_that_ends_its_process_is_reported(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "noisy")
+    Image.new("RGB", (40, 40)).save(tmp_path / "noisy" / "deadly.png")
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        problems = denoise_path(
+            Denoiser(Deadly().eval()), str(tmp_path / "noisy"), str(tmp_path / "clean"), ray_device="cpu"
+        )
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    assert [problem.partition(":")[0] for problem in problems] == ["broken.jpg", "deadly.png"]
+    assert "the process that denoised it died, three times" in problems[1]
     check_folder(images, tmp_path / "clean")
 
 
