@@ -52,7 +52,7 @@ def run_search(experiment: Any, arguments: Sequence[str] | None = None, prog: st
         database = options.optuna_storage or os.environ.get(DATABASE)
         run_study(experiment, options.storage, options.wait, database, options.track)
     except (InputError, OSError) as error:
-        _refuse(error)
+        _end_with(error)
     except KeyboardInterrupt:
         # A second Ctrl-C ends what the first one still waits for.
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -80,11 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 commands, prog="raygan", description=description, args=given, config=config
             )
         sys.stdout.flush()
-    except BrokenPipeError:
-        # What reads our output, such as `head`, has enough; Python would complain at its end once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, OSError) as error:
-        _refuse(error)
+        _end_with(error)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
@@ -475,6 +472,13 @@ def _fetch(asset: Positional[Literal["coco", "bsd300", "vgg19"]]) -> None:
     print(fetch({"coco": COCO, "bsd300": BSD300, "vgg19": VGG19}[asset], cache_folder()))
 
 
-def _refuse(error: InputError | OSError) -> NoReturn:
+def _end_with(error: InputError | OSError) -> NoReturn:
+    """End the process with what the user or a file system did, in a line; what Ray's processes raise stays as it is."""
+    if isinstance(error, BrokenPipeError):
+        # What reads our output, such as `head`, has enough; Python would complain at its end once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    if not isinstance(error, InputError) and (isinstance(error, TimeoutError) or type(error).__module__ != "builtins"):
+        raise error
     print(f"{Path(sys.argv[0]).name}: {redacted(str(error))}", file=sys.stderr)
     sys.exit(2)

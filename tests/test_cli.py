@@ -67,6 +67,13 @@ def test_what_a_file_system_says_is_shown_in_a_line() -> None:
     assert run.stderr.count("\n") == 1, run.stderr
 
 
+def test_what_reads_the_output_may_have_enough() -> None:
+    program = Path(sys.executable).with_name("raygan")
+    for command in (f"{program} search v1 --help", f"{program} --help"):
+        run = subprocess.run(f"{command} | head -1", shell=True, capture_output=True, text=True, check=True)
+        assert run.stderr == ""
+
+
 def test_ctrl_c_says_so(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (6000, 6000)).save(tmp_path / "photos" / "large.png")

@@ -49,9 +49,9 @@ This page is generated from the commands' own `--help`.
 
 Shell completion: `raygan --tyro-print-completion bash` (or `zsh`, `tcsh`) prints a completion script.
 
-Commands exit with 0 on success, 1 if `raygan denoise` skipped files of a folder, 2 on invalid input, and 130 after
-Ctrl-C; `raygan search` and `raygan train` do so after SIGTERM too. `raygan serve` and `raygan dashboard`, which run
-until then, exit with 0.
+Commands exit with 0 on success, 1 if `raygan denoise` skipped files of a folder, 2 on invalid input or where a file
+cannot be read or written, and 130 after Ctrl-C; `raygan search` and `raygan train` do so after SIGTERM too.
+`raygan serve` and `raygan dashboard`, which run until then, exit with 0.
 """
 SETTINGS_INTRODUCTION = """# Settings
 

@@ -203,13 +203,13 @@ def parse_value(config: Section, path: str, text: str) -> Any:
     """
     owner, leaf = _owner_at(config, path)
     kind = field_types(type(owner))[leaf]
-    if type(None) in typing.get_args(kind) and text.lower() == "none":
+    if type(None) in typing.get_args(kind) and text.lower() in ("none", "null"):
         return None
     value: Any = tuple(text.split(",")) if typing.get_origin(kind) is tuple else text
     if _is_valid(_as_kinds(value, kind, getattr(owner, leaf)), kind):
         return value
     # A ValueError also where an integer has thousands of digits.
-    with contextlib.suppress(ValueError, SyntaxError):
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         # "True" as tables have it, or "true" as in JSON.
         literal = text.capitalize() if kind is bool else text
         value = tuple(map(ast.literal_eval, value)) if isinstance(value, tuple) else ast.literal_eval(literal)

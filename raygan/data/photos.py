@@ -86,7 +86,7 @@ class StoredPhotos:
         """See `Photos.crop`; raises `PhotosError` if the photo can no longer be used."""
         photo, problem, _ = decode_photo(self.folder, self.names[index], size, self.max_megapixels)
         if problem:
-            name = f"{self.folder}/{self.names[index]}"
+            name = self.folder.address(self.names[index])
             raise PhotosError(f"{name} was usable when the study began, but is {problem} now")
         top, left = int(random.integers(photo.height - size + 1)), int(random.integers(photo.width - size + 1))
         return np.asarray(photo.crop((left, top, left + size, top + size)))

@@ -68,12 +68,12 @@ def write_evaluation(
         tables.append(table.replace({"picture": {name: f"{index}-{name}" for name in of_task}}))
     per_image = pd.concat(tables, ignore_index=True)
     summary = summarize(per_image)
-    # Those of an earlier evaluation may be of other photos.
-    folder.child("pictures").clear()
+    # It tells that an evaluation is whole: that of an earlier one goes first, this one comes last.
+    if folder.exists("summary.csv"):
+        folder.delete("summary.csv")
+    folder.write("per_image.csv", per_image.to_csv(index=False))
     for name, png in pictures.items():
         folder.write(f"pictures/{name}", png)
-    folder.write("per_image.csv", per_image.to_csv(index=False))
-    # Last: it tells that the evaluation is whole.
     folder.write("summary.csv", summary.to_csv(index=False))
     return summary
 

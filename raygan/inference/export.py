@@ -149,8 +149,10 @@ def _write_half(generator: nn.Module, config: Config, source: Folder, file: Path
     target = Folder(file.parent)
     if target.location == source.location:
         raise ImageError(f"the weights would overwrite those of the denoiser, {source}: choose another folder")
+    if target.exists(config_name) and not target.exists(weights_name):
+        raise ImageError(f"{target} holds a {config_name} that is not a denoiser's: choose another folder")
     # Without the bounds of errors, which hold for the weights as they are.
-    for name in (*others, ERROR_FILE):
+    for name in (*others, ERROR_FILE) if target.exists(weights_name) else ():
         if target.exists(name):
             target.delete(name)
     for name in others:

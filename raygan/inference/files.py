@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 PIL.Image.MAX_IMAGE_PIXELS = None
 IN_MEMORY = 512 * 2**20
 """Bytes of a denoised image up to which it is held in memory."""
+RETRIES = 2
+"""How often an image is tried again if its process died."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 QUALITY = 95
 """Quality of lossy formats."""
@@ -66,6 +68,8 @@ STRUCTURE = frozenset(
 """TIFF's tags about pixels, and those that libvips carries over itself: everything else describes the picture."""
 XMP, LARGEST_XMP = "xmp-data", 65_502
 """libvips's name of the XMP packet, and its most bytes in a JPEG file."""
+BIG_TIFF, BIG_ENDIAN_BIG_TIFF = b"II+\0", b"MM\0+"
+"""How TIFF files with offsets of 64 bits begin; Pillow does not read the entries of the second kind."""
 REDUCED, OFFSETS = 254, {273: 279, 324: 325}
 """TIFF's tags: of a smaller version of another image, and where strips or tiles begin, with those of their lengths."""
 GAMMA = 45_455
@@ -180,13 +184,16 @@ def denoise_path(
     line about each. `ray_device`, if given, distributes a folder over a Ray cluster: over its GPUs, or else its cores
     ("auto"), or over its cores ("cpu"). `error_map`, for a single image, is another file to write: 16-bit grey, with
     the bound of `Denoiser.with_error` times 65535. Raises `ImageError` if a single file cannot be denoised, there is
-    nothing to denoise, the input would be overwritten, or there can be no error map.
+    nothing to denoise, the input would be overwritten, one of two is a file and the other a folder, or there can be no
+    error map, and `StorageError` if nothing can be written, or the disk is full.
     """
     (folder, name), (new_folder, new_name) = split_file(noisy), split_file(denoised)
     single = name.lower().endswith(SUFFIXES)
     if single != new_name.lower().endswith(SUFFIXES):
-        formats, (where, which) = ", ".join(SUFFIXES), ("result", denoised) if single else ("input", noisy)
-        raise ImageError(f"the {where}'s name must end in {formats} if the other's does, but it is {which!r}")
+        formats, which = ", ".join(SUFFIXES), denoised if single else noisy
+        raise ImageError(
+            f"give two image files, whose names end in {formats}, or two folders: {which!r} is no such file"
+        )
     if single and ray_device is not None:
         raise ImageError(f"--ray distributes a folder, but {noisy} is one image: leave --ray out")
     source, target = (folder, new_folder) if single else (Folder(noisy), Folder(denoised))
@@ -264,8 +271,7 @@ def _load(content: bytes, max_megapixels: int) -> pyvips.Image:
 
 def _tiff_directory(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
     """The entries of a TIFF file's first image."""
-    # BigTIFF has a longer header.
-    directory = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if b"+" in content[2:4] else 8])
+    directory = TiffImagePlugin.ImageFileDirectory_v2(content[: 16 if content.startswith(BIG_TIFF) else 8])
     file = io.BytesIO(content)
     file.seek(directory.next)
     with warnings.catch_warnings(action="ignore"):
@@ -275,6 +281,8 @@ def _tiff_directory(content: bytes) -> TiffImagePlugin.ImageFileDirectory_v2:
 
 def _check_tiff(content: bytes) -> None:
     """Raise `ImageError` for a TIFF file whose end is missing, or that shows a preview, as camera raw files do."""
+    if content.startswith(BIG_ENDIAN_BIG_TIFF):
+        return
     try:
         directory = _tiff_directory(content)
         ends = [
@@ -347,7 +355,13 @@ def _exif_of(image: pyvips.Image, content: bytes, notes: list[str]) -> PIL.Image
         if image.get_typeof("exif-data"):
             exif.load(bytes(image.get("exif-data")))
         elif image.get("vips-loader").startswith("tiff"):
-            exif.load(content)
+            if content.startswith(BIG_ENDIAN_BIG_TIFF):
+                raise ValueError("the file is a big-endian BigTIFF")
+            if content.startswith(BIG_TIFF):
+                # `load` reads a shorter header.
+                exif = PIL.Image.open(io.BytesIO(content), formats=["TIFF"]).getexif()
+            else:
+                exif.load(content)
         # Read now: these are read from the file only when asked for.
         below = {tag: _as_read(exif.get_ifd(tag)) for tag in (EXIF, GPS) if tag in exif}
         if INTEROPERABILITY in below.get(EXIF, {}):
@@ -449,7 +463,11 @@ class _Task:
             content = self.source.read(name)
         except OSError as problem:
             raise ImageError(f"it cannot be read: {problem}") from problem
-        result = denoise_content(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
+        try:
+            result = denoise_content(self.denoiser, content, Path(new_name).suffix, self.max_megapixels, error)
+        except OSError as problem:
+            # Very large images are unpacked into temporary files.
+            raise ImageError(f"it cannot be denoised: {problem}") from problem
         try:
             self.target.write(new_name, result.content)
             if error is not None:
@@ -474,7 +492,6 @@ def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[st
     Local folders are read and written on this machine, since others need not have them.
     """
     import ray
-    from ray.util import ActorPool
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raygan.train.cluster import start_ray
@@ -490,22 +507,31 @@ def _run_on_ray(task: _Task, names: list[str], device: str) -> Iterator[tuple[st
         raise ImageError("Ray has no GPU here: give --device cpu or auto")
     # A cluster's head may offer no cores.
     cores = int(available.get("CPU", 0))
-    options = {"num_cpus": min(1, cores), "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": 2}
+    options = {"num_cpus": min(1, cores), "num_gpus": 1 if gpus else 0, "max_restarts": -1}
+    options["max_task_retries"] = RETRIES
     actor = ray.remote(**options, **where)(_Task)
     arguments = (ray.put(task.denoiser), task.source, task.target, task.max_megapixels, "cuda" if gpus else "cpu")
-    actors = [actor.remote(*arguments) for _ in range(min(gpus or max(1, cores), len(names)))]
-    pool, missing = ActorPool(actors), set(names)
-    for name in names:
-        pool.submit(lambda one, name: one.try_run.remote(name), name)
-    cause = ""
-    while pool.has_next():
+    yield from _distributed([actor.remote(*arguments) for _ in range(min(gpus or max(1, cores), len(names)))], names)
+
+
+def _distributed(free: list[Any], names: list[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """`_Task.try_run` of each name by actors that are free; Ray's ActorPool gives up those whose process died."""
+    import ray
+
+    left, running = names[::-1], dict[ray.ObjectRef, tuple[Any, str]]()
+    while left or running:
+        while free and left:
+            one, name = free.pop(), left.pop()
+            running[one.try_run.remote(name)] = one, name
+        [done], _ = ray.wait(list(running))
+        one, name = running.pop(done)
+        free.append(one)
         try:
-            outcome = pool.get_next_unordered()
+            yield ray.get(done)
         except ray.exceptions.RayActorError as error:
-            # It does not say of which file.
-            cause = str(error).partition("\n")[0]
-            continue
-        missing.discard(outcome[0])
-        yield outcome
-    for name in sorted(missing):
-        yield name, f"the process that denoised it died, three times: {cause}", ()
+            lines = str(error).splitlines()
+            if error.actor_init_failed:
+                raise ImageError(f"the denoiser cannot be set up on Ray: {lines[-1]}") from error
+            yield name, f"the process that denoised it died, {1 + RETRIES} times: {lines[0]}", ()
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error

@@ -38,7 +38,7 @@ def reading(folder: object, name: str, remedy: str) -> Iterator[None]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
         cause = f"{type(error).__name__}: {error}".rstrip(": ")
-        file = f"{folder}/{name}" if name else f"a file in {folder}"
+        file = folder.address(name) if name and isinstance(folder, Folder) else f"a file in {folder}"
         raise DamagedError(f"{file} is damaged ({cause}): {remedy}") from error
 
 

@@ -96,8 +96,7 @@ def save_checkpoint(
     files = {
         "denoiser/generator.safetensors": safetensors.torch.save(best.weights),
         "denoiser/config.json": about,
-        # NaN, of losses that were not computed, is no JSON.
-        "denoiser/metrics.json": _json({name: None if one != one else one for name, one in best.metrics.items()}),
+        "denoiser/metrics.json": _json(best.metrics),
         "training.pt": state.getvalue(),
         "config.json": about,
         "metrics.json": _json(metrics),
@@ -275,7 +274,9 @@ def _undamaged(run: Folder) -> Iterator[tuple[Folder, dict[str, bytes]]]:
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(dict(values), indent=2) + "\n").encode()
+    # NaN, of losses that were not computed, is no JSON.
+    finite = {name: None if isinstance(one, float) and not math.isfinite(one) else one for name, one in values.items()}
+    return (json.dumps(finite, indent=2) + "\n").encode()
 
 
 def _sha256(content: bytes) -> str:

@@ -55,7 +55,7 @@ def start_ray(*, dashboard: bool = False) -> None:
         }
         try:
             ray.init(
-                None if _named_cluster_is_usable() else "local",
+                _address(),
                 log_to_driver=False,
                 logging_level="ERROR",
                 include_dashboard=dashboard,
@@ -112,20 +112,18 @@ def _require_short_paths() -> None:
             )
 
 
-def _named_cluster_is_usable() -> bool:
-    """Whether `ray.init` may join the cluster that `ray start` named last, in a file for all users of this machine.
+def _address() -> str | None:
+    """The address for `ray.init`: None, as `RAY_ADDRESS` and Ray have it, or "local" for a cluster of our own.
 
-    Not if another user named it, nor if it has died without `ray stop`, which would have deleted the file.
+    `ray start` names the last cluster in a file for all users of this machine, which Ray would join. Not where another
+    user started it, nor if it has died without `ray stop`, which would have deleted the file.
     """
-    if "RAY_ADDRESS" in os.environ:
-        return True
     file = Path(get_ray_address_file(None))
-    try:
-        owner, address = file.stat().st_uid, file.read_text().strip()
-    except FileNotFoundError:
-        return True
-    if owner != os.getuid():
-        return False
+    if "RAY_ADDRESS" in os.environ or not file.exists():
+        return None
+    if file.stat().st_uid != os.getuid():
+        return "local"
+    address = file.read_text().strip()
     try:
         _connect(address)
     except (OSError, ValueError) as error:
@@ -136,8 +134,8 @@ def _named_cluster_is_usable() -> bool:
             file,
             error,
         )
-        return False
-    return True
+        return "local"
+    return None
 
 
 def _keep_token_private() -> None:

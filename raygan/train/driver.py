@@ -170,7 +170,7 @@ def epochs_with_workers(run: Run) -> Iterator[Epoch]:
 
 def _with_half_batch(run: Run, epochs: Callable[[Run], Iterator[Epoch]]) -> Iterator[Epoch]:
     """A run's epochs: with half the batch, if the memory does not hold it and `training/halve_batch` allows that."""
-    checkpoints, halved = run.job.folder.child(f"checkpoints/{run.name}"), _with_half_of_it(run)
+    checkpoints, halved = run.job.folder.child(f"checkpoints/{run.name}"), _halved(run)
     if not checkpoints.exists(HALF_BATCH):
         try:
             yield from epochs(run)
@@ -185,8 +185,8 @@ def _with_half_batch(run: Run, epochs: Callable[[Run], Iterator[Epoch]]) -> Iter
     yield from epochs(halved or run)
 
 
-def _with_half_of_it(run: Run) -> Run | None:
-    """The run with half the batch; None where that is not allowed, or not possible."""
+def _halved(run: Run) -> Run | None:
+    """The run with half the batch; None where that is not allowed, or breaks a rule."""
     half, rest = divmod(run.config.training.batch_size, 2)
     if not run.config.training.halve_batch or rest:
         return None

@@ -218,6 +218,7 @@ def test_json_that_cannot_be_read_is_refused(base: Any, values: dict[str, Any], 
     ("path", "text", "value"),
     [
         ("training/steps_per_epoch", "none", None),
+        ("training/steps_per_epoch", "null", None),
         ("training/steps_per_epoch", "12", 12),
         ("loss/content_weight", "1e-3", 0.001),
         ("loss/content_weight", ".001", 0.001),
@@ -246,6 +247,7 @@ def test_parse_value_gives_what_with_values_takes(path: str, text: str, value: o
     [
         ("training/epochs", "many"),
         ("training/epochs", "1.5"),
+        ("training/epochs", "-" * 5000 + "1"),
         ("training/epochs", "none"),
         ("generator/residual", "yes"),
         ("generator/residual", "1"),

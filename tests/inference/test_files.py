@@ -1,3 +1,4 @@
+import errno
 import io
 import itertools
 import os
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import tifffile
 from conftest import raygan
 from denoisers import save_denoiser
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.inference.files import ImageWarning, denoise_file, denoise_path
-from raygan.study.storage import Folder
+from raygan.study.storage import Folder, StorageError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, ARTIST, EXIF, GPS, SPEED = 0x0112, 0x013B, 0x8769, 0x8825, 0x8827
@@ -157,6 +159,33 @@ def test_press_captions_of_a_jpeg_file_are_kept_in_jpeg_alone(same: Denoiser) ->
     for suffix in (".png", ".webp", ".tif"):
         with pytest.warns(ImageWarning, match=f"its IPTC entries are left out of a {suffix} file"):
             assert b"hello" not in denoise_file(same, content, suffix)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_bigtiff_files_are_read(same: Denoiser, order: Any) -> None:
+    pixels = smooth_of((40, 50, 3), np.uint8)
+    content = tiff_of(pixels, bigtiff=True, byteorder=order, extratags=[(ARTIST, "s", 0, "Somebody", True)])
+    if order == "<":
+        denoised = denoise_file(same, content, ".tif")
+        assert opened(denoised).getexif()[ARTIST] == "Somebody"
+    else:
+        with pytest.warns(ImageWarning, match="its EXIF entries cannot be kept"):
+            denoised = denoise_file(same, content, ".tif")
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(denoised)), pixels)
+
+
+def test_a_full_disk_ends_a_folders_run(checkpoint: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "noisy")
+    denoiser, write = Denoiser.from_pretrained(checkpoint), Folder.write
+
+    def full(folder: Folder, name: str, content: bytes) -> None:
+        if name.endswith(".png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write", full)
+    with pytest.raises(StorageError, match=r"its result cannot be written: .*No space left"):
+        denoise_path(denoiser, str(tmp_path / "noisy"), str(tmp_path / "clean"))
 
 
 def test_odd_metadata_of_a_tiff_file_does_not_matter(same: Denoiser) -> None:
@@ -351,7 +380,10 @@ class Deadly(nn.Module):
 @pytest.mark.usefixtures("ray_here")
 def test_an_image_that_ends_its_process_is_reported(tmp_path: Path) -> None:
     images = write_folder(tmp_path / "noisy")
-    Image.new("RGB", (40, 40)).save(tmp_path / "noisy" / "deadly.png")
+    # More than there are processes.
+    deadly = [f"deadly{index}.png" for index in range(1 + int(ray.cluster_resources()["CPU"]))]
+    for name in deadly:
+        Image.new("RGB", (40, 40)).save(tmp_path / "noisy" / name)
     module = sys.modules[__name__]
     cloudpickle.register_pickle_by_value(module)
     try:
@@ -360,8 +392,8 @@ def test_an_image_that_ends_its_process_is_reported(tmp_path: Path) -> None:
         )
     finally:
         cloudpickle.unregister_pickle_by_value(module)
-    assert [problem.partition(":")[0] for problem in problems] == ["broken.jpg", "deadly.png"]
-    assert "the process that denoised it died, three times" in problems[1]
+    assert sorted(problem.partition(":")[0] for problem in problems) == ["broken.jpg", *deadly]
+    assert all("the process that denoised it died, 3 times" in one for one in problems if one.startswith("deadly"))
     check_folder(images, tmp_path / "clean")
 
 
@@ -395,12 +427,13 @@ def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> N
     [
         ("photo.png", "photo.png", "the result would overwrite the input, .*photo.png"),
         ("photo.png", "./photo.png", "the result would overwrite the input"),
-        ("photo.png", "photo.gif", "must end in .jpg, .jpeg, .*, but it is '.*photo.gif'"),
+        ("photo.png", "photo.gif", "give two image files, .*: '.*photo.gif' is no such file"),
+        ("photos", "clean.png", "or two folders: '.*photos' is no such file"),
         ("photos", "photos/", "the result would overwrite the input"),
         ("empty", "clean", "there are no images in .*empty"),
         ("absent", "clean", "there are no images in .*absent"),
         ("absent.png", "clean.png", "cannot be read: .*absent.png"),
-        ("photo.bmp", "clean.png", "the input's name must end in .jpg, .*, but it is '.*photo.bmp'"),
+        ("photo.bmp", "clean.png", "give two image files, whose names end in .jpg, .*: '.*photo.bmp' is no such file"),
         ("photo.png", "photos/photo.png/clean.png", "nothing can be written in .*photos/photo.png"),
     ],
 )

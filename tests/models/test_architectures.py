@@ -24,7 +24,7 @@ from raygan.config.kinds import Generator
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, parse_value, with_values
 from raygan.data.samples import dead_leaves
-from raygan.inference.denoiser import Denoiser, denoise
+from raygan.inference.denoiser import Denoiser, ImageError, denoise
 from raygan.inference.export import export
 from raygan.models import NAFNet, SCUNet
 from raygan.models.architectures import ModelFileError, SpandrelNetwork, read_network
@@ -161,6 +161,10 @@ def test_any_other_network_of_a_file_trains_and_is_a_denoiser(tmp_path: Path) ->
 def test_weights_of_a_file_in_half_precision_are_a_denoiser(tmp_path: Path) -> None:
     export(str(write_nafnet(tmp_path / "nafnet.pth")), str(tmp_path / "half" / "generator.safetensors"))
     assert load_generator(Folder(tmp_path / "half"))[1].generator == TINY
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    with pytest.raises(ImageError, match=r"a config.json that is not a denoiser's: choose another folder"):
+        export(str(tmp_path / "nafnet.pth"), str(tmp_path / "other" / "generator.safetensors"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
