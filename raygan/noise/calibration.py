@@ -67,9 +67,9 @@ class NoiseProfile:
 def darktable_profile(model: str, iso: float, file: str | None = None) -> NoiseProfile:
     """The noise that darktable measured for a camera model, such as "Canon EOS 6D", scaled to `iso` from the nearest.
 
-    It is that of raw values, by `DARKTABLE_SHARE`, and so known to perhaps a third. `file` is darktable's
-    noiseprofiles.json; None: that of the installed darktable. The green channel is used, which white balance does not
-    scale. Raises `NoiseCalibrationError` if there is no such file or model.
+    It is that of raw values, by `DARKTABLE_SHARE`, and so its variance is known to about a factor of two. `file` is
+    darktable's noiseprofiles.json; None: that of the installed darktable. The green channel is used, which white
+    balance does not scale. Raises `NoiseCalibrationError` if there is no such file or model.
     """
     _require_iso(iso)
     found = next((Path(path) for path in ([file] if file else PROFILES) if Path(path).is_file()), None)
