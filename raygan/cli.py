@@ -289,7 +289,7 @@ def _evaluate(
         noises=OUT_OF_DISTRIBUTION if evaluation.out_of_distribution else None,
         protocol=protocol,
     )
-    print(f"\n{evaluation_table(summary)}\n\nWritten: {output}/per_image.csv, summary.csv, pictures/")
+    print(f"\n{evaluation_table(summary)}\n\nWritten to {output}: per_image.csv, summary.csv, pictures/")
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,7 @@ def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> 
 
     _require_studies(studies)
     written = report([Folder(study) for study in studies], Folder(output) if output else None)
-    print(f"Open {written}/report.html; the same tables are in report.md and tables/")
+    print(f"Open {written.address('report.html')}; the same tables are in report.md and tables/")
 
 
 def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> None:
@@ -477,7 +477,8 @@ def _end_with(error: InputError | OSError) -> NoReturn:
     if isinstance(error, BrokenPipeError):
         # What reads our output, such as `head`, has enough; Python would complain at its end once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        # As a shell reports a program that the signal ended.
+        sys.exit(128 + signal.SIGPIPE)
     if not isinstance(error, InputError) and (isinstance(error, TimeoutError) or type(error).__module__ != "builtins"):
         raise error
     print(f"{Path(sys.argv[0]).name}: {redacted(str(error))}", file=sys.stderr)

@@ -298,10 +298,10 @@ def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...] | N
     A name is that of a class, in any case, with or without underscores.
     """
     present = current if isinstance(current, tuple) else tuple(filter(None, (current,)))
-    named = [one for one in present if text == one.key]
-    for one in (*named, *present):
-        if one in named or _normalized(text) == _normalized(type(one).__name__):
-            return one
+    by_key = [one for one in present if text == one.key]
+    by_class = [one for one in present if _normalized(text) == _normalized(type(one).__name__)]
+    if fitting := [*by_key, *by_class]:
+        return fitting[0]
     kinds = _subclasses(base)
     for kind in kinds:
         if (parsed := kind.parse(text)) is not None:

@@ -31,7 +31,7 @@ from PIL import Image
 from raygan.config.section import flat_values
 from raygan.errors import InputError, redacted
 from raygan.study.ledger import ENDED, REMEDY, Ledger, TrialRow
-from raygan.study.reader import StudyFiles
+from raygan.study.reader import WINNER_RUN, StudyFiles
 from raygan.study.storage import Folder, reading
 
 TrackerName = Literal["mlflow", "wandb"]
@@ -101,7 +101,7 @@ class TrackedRun:
     @property
     def picture(self) -> Image.Image | None:
         """Noisy, denoised and clean crops at the best epoch."""
-        folder, file = self.study.folder, f"pictures/{self.trial or 'winner'}.png"
+        folder, file = self.study.folder, f"pictures/{self.trial or WINNER_RUN}.png"
         return Image.open(io.BytesIO(folder.read(file))) if folder.exists(file) else None
 
     def copy_denoiser(self, target: str) -> bool:
@@ -120,7 +120,7 @@ def runs_of(study: StudyFiles) -> Iterator[TrackedRun]:
         options = {name: one for name, one in record.items() if isinstance(one, bool | int | float | str)}
         winner = {f"winner/{path}": one for path, one in record.get("best_trial", {}).get("values", {}).items()}
         shared = {name: one for name, one in options.items() if name not in NO_PARAMETERS} | winner
-        epochs, status = Ledger(folder.child("best")).epochs_of("winner"), record["status"]
+        epochs, status = Ledger(folder.child("best")).epochs_of(WINNER_RUN), record["status"]
         yield TrackedRun(study, "", flat_values(study.config) | shared, epochs, {"state": status}, status == "finished")
         ledger, own = Ledger(folder), {field.name for field in dataclasses.fields(TrialRow)}
         # Otherwise an integer that only some trials have would be read as a float.

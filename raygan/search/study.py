@@ -30,7 +30,7 @@ from raygan.search.progress import epoch_line, time_left
 from raygan.search.tuner import run_trials
 from raygan.study.ledger import SCHEMA, Ledger, StudyError, package_versions, read_study, write_study
 from raygan.study.lock import locked, refuse_if_held
-from raygan.study.reader import StudyFiles
+from raygan.study.reader import WINNER_RUN, StudyFiles
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials, open_database
 from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser
@@ -148,8 +148,8 @@ def _train_winner(study: _Study) -> dict[str, Any]:
     # An earlier start may have ended just after the training, which leaves no checkpoint to resume from.
     if not any(folder.exists(f"{done}/metrics.json") for done in ("checkpoints/winner/denoiser", "best")):
         print(f"\n{which}, trained for {counted(epochs, 'epoch')} with all workers")
-        _train_to_the_end(Run(study.prepared.job, "winner", config, best["values"]))
-    _keep_denoiser(folder, "winner", "best")
+        _train_to_the_end(Run(study.prepared.job, WINNER_RUN, config, best["values"]))
+    _keep_denoiser(folder, WINNER_RUN, "best")
     folder.child("checkpoints/winner").clear()
     folder.child("ray").clear()
     return {"status": EVALUATION}
@@ -162,12 +162,12 @@ def _train_to_the_end(run: Run) -> None:
     try:
         for epoch in epochs_with_workers(run):
             done = int(epoch.metrics["epoch"])
-            if done not in ledger.epochs.get("winner", {}):
-                ledger.add_epoch("winner", epoch.metrics)
+            if done not in ledger.epochs.get(WINNER_RUN, {}):
+                ledger.add_epoch(WINNER_RUN, epoch.metrics)
                 left = time_left((epochs - done) * epoch.metrics["seconds"])
                 print(f"winner {epoch_line(epoch.metrics, epochs)}   [{left}]")
     except DivergedError:
-        if not (trained := len(ledger.epochs_of("winner"))):
+        if not (trained := len(ledger.epochs_of(WINNER_RUN))):
             raise
         print(f"winner diverged after epoch {trained}; its best epoch is kept")
     print(f"winner trained in {time.monotonic() - started:.0f} s")

@@ -256,7 +256,7 @@ class System:
     @cached_property
     def steps(self) -> pd.DataFrame:
         """Losses and accuracies of the winner or of the first seed, one row per step; empty if there are none."""
-        return self.study.table(f"steps/{self._first_seed if self.arm else 'winner'}.csv")
+        return self.study.table(f"steps/{self._first_seed if self.arm else WINNER_RUN}.csv")
 
     @property
     def best_epoch(self) -> dict[str, float] | None:

@@ -26,10 +26,11 @@ def validate(
 ) -> dict[str, Tensor]:
     """Sums over the crops `rows` of PSNR and SSIM, per noise and level: `psnr_<noise>_<level>`, `ssim_<noise>_<level>`.
 
-    And of pairs, `psnr_pairs` and `ssim_pairs`. `psnr`, `ssim` and `psnr_noisy`, that of the noisy input, are the means
-    over noises and levels. If there are pairs, they are those of the pairs, and the noises are scored at their mean
-    level alone. A worker of several passes its own rows and adds up the sums. The noise of a crop depends on
-    `data/seed`, noise, level and the crop's row alone. Leaves the generator in evaluation mode.
+    A crop counts with at most 100 dB, that of a noisy input with 60. And of pairs, `psnr_pairs` and `ssim_pairs`.
+    `psnr`, `ssim` and `psnr_noisy`, that of the noisy input, are the means over noises and levels. If there are pairs,
+    they are those of the pairs, and the noises are scored at their mean level alone. A worker of several passes its own
+    rows and adds up the sums. The noise of a crop depends on `data/seed`, noise, level and the crop's row alone. Leaves
+    the generator in evaluation mode.
     """
     generator.eval()
     totals = dict[str, Tensor]()
