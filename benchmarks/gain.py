@@ -1,10 +1,12 @@
-"""What a search gains: `python benchmarks/gain.py STUDY PHOTOS --minutes 15`, an hour and a half on two cores.
+"""What a search gains: `python benchmarks/gain.py --photos PHOTOS --evaluate-on OTHERS --vgg19 VGG19.npz --minutes 60`.
 
-Trains, with three seeds each and for as many minutes of one core: what the search in the folder STUDY started from
-("start": in `searches/v1.py` and `searches/system.py` the paper's v1, on the search's crops), the same with what the
-paper's v0 has in place of v1's values, the settings that were chosen by hand (`raygan.presets.DENOISER`), and the best
-that the search found. How many steps that is, is measured before. Evaluates them on PHOTOS, a folder that neither
-training nor search has seen. A picture of val PSNR against core-hours needs Chromium and the package `playwright`.
+Trains, for as many minutes of one core each: what the search started from ("start": in `searches/system.py` the
+paper's v1, on the search's crops), the same with what the paper's v0 has in place of v1's values, the settings that
+were chosen by hand (`raygan.presets.DENOISER`), and the best that the search found. How many steps that is, was
+measured once, on an idle core, and is kept (`benchmarks/gain/seconds.json`). Evaluates them on OTHERS, a folder that
+neither training nor search has seen. Their scores are added to those of earlier runs, in `benchmarks/gain`, and all of
+them are shown: so arms and seeds can be trained one after another, on different days. A picture of val PSNR against
+core-hours needs Chromium and the package `playwright`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 from picture import save
 from step import raygan_seconds, vgg19_weights
@@ -29,6 +32,8 @@ from raygan.search.study import run_study
 from raygan.study.reader import StudyFiles
 from raygan.study.storage import Folder
 
+KEPT = Path(__file__).parent / "gain"
+TRAININGS, EPOCHS_OF_ALL, SECONDS = (KEPT / name for name in ("trainings.csv", "epochs.csv", "seconds.json"))
 ARMS = ("start", "v0", "by-hand", "found")
 EPOCHS = 20
 LENGTH = ("training/steps_per_epoch", "training/epochs")
@@ -45,73 +50,109 @@ def differences(config: Config, base: Config) -> dict[str, Any]:
     }
 
 
-def steps_of(arms: dict[str, dict[str, Any]], base: Config, minutes: float) -> dict[str, int]:
-    """How many steps each arm makes in an epoch, for `EPOCHS` epochs of as many minutes of one core together."""
+def arms_of(search: StudyFiles, base: Config) -> dict[str, dict[str, Any]]:
+    """The values of each arm."""
+    v0, v1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
+    return {
+        "start": {},
+        "v0": {path: value for path, value in v0.items() if value != v1.get(path)},
+        "by-hand": differences(DENOISER, base),
+        "found": search.record["best_trial"]["values"],
+    }
+
+
+def seconds_per_step(arms: dict[str, dict[str, Any]], base: Config) -> dict[str, float]:
+    """How long each arm's steps take on one core: measured where it is not known yet."""
+    known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
     photos = Photos([str(index) for index in range(12)], [dead_leaves(288, 0, index) for index in range(12)])
-    steps = {}
     for arm, values in arms.items():
-        config = with_values(base, values)
-        seconds = min(raygan_seconds(config, photos, vgg19_weights()) for _ in range(3))
-        steps[arm] = max(1, round(60 * minutes / seconds / EPOCHS))
-        print(f"{arm}: {seconds:.2f} s a step, {EPOCHS} epochs of {steps[arm]} steps", flush=True)
-    return steps
+        if arm not in known:
+            config = with_values(base, values)
+            known[arm] = round(min(raygan_seconds(config, photos, vgg19_weights()) for _ in range(3)), 4)
+            SECONDS.write_text(json.dumps(known, indent=2) + "\n")
+    return known
 
 
-def draw(study: StudyFiles, picture: str) -> None:
+def keep(study: StudyFiles, minutes: float) -> None:
+    """Add a comparison's scores to those of earlier runs: PSNR at mean intensity on photos, and val PSNR by epoch."""
+    photos = study.summary.query("set == 'evaluation' and level == 'mean'")
+    scores = photos.pivot_table("psnr_mean", "method", "kind", sort=False).round(3)
+    trials = study.trials[["trial", "arm", "seed"]].assign(minutes=minutes)
+    epochs = study.metrics[["trial", "epoch", "val_psnr"]].round(3)
+    trained = study.metrics.groupby("trial")["train_seconds"].cumsum().round(1)
+    for file, table in (
+        (TRAININGS, trials.merge(scores, left_on="trial", right_index=True)),
+        (EPOCHS_OF_ALL, trials.merge(epochs.assign(train_seconds=trained), on="trial")),
+    ):
+        if file.exists():
+            table = pd.concat([pd.read_csv(file), table.drop(columns="trial")])
+        keys = [name for name in ("minutes", "seed", "arm", "epoch") if name in table]
+        table = table.drop_duplicates(keys, keep="last").sort_values(keys).drop(columns="trial", errors="ignore")
+        table[[*keys, *table.columns.drop(keys)]].to_csv(file, index=False)
+
+
+def show() -> None:
+    """Print what is known of all arms: means over the seeds, and their range."""
+    trainings = pd.read_csv(TRAININGS, dtype={"arm": str}).set_index(["minutes", "arm", "seed"])
+    trainings["mean"] = trainings.mean(axis=1)
+    print(f"\n| minutes | arm | seeds | {' | '.join(trainings.columns)} |\n|---|---|---|{'---|' * trainings.shape[1]}")
+    for (minutes, arm), rows in trainings.groupby(["minutes", "arm"]):
+        cells = [f"{scores.mean():.2f} ({scores.min():.2f} to {scores.max():.2f})" for _, scores in rows.items()]
+        print(f"| {minutes:g} | {arm} | {len(rows)} | {' | '.join(cells)} |")
+
+
+def draw(picture: str) -> None:
     """Draw val PSNR against core-hours of training: a line for each, of one colour for each arm."""
-    figure, arms = go.Figure(), list(study.record["arms"])
-    arm_of = study.trials.set_index("trial")["arm"]
-    for trial, epochs in study.metrics.groupby("trial"):
-        arm = arm_of[trial]
-        hours = epochs["train_seconds"].cumsum() / 3600
+    figure = go.Figure()
+    for (arm, minutes, seed), epochs in pd.read_csv(EPOCHS_OF_ALL).groupby(["arm", "minutes", "seed"]):
         first = arm not in {line.name for line in figure.data}
-        colour = COLOURS[arms.index(arm)]
-        figure.add_scatter(x=hours, y=epochs["val_psnr"], name=arm, showlegend=first, line_color=colour)
+        figure.add_scatter(
+            x=epochs["train_seconds"] / 3600,
+            y=epochs["val_psnr"],
+            name=arm,
+            legendgroup=arm,
+            showlegend=first,
+            line_color=COLOURS[ARMS.index(arm)],
+            hovertext=f"{minutes:g} minutes, seed {seed}",
+        )
     figure.update_xaxes(title_text="hours of one core").update_yaxes(title_text="val PSNR (dB)")
     save(figure.update_layout(width=720), picture)
 
 
 def main() -> None:
-    """Run the comparison, which ends with its table."""
+    """Run the comparison, and show it with the earlier ones."""
     parser = argparse.ArgumentParser(description="A search's best configuration against others.")
-    parser.add_argument("study", metavar="STUDY", help="folder of a finished search")
-    parser.add_argument("photos", metavar="PHOTOS", help="folder of photos that it has not seen")
+    parser.add_argument("--search", default=str(KEPT / "search"), help="folder of the search (default: %(default)s)")
+    parser.add_argument("--photos", required=True, help="folder of photos to train on, as in the search")
+    parser.add_argument("--evaluate-on", required=True, metavar="OTHERS", help="folder of photos that it has not seen")
+    parser.add_argument("--vgg19", required=True, metavar="FILE", help="VGG19's weights, for v0 and v1")
     parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="(default: all four)")
-    parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each (default: 3)")
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each (default: 1)")
     parser.add_argument("--first-seed", type=int, default=0, help="(default: 0)")
     parser.add_argument("--picture", metavar="FILE.png", help="where a picture goes (default: no picture)")
-    parser.add_argument("--storage", default="studies", help="where the comparison's folder goes (default: studies)")
+    parser.add_argument("--storage", default="studies", help="where the trainings' folders go (default: studies)")
     options = parser.parse_args()
-    study = StudyFiles.finished(Folder(options.study))
-    given = {"data/evaluate_on": options.photos, "training/epochs": EPOCHS, "training/seed": options.first_seed}
-    base = with_values(study.config, given)
-    v0, v1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
-    arms: dict[str, dict[str, Any]] = {
-        "start": {},
-        "v0": {path: value for path, value in v0.items() if value != v1.get(path)},
-        "by-hand": differences(DENOISER, base),
-        "found": study.record["best_trial"]["values"],
+    search = StudyFiles(Folder(options.search))
+    given = {
+        "data/photos/location": options.photos,
+        "data/evaluate_on": options.evaluate_on,
+        "loss/content/weights": options.vgg19,
+        "training/epochs": EPOCHS,
+        "training/seed": options.first_seed,
     }
-    name = f"{study.name}-gain-{options.minutes:g}"
-    arms = {arm: arms[arm] for arm in options.arms}
-    # Kept, since a comparison that is resumed must be the same.
-    file = Path(options.storage) / f"{name}-steps.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(steps_of(arms, base, options.minutes)))
-    for arm, steps in json.loads(file.read_text()).items():
-        arms[arm]["training/steps_per_epoch"] = steps
-    run_study(Comparison(name=name, config=base, arms=arms, seeds=options.seeds), options.storage)
-    hours = study.metrics["seconds"].sum() / 3600
-    print(f"\nThe search trained {len(study.trials)} trials, in {hours:.2f} hours of one core, validation included.")
-    trained = StudyFiles(Folder(options.storage).child(name))
+    base = with_values(search.config, given)
+    arms = {arm: values for arm, values in arms_of(search, base).items() if arm in options.arms}
+    seconds = seconds_per_step(arms, base)
+    for arm, values in arms.items():
+        values["training/steps_per_epoch"] = max(1, round(60 * options.minutes / seconds[arm] / EPOCHS))
+        print(f"{arm}: {seconds[arm]:.2f} s a step, {EPOCHS} epochs of {values['training/steps_per_epoch']} steps")
+    name = "-".join(["gain", f"{options.minutes:g}", str(options.first_seed), *arms])
+    folder = run_study(Comparison(name=name, config=base, arms=arms, seeds=options.seeds), options.storage)
+    keep(StudyFiles.finished(folder), options.minutes)
+    show()
     if options.picture:
-        draw(trained, options.picture)
-    minutes = trained.metrics.groupby("trial")["train_seconds"].sum() / 60
-    for arm in arms:
-        taken = minutes[trained.trials.loc[trained.trials["arm"] == arm, "trial"]]
-        print(f"{arm}: {taken.mean():.1f} minutes of training")
+        draw(options.picture)
 
 
 if __name__ == "__main__":

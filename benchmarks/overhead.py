@@ -25,8 +25,8 @@ from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import TrainingPhotos, training_photos
 from raygan.presets import PAPER_V1, quick
 from raygan.search.experiment import Search
-from raygan.search.prepare import WarmStart
 from raygan.search.tuner import run_trials
+from raygan.search.warm_start import WarmStart
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials

@@ -36,10 +36,10 @@ from ray.tune.result import DONE
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, quick
 from raygan.search import tuner
-from raygan.search.algorithms import OptunaSearcher
 from raygan.search.experiment import Search
-from raygan.search.prepare import WarmStart
+from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import suggest
+from raygan.search.warm_start import WarmStart
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials

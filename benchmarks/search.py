@@ -41,9 +41,11 @@ from scipy.stats import mannwhitneyu
 from simulation import FULL_TRIALS, Job, Method, Parameter, Table, epochs_to, play
 
 from raygan.config.section import flat_values, with_values
-from raygan.search.algorithms import OptunaSearcher, scheduler
 from raygan.search.experiment import Search, SearchAlgorithm
+from raygan.search.promotion import promotion_of
+from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import Space, When, distribution_of, suggest
+from raygan.search.stopping import Rungs
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
@@ -166,7 +168,7 @@ def methods(table: Table, scratch: Path) -> dict[str, Callable[[int], Method]]:
         return OptunaSearcher(Trials(folder, search.name, search.objectives), search, Ledger(folder))
 
     def asha() -> Any:
-        return scheduler(experiment.settings, {})
+        return Rungs(promotion_of(experiment.settings))
 
     def rays(seed: int) -> OptunaSearch:
         # Ray's search algorithm knows no conditions, and takes names with slashes apart.

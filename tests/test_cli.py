@@ -208,7 +208,7 @@ def test_comparison_options() -> None:
 
 def test_help_derives_from_the_fields(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    search = dataclasses.replace(SEARCH, trials=77, scheduler="median")
+    search = dataclasses.replace(SEARCH, trials=77, scheduler="none")
     with pytest.raises(SystemExit) as ended:
         parse_options(search, "v1.py", ["--help"])
     assert ended.value.code == 0

@@ -26,7 +26,7 @@ SAME_IN_ALL_ARMS = (
 MOST = 2**32
 """Above every count and seed: random generators take seeds of 32 bits."""
 SearchAlgorithm = Literal["tpe", "gp", "cmaes", "nsga2", "random"]
-Scheduler = Literal["asha", "median", "none"]
+Scheduler = Literal["asha", "none"]
 Objective = Literal["val_psnr", "val_ssim", "operations_per_pixel"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
@@ -48,7 +48,7 @@ class TrialSettings:
     uses their last score; the others ignore them."""
     scheduler: Scheduler = "asha"
     """Early-stopping scheduler: asha (asynchronous successive halving: trials wait at rungs near epochs 1, 3, 9, …,
-    from where about the best third goes on), median (stops trials below the median) or none."""
+    from where about the best third goes on) or none."""
     objectives: tuple[Objective, ...] = ("val_psnr",)
     """Objectives, at each trial's best epoch: val_psnr, val_ssim, operations_per_pixel (of the generator), or several,
     separated by spaces. With several, asha promotes by non-dominated fronts, and the winner is the compromise nearest
@@ -58,7 +58,7 @@ class TrialSettings:
     None: a twentieth of the trials, from 40 trials and for one objective."""
     grace_epochs: int | None = None
     """Epochs after which a trial that is still worse than the noisy input is stopped; 0: never. None: a fifth of the
-    trial's epochs, at least 3, with the schedulers asha and median."""
+    trial's epochs, at least 3, with the scheduler asha."""
     stop_collapsed: bool = False
     """Stop trials whose discriminator's accuracies have been pinned at 0 or 1 for three epochs."""
     seed: int = 0
@@ -79,7 +79,7 @@ class TrialSettings:
         """Epochs that a trial has to become better than the noisy input; 0: unlimited."""
         if self.grace_epochs is not None:
             return self.grace_epochs
-        return max(3, -(-self.trial_epochs // 5)) if self.scheduler in ("asha", "median") else 0
+        return max(3, -(-self.trial_epochs // 5)) if self.scheduler == "asha" else 0
 
     def check(self) -> None:
         """Raise `ConfigError` if the values break a rule."""
@@ -96,10 +96,6 @@ class TrialSettings:
         objectives = self.objectives
         each_once = 0 < len(objectives) == len(set(objectives) & set(OBJECTIVES))
         require(f"objectives some of {', '.join(OBJECTIVES)}, each once,", each_once, objectives=objectives)
-        if len(objectives) > 1 and self.scheduler == "median":
-            raise ConfigError("median stopping compares one objective: give --scheduler asha or none")
-        if self.equal_compute and self.scheduler == "median":
-            raise ConfigError("median stopping compares epochs: with equal_compute, give --scheduler asha or none")
         if len(objectives) > 1 and self.search_algorithm == "cmaes":
             raise ConfigError("CMA-ES optimizes one objective: use another --search-algorithm")
         if self.search_algorithm == "gp" and (self.max_parameters, self.max_operations) != (None, None):

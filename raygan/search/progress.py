@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from raygan.search.algorithms import promotion_of
 from raygan.search.experiment import Experiment, TrialSettings
+from raygan.search.promotion import promotion_of
 from raygan.search.repeats import number_of_repeats
 from raygan.study.ledger import ENDED, Ledger, TrialRow
 from raygan.study.trials import Trials

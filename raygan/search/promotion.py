@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from raygan.search.experiment import TrialSettings
+from raygan.search.repeats import number_of_repeats
+from raygan.study.objectives import dominating
+
 Scores = tuple[float, ...]
 """A trial's objectives, of which higher is better."""
 
@@ -53,10 +57,6 @@ class Promotion:
             if epoch < max(scores, default=0):
                 self.passed[trial] = rung
 
-    def wait(self, trial: str, rung: int) -> None:
-        """Let a trial wait at a rung that it has reached."""
-        self.waiting[trial] = rung
-
     def next(self) -> str | None:
         """The trial that goes on now, from the highest rung where one may; it no longer waits. None: none may."""
         for rung in reversed(self.rungs):
@@ -96,6 +96,12 @@ class Promotion:
         return found
 
 
+def promotion_of(settings: TrialSettings) -> Promotion:
+    """The promotion of these settings; without ASHA, there are no rungs to wait at."""
+    epochs = settings.trial_epochs if settings.scheduler == "asha" else 1
+    return Promotion(epochs, settings.trials - number_of_repeats(settings))
+
+
 def _array(scores: Mapping[str, Scores]) -> NDArray[np.float64]:
     """The scores as rows."""
     return np.array(list(scores.values()), dtype=float) if scores else np.zeros((0, 1))
@@ -112,16 +118,6 @@ def best_first(scores: NDArray[np.float64]) -> list[int]:
         order += [int(index) for index in front[np.argsort(-_crowding(scores[front]), kind="stable")]]
         left = left[~is_front]
     return order
-
-
-def dominating(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many of the scores, (trials, objectives), are as good as each in all objectives and better in one."""
-    if scores.shape[1] <= 1:
-        ascending = np.sort(scores.ravel())
-        return len(scores) - np.searchsorted(ascending, scores.ravel(), side="right")
-    others, own = scores[None], scores[:, None]
-    found: NDArray[np.int64] = ((others >= own).all(axis=2) & (others > own).any(axis=2)).sum(axis=1)
-    return found
 
 
 def _crowding(front: NDArray[np.float64]) -> NDArray[np.float64]:

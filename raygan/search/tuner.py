@@ -12,10 +12,12 @@ from ray.tune.stopper import CombinedStopper, FunctionStopper
 from raygan.config.run import Config
 from raygan.config.section import Kind, own_kinds, with_values
 from raygan.report.tables import counted
-from raygan.search.algorithms import OptunaSearcher, StudyLimits, scheduler
 from raygan.search.experiment import Experiment
-from raygan.search.prepare import WarmStart
 from raygan.search.progress import SearchProgress, display, trial_name
+from raygan.search.promotion import promotion_of
+from raygan.search.searcher import OptunaSearcher
+from raygan.search.stopping import Rungs, StudyLimits
+from raygan.search.warm_start import WarmStart
 from raygan.study.trials import Trials
 from raygan.train.checkpoint import keep_denoiser
 from raygan.train.cluster import resources
@@ -34,7 +36,7 @@ def run_trials(
     trials.enqueue(points, known.trials)
     progress = SearchProgress(trials, experiment, shown := display())
     limits = StudyLimits(settings, lambda: progress.elapsed)
-    ended = {name: progress.ledger.epochs_of(name) for name in _finish_ended(trials)}
+    _finish_ended(trials)
     searcher = OptunaSearcher(trials, experiment, progress.ledger)
     length = f"{counted(settings.trials, 'trial')} of at most {counted(settings.trial_epochs, 'epoch')}"
     print(f"{length}, {concurrent} at once\n")
@@ -49,7 +51,7 @@ def run_trials(
         tune.with_resources(trainable, {"CPU": 0, "memory": 1} if nested else resources(config)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler(settings, ended),
+            scheduler=Rungs(promotion_of(settings)),
             # The search algorithm says when there are no more.
             num_samples=-1,
             max_concurrent_trials=concurrent,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -29,9 +30,7 @@ def pareto_front(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -
 
     A row dominates another if it is at least as good in every objective and better in one.
     """
-    study = optuna.create_study(directions=directions(objectives))
-    study.add_trials([optuna.trial.create_trial(values=list(row)) for row in scores])
-    return [trial.number for trial in study.best_trials]
+    return [row for row, better in enumerate(dominating(-_losses(scores, objectives))) if not better]
 
 
 def compromise(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -> int:
@@ -41,8 +40,23 @@ def compromise(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -> 
     a single objective, this is the best row.
     """
     rows = pareto_front(scores, objectives)
-    signs = [1.0 if objective in LESS_IS_BETTER else -1.0 for objective in objectives]
-    losses = np.asarray(scores, dtype=np.float64)[rows] * signs
+    losses = _losses(scores, objectives)[rows]
     best, worst = losses.min(axis=0), losses.max(axis=0)
     scale = np.where(worst > best, worst - best, 1.0)
     return rows[int(np.linalg.norm((losses - best) / scale, axis=1).argmin())]
+
+
+def dominating(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of the scores, (trials, objectives), are as good as each in all objectives and better in one."""
+    if scores.shape[1] <= 1:
+        ascending = np.sort(scores.ravel())
+        return len(scores) - np.searchsorted(ascending, scores.ravel(), side="right")
+    others, own = scores[None], scores[:, None]
+    found: NDArray[np.int64] = ((others >= own).all(axis=2) & (others > own).any(axis=2)).sum(axis=1)
+    return found
+
+
+def _losses(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -> NDArray[np.float64]:
+    """The scores, (results, objectives), of which less is better."""
+    signs = [1.0 if objective in LESS_IS_BETTER else -1.0 for objective in objectives]
+    return np.asarray(scores, dtype=np.float64) * signs

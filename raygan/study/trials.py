@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Trials:
         """
         self.folder = folder
         self.objectives = tuple(objectives)
-        self.waiting: set[str] = set()
+        self.waiting: Collection[str] = ()
         """The names of the trials that wait at a rung: to Optuna, they run."""
         self._rows: dict[str, TrialRow] = {}
         """The trials' rows as they were last asked for; a row is new when the trial's state or epochs are."""
@@ -212,7 +212,7 @@ class Trials:
 class _StudyWithWaiting(optuna.Study):
     """A study that shows the trials that wait now as pruned. Optuna itself has no state for them."""
 
-    def __init__(self, study: optuna.Study, waiting: set[str]) -> None:
+    def __init__(self, study: optuna.Study, waiting: Collection[str]) -> None:
         super().__init__(study.study_name, study._storage)
         self.shown_as_pruned: dict[int, FrozenTrial] = {}
         """The waiting trials by number: copies, since Optuna asks several times for each proposal."""

@@ -51,7 +51,6 @@ def test_invalid_options(tmp_path: Path, options: list[str], message: str) -> No
         (["--seed", "-1"], "seed >= 0 must hold, but got seed=-1"),
         (["--time-budget", "0"], "time_budget > 0 must hold, but got time_budget=0.0"),
         (["--objectives", "val_psnr", "val_psnr"], "each once, must hold, but got objectives=('val_psnr', 'val_psnr')"),
-        (["--objectives", "val_psnr", "val_ssim", "--scheduler", "median"], "give --scheduler asha or none"),
         (["--search-algorithm", "cmaes"], "CMA-ES searches numbers only, but sampling is categorical"),
     ],
 )

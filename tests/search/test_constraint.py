@@ -14,8 +14,9 @@ from raygan.config.run import Config
 from raygan.config.section import ConfigError, with_values
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import OptunaSearcher, check_first_points, excess_cost
 from raygan.search.experiment import Search
+from raygan.search.limits import check_first_points, refusal
+from raygan.search.searcher import OptunaSearcher
 from raygan.study.ledger import Ledger
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
@@ -121,10 +122,12 @@ def test_a_proposal_beyond_the_limit_is_not_trained_after_a_kill_either(tmp_path
 def test_excess_is_that_of_the_limit_exceeded_most() -> None:
     generator = SMALL.generator
     count, operations = parameters(generator), operations_per_pixel(generator)
-    assert excess_cost(limited(None, None), generator) == 0
-    assert excess_cost(limited(count, operations), generator) == 0
-    assert excess_cost(limited(count // 2, None), generator) == pytest.approx(1, rel=1e-2)
-    assert excess_cost(limited(count, operations / 4), generator) == pytest.approx(3)
+    assert refusal(limited(None, None), generator) is None
+    assert refusal(limited(count, operations), generator) is None
+    for limits, excess in ((limited(count // 2, None), 1), (limited(count, operations / 4), 3)):
+        refused = refusal(limits, generator)
+        assert refused is not None
+        assert refused.excess == pytest.approx(excess, rel=1e-2)
 
 
 def test_first_points_that_exceed_a_limit_raise() -> None:

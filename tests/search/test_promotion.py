@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from raygan.search.promotion import Promotion, best_first, dominating
+from raygan.search.promotion import Promotion, best_first
+from raygan.study.objectives import dominating
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,7 @@ def test_rungs_end_at_the_last_epoch(epochs: int, rungs: list[int]) -> None:
 def arrive(promotion: Promotion, rung: int, **scores: float) -> None:
     for trial, score in scores.items():
         promotion.learn(trial, {rung: (score,)}, promotion.epochs)
-        promotion.wait(trial, rung)
+        promotion.waiting[trial] = rung
 
 
 def test_the_best_third_goes_on() -> None:
@@ -113,7 +114,7 @@ def test_both_ends_of_a_trade_off_are_promoted() -> None:
     trade_offs = {"good": (30.0, -9.0), "fast": (20.0, -1.0), "bad": (19.0, -9.5), "slow": (29.0, -9.5)}
     for trial, scores in (trade_offs | {f"other-{index}": (10.0, -20.0) for index in range(2)}).items():
         promotion.learn(trial, {1: scores}, 9)
-        promotion.wait(trial, 1)
+        promotion.waiting[trial] = 1
     assert {promotion.next(), promotion.next()} == {"good", "fast"}
     assert promotion.next() is None
     # Four of twelve may go on: what four others dominate will not.

@@ -7,9 +7,9 @@ from conftest import ROOT
 from optuna.distributions import FloatDistribution
 
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import HopelessTrials, StudyLimits
 from raygan.search.experiment import Search
 from raygan.search.promotion import halving_factor
+from raygan.search.stopping import HopelessTrials, StudyLimits
 from raygan.study.trials import collapsed_from
 
 
@@ -93,7 +93,7 @@ def test_all_trials_stop_where_the_time_or_the_disk_is_spent() -> None:
     [
         ({"trial_epochs": 30}, 6),
         ({"trial_epochs": 27}, 6),
-        ({"scheduler": "median", "trial_epochs": 4}, 3),
+        ({"trial_epochs": 4}, 3),
         ({"scheduler": "none"}, 0),
         ({"scheduler": "none", "grace_epochs": 5}, 5),
         ({"grace_epochs": 0}, 0),

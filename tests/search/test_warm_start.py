@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1
-from raygan.search.algorithms import OptunaSearcher
 from raygan.search.experiment import Search
-from raygan.search.prepare import WarmStart, warm_start
+from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import When
+from raygan.search.warm_start import WarmStart, warm_start
 from raygan.study.ledger import Ledger, StudyError, TrialRow, write_study
 from raygan.study.storage import Folder
 from raygan.study.trials import Trials
