@@ -1,1 +1,1 @@
-"""Photos, crops and noise."""
+"""Photos, pairs of photos, and the crops that are cut from them."""

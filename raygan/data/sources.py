@@ -1,4 +1,4 @@
-"""Where clean photos come from."""
+"""Where clean photos, and pairs of noisy and clean ones, come from."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Using a trained denoiser: on arrays, on image files, and as an exported program."""
+"""Using a trained denoiser: on arrays, on image files, over HTTP, and as an exported program."""

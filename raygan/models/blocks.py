@@ -1,4 +1,4 @@
-"""The layers that both networks are made of."""
+"""The layers that generators and discriminators are made of."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A study's folder to tables, figures and a page; reads files only."""
+"""A study's folder as tables, figures, a page, and runs of experiment trackers."""

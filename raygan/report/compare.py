@@ -10,13 +10,11 @@ import pandas as pd
 from raygan.config.run import PAIRS
 from raygan.report.paper import differing, leaves
 from raygan.report.tables import KIND_NAMES, MEASURES, as_text, measures_of, scores_text, short
-from raygan.study.ledger import REMEDY
+from raygan.study.ledger import NO_SETTINGS, REMEDY
 from raygan.study.reader import StudyFiles, System
 from raygan.study.storage import Folder, reading
 
 STATES = ("complete", "pruned", "failed")
-NO_SETTINGS = ("schema", "name", "status", "started", "finished")
-"""Texts and numbers of `study.json` that are not settings."""
 
 
 def read_studies(folders: Iterable[Folder]) -> list[System]:

@@ -30,7 +30,7 @@ from PIL import Image
 
 from raygan.config.section import flat_values
 from raygan.errors import InputError, redacted
-from raygan.study.ledger import ENDED, REMEDY, Ledger, TrialRow
+from raygan.study.ledger import ENDED, NO_SETTINGS, REMEDY, Ledger, TrialRow
 from raygan.study.reader import WINNER_RUN, StudyFiles
 from raygan.study.storage import Folder, reading
 
@@ -39,8 +39,6 @@ PERIOD = 10.0
 """Seconds between two updates of a tracker while a study runs."""
 SHARE = 0.2
 """Share of the time that updates may take: the first one connects, and those of long studies read large tables."""
-NO_PARAMETERS = ("schema", "name", "status", "started", "finished")
-"""Texts and numbers of `study.json` that no one chose."""
 OUTCOME: tuple[str, ...] = ("state", "error", "repeats")
 """Columns of `trials.csv` that say how a trial ended."""
 MARK = "raygan.json"
@@ -119,7 +117,7 @@ def runs_of(study: StudyFiles) -> Iterator[TrackedRun]:
     with reading(folder, "", REMEDY):
         options = {name: one for name, one in record.items() if isinstance(one, bool | int | float | str)}
         winner = {f"winner/{path}": one for path, one in record.get("best_trial", {}).get("values", {}).items()}
-        shared = {name: one for name, one in options.items() if name not in NO_PARAMETERS} | winner
+        shared = {name: one for name, one in options.items() if name not in NO_SETTINGS} | winner
         epochs, status = Ledger(folder.child("best")).epochs_of(WINNER_RUN), record["status"]
         yield TrackedRun(study, "", flat_values(study.config) | shared, epochs, {"state": status}, status == "finished")
         ledger, own = Ledger(folder), {field.name for field in dataclasses.fields(TrialRow)}

@@ -1,1 +1,1 @@
-"""Many runs: the space, the searcher and scheduler, and the study that holds them."""
+"""Many runs: what is searched, how trials are proposed and stopped early, and the phases of a study."""

@@ -1,4 +1,4 @@
-"""Turns what the user asked for, an earlier search included, into what will run, once, before anything is spent."""
+"""Turns what the user asked for into what will run, once, before anything is spent."""
 
 from __future__ import annotations
 

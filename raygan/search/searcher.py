@@ -36,7 +36,7 @@ INVALID = 1e9
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Gives Ray Tune the trials of an Optuna study, and tells Optuna how they went.
 
-    Unlike Ray's `OptunaSearch`, it keeps no state of its own, resumes the trials that a killed search left running,
+    Unlike Ray's `OptunaSearch`, it saves no state of its own, resumes the trials that a killed search left running,
     and records those that a scheduler stopped as pruned, with their score at each epoch.
     """
 

@@ -21,8 +21,8 @@ SCHEMA = 2
 """Of a study's folder; 1 was written by RayGAN 0.1."""
 ENDED = ("complete", "pruned", "failed")
 PACKAGES = ("raygan", "ray", "torch", "optuna", "numpy", "scikit-image")
-
-
+NO_SETTINGS = ("schema", "name", "status", "started", "finished")
+"""Texts and numbers of `study.json` that nobody chose."""
 REMEDY = "restore it from a copy, or start under another --name"
 """What to do about a damaged file that does not derive from others."""
 
