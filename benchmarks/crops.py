@@ -25,7 +25,7 @@ from raygan.data.crops import CachedCrops, CropSource, StreamedCrops
 from raygan.data.photos import StoredPhotos, decode_photo, training_photos
 from raygan.data.samples import dead_leaves
 from raygan.presets import PAPER_V1
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.cluster import photo_memory, start_ray
 
 PHOTOS, DISTINCT, EPOCHS = 768, 24, 16

@@ -28,7 +28,7 @@ from raygan.search.experiment import Search
 from raygan.search.prepare import prepare, read_inputs
 from raygan.search.space import Space, When, distribution_of
 from raygan.search.tuner import run_trials
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.study.trials import Trials
 from raygan.train.cluster import start_ray
 

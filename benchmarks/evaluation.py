@@ -29,7 +29,7 @@ from raygan.data.sources import PhotoFolder
 from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask, evaluate
 from raygan.inference.denoiser import denoise
 from raygan.presets import DENOISER, PAPER_V1
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_weights
 from raygan.train.cluster import resolved_device, resources, start_ray
 

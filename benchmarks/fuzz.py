@@ -38,9 +38,9 @@ from raygan.report.compare import read_studies, side_by_side
 from raygan.report.study import report
 from raygan.report.terminal import final_report
 from raygan.search.study import run_study
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger, read_study
 from raygan.study.lock import refuse_if_held
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials, dashboard_storage
 from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser, load_generator
 

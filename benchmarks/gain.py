@@ -29,8 +29,8 @@ from raygan.presets import DENOISER, PAPER_V0, PAPER_V1
 from raygan.report.figures import COLOURS
 from raygan.search.experiment import Comparison
 from raygan.search.study import run_study
+from raygan.storage import Folder
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 
 KEPT = Path(__file__).parent / "gain"
 TRAININGS, EPOCHS_OF_ALL, SECONDS = (KEPT / name for name in ("trainings.csv", "epochs.csv", "seconds.json"))

@@ -19,7 +19,7 @@ from raygan.config.section import with_values
 from raygan.data.photos import Photos, training_photos
 from raygan.data.samples import dead_leaves
 from raygan.presets import PAPER_V1, quick
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, start_ray
 from raygan.train.driver import Job, Run, epochs_with_workers
 

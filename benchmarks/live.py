@@ -19,7 +19,7 @@ from search import space_of
 from simulation import Table, epochs_to
 
 from raygan.search.experiment import Search
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 TRIALS = 12
 """Of random search; RayGAN starts four times as many, most of which end early: for about as many epochs."""

@@ -27,8 +27,8 @@ from raygan.presets import PAPER_V1, quick
 from raygan.search.experiment import Search
 from raygan.search.tuner import run_trials
 from raygan.search.warm_start import WarmStart
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 from raygan.train.cluster import photo_memory, share_photos, start_ray
 from raygan.train.driver import Job

@@ -26,7 +26,7 @@ from raygan.models.cost import operations_per_pixel
 from raygan.noise import add_noise
 from raygan.report.tables import METHOD_NAMES
 from raygan.seeds import torch_generator
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.weights import NAMES, denoiser_folder
 

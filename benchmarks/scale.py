@@ -40,8 +40,8 @@ from raygan.search.experiment import Search
 from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import suggest
 from raygan.search.warm_start import WarmStart
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 from raygan.train.cluster import start_ray
 from raygan.train.driver import DECIDING, Job

@@ -23,7 +23,7 @@ from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import Photos, TrainingPhotos
 from raygan.data.samples import dead_leaves
 from raygan.presets import PAPER_V1
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.cluster import resolved_device, share_photos, start_ray
 from raygan.train.driver import Job, Run, epochs_with_workers
 from raygan.train.loop import Epoch, Worker, train

@@ -46,8 +46,8 @@ from raygan.search.promotion import promotion_of
 from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import Space, When, distribution_of, suggest
 from raygan.search.stopping import Rungs
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
 METRIC = "best_val_psnr"

@@ -351,7 +351,7 @@ def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> 
         output: Folder to write to; the default is the first study's report/.
     """
     from raygan.report.study import report
-    from raygan.study.storage import Folder
+    from raygan.storage import Folder
 
     _require_studies(studies)
     written = report([Folder(study) for study in studies], Folder(output) if output else None)
@@ -366,7 +366,7 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
         csv: File to write the table to, with all digits.
     """
     from raygan.report.compare import read_studies, side_by_side, studies_table
-    from raygan.study.storage import Folder, split_file
+    from raygan.storage import Folder, split_file
 
     _require_studies(studies)
     rows = read_studies(Folder(study) for study in studies)
@@ -392,7 +392,7 @@ def _dashboard(
         optuna_storage: The database that the search was given; the default is the study's own file.
     """
     from raygan.dashboard import watch
-    from raygan.study.storage import Folder
+    from raygan.storage import Folder
 
     _require_studies(studies)
     watch([Folder(study) for study in studies], port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
@@ -427,7 +427,7 @@ def _track(study: Positional[str], tracker: Positional[Literal["mlflow", "wandb"
             are MLflow's local database, and offline files of wandb.
     """
     from raygan.report.track import open_tracker
-    from raygan.study.storage import Folder
+    from raygan.storage import Folder
 
     opened = open_tracker(tracker)
     try:

@@ -12,9 +12,9 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from raygan.report.live import live_app
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 from raygan.study.trials import ARTIFACTS, JOURNAL, dashboard_storage
 
 HOST = "127.0.0.1"

@@ -15,7 +15,7 @@ from raygan.config.kinds import Generator
 from raygan.config.section import with_values
 from raygan.models import ResidualUNet
 from raygan.presets import PAPER_V1
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 SMALL = ResidualUNet(base_width=4, depth=2, blocks=1, residual=True, normalization="none")
 

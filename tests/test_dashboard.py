@@ -19,7 +19,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from raygan.presets import PAPER_V1
 from raygan.report.live import progress
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.study.trials import Trials
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 LAYERS = [
-    *("errors", "seeds", "weights", "config", "study", "noise", "data", "models", "losses", "metrics"),
+    *("errors", "seeds", "storage", "weights", "config", "study", "noise", "data", "models", "losses", "metrics"),
     *("presets", "train", "inference", "evaluation", "report", "search", "dashboard", "cli"),
 ]
 MODULES = sorted((ROOT / "raygan").rglob("*.py"))
@@ -61,7 +61,7 @@ def test_search_files_do_not_import_each_other() -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("raygan.cli, raygan.config.run, raygan.study.storage, raygan.study.reader", {"torch", "ray"}),
+        ("raygan.cli, raygan.config.run, raygan.storage, raygan.study.reader", {"torch", "ray"}),
         ("raygan.data.photos, raygan.data.sources", {"torch", "ray"}),
         ("raygan.noise, raygan.models, raygan.losses, raygan.metrics", {"ray"}),
         ("raygan.train.step, raygan.train.loop, raygan.train.validation, raygan.train.checkpoint", {"ray"}),

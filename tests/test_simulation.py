@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 
 def load(name: str) -> ModuleType:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from raygan.study.storage import Folder
+    from raygan.storage import Folder
 
 Level = Literal["low", "mean", "high"]
 LEVELS: tuple[Level, ...] = get_args(Level)

@@ -27,7 +27,7 @@ from raygan.data.photos import (
 )
 from raygan.data.sources import PhotosError
 from raygan.seeds import derived_seed
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -24,7 +24,7 @@ from raygan.config.run import MAX_MEGAPIXELS, PAIRS, DataConfig
 from raygan.data.samples import VALIDATION_PHOTOS, dead_leaves, sample_photos_folder
 from raygan.data.sources import PhotosError, Samples
 from raygan.seeds import derived_seed
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 if TYPE_CHECKING:
     from ray.data import Dataset

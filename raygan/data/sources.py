@@ -15,7 +15,7 @@ from raygan.config.section import require
 from raygan.data.download import BSD300, COCO, cache_folder, fetch
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.errors import InputError
-from raygan.study.storage import Folder, split_file, without_options
+from raygan.storage import Folder, split_file, without_options
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 """Suffixes of the image files that are read, everywhere."""

@@ -17,7 +17,7 @@ from raygan.data.pairs import evaluation_pairs
 from raygan.data.photos import evaluation_photos
 from raygan.evaluation.job import PICTURES, EvaluationSettings, EvaluationTask, Row, evaluate
 from raygan.evaluation.protocols import Protocol
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.weights import DEFAULT, denoiser_folder
 

@@ -30,7 +30,7 @@ from raygan.inference.denoiser import SelfEnsemble, denoise_in_tiles
 from raygan.metrics import colour_drift, psnr, ssim
 from raygan.noise import Gaussian, add_noise
 from raygan.seeds import torch_generator
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_weights
 
 if TYPE_CHECKING:

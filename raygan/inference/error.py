@@ -24,7 +24,7 @@ from raygan.config.run import Config
 from raygan.errors import InputError
 from raygan.noise import Gaussian, add_noise, sample_noise
 from raygan.seeds import derived_seed, torch_generator
-from raygan.study.storage import Folder, reading
+from raygan.storage import Folder, reading
 from raygan.train.checkpoint import load_generator
 
 ERROR_FILE = "error.json"

@@ -27,7 +27,7 @@ from raygan.config.run import MAX_MEGAPIXELS
 from raygan.data.sources import SUFFIXES, image_names
 from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.inference.error import ErrorBounds
-from raygan.study.storage import Folder, StorageError, split_file
+from raygan.storage import Folder, StorageError, split_file
 
 # It raises what it logs.
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)

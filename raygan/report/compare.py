@@ -10,9 +10,9 @@ import pandas as pd
 from raygan.config.run import PAIRS
 from raygan.report.paper import differing, leaves
 from raygan.report.tables import KIND_NAMES, MEASURES, as_text, measures_of, scores_text, short
+from raygan.storage import Folder, reading
 from raygan.study.ledger import NO_SETTINGS, REMEDY
 from raygan.study.reader import StudyFiles, System
-from raygan.study.storage import Folder, reading
 
 STATES = ("complete", "pruned", "failed")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from raygan.errors import InputError
+from raygan.storage import Folder, reading
 from raygan.study.ledger import ENDED, REMEDY
 from raygan.study.objectives import LESS_IS_BETTER, OBJECTIVE_NAMES
 from raygan.study.reader import WINNER_RUN, StudyFiles
-from raygan.study.storage import Folder, reading
 
 CURVES = 12
 """How many trials have their learning curves shown: the best, and those that run."""

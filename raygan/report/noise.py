@@ -13,7 +13,7 @@ from raygan.data.photos import SMALLEST_EVALUATED, decode_photo
 from raygan.data.sources import PhotosError
 from raygan.noise.calibration import NoiseProfile
 from raygan.seeds import torch_generator
-from raygan.study.storage import split_file
+from raygan.storage import split_file
 
 SIDE = 512
 """Largest width and height of the part of the photo that is shown, in pixels."""

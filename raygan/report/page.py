@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from plotly.offline import get_plotlyjs
 
 from raygan.report.tables import short
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 
 @dataclass

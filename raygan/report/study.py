@@ -11,10 +11,10 @@ from raygan.config.run import PAIRS
 from raygan.report import figures, tables
 from raygan.report.page import Part, write_report
 from raygan.report.paper import BEST_EPOCH, paper_table, settings_table, title_of
+from raygan.storage import Folder, reading
 from raygan.study.ledger import REMEDY, StudyError
 from raygan.study.objectives import OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles, System
-from raygan.study.storage import Folder, reading
 
 SET_NAMES = {
     "training": "training photos (one fixed crop of each)",

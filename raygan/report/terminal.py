@@ -9,10 +9,10 @@ import pandas as pd
 from raygan.config.section import flat_values
 from raygan.report import tables
 from raygan.report.paper import SYSTEMS
+from raygan.storage import Folder, reading
 from raygan.study.ledger import REMEDY
 from raygan.study.objectives import OBJECTIVE_NAMES
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder, reading
 
 
 def final_report(folder: Folder) -> str:

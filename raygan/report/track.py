@@ -30,9 +30,9 @@ from PIL import Image
 
 from raygan.config.section import flat_values
 from raygan.errors import InputError, redacted
+from raygan.storage import Folder, reading
 from raygan.study.ledger import ENDED, NO_SETTINGS, REMEDY, Ledger, TrialRow
 from raygan.study.reader import WINNER_RUN, StudyFiles
-from raygan.study.storage import Folder, reading
 
 TrackerName = Literal["mlflow", "wandb"]
 PERIOD = 10.0

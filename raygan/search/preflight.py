@@ -21,8 +21,8 @@ from raygan.config.run import Config
 from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.models.cost import discriminator_parameters, parameters
 from raygan.search.experiment import TrialSettings
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError, package_versions
-from raygan.study.storage import Folder
 from raygan.train.checkpoint import KEPT
 from raygan.train.cluster import HardwareError, resources, trials_at_once
 

@@ -25,8 +25,8 @@ from raygan.search.limits import check_first_points
 from raygan.search.preflight import check_disk, check_machines, check_photos, wait_for_room
 from raygan.search.space import distribution_of
 from raygan.search.warm_start import WarmStart, warm_start
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError
-from raygan.study.storage import Folder
 from raygan.train.checkpoint import starting_weights
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
 from raygan.train.driver import Job

@@ -21,9 +21,9 @@ from raygan.search.promotion import Scores, promotion_of
 from raygan.search.repeats import SEED, ask_repeat, is_repeat, name_of, number_of_repeats
 from raygan.search.space import suggest
 from raygan.search.stopping import HopelessTrials
+from raygan.storage import reading
 from raygan.study.ledger import REMEDY, Ledger
 from raygan.study.objectives import LESS_IS_BETTER
-from raygan.study.storage import reading
 from raygan.study.trials import Trials
 from raygan.train.driver import DISK_FULL, ERROR, RETRIES
 

@@ -28,10 +28,10 @@ from raygan.search.experiment import Experiment
 from raygan.search.prepare import Inputs, Prepared, prepare, read_inputs
 from raygan.search.progress import epoch_line, time_left
 from raygan.search.tuner import run_trials
+from raygan.storage import Folder
 from raygan.study.ledger import SCHEMA, Ledger, StudyError, package_versions, read_study, write_study
 from raygan.study.lock import locked, refuse_if_held
 from raygan.study.reader import WINNER_RUN, StudyFiles
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials, open_database
 from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser
 from raygan.train.cluster import start_ray, with_idle_cores

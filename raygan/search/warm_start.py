@@ -11,9 +11,9 @@ from raygan.config.run import Config
 from raygan.config.section import flat_values
 from raygan.search.experiment import TrialSettings
 from raygan.search.space import Space, distribution_of, holds, space_to_json
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 
 FIRST = 3
 """How many of the earlier study's best points are tried first."""

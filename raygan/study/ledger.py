@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from raygan.errors import InputError
-from raygan.study.storage import Folder, reading
+from raygan.storage import Folder, reading
 
 SCHEMA = 2
 """Of a study's folder; 1 was written by RayGAN 0.1."""

@@ -18,8 +18,8 @@ from typing import Any
 
 import filelock
 
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError
-from raygan.study.storage import Folder
 
 FILE = "lock.json"
 """Who uses the folder; in a bucket, it is the lock itself."""

@@ -16,9 +16,9 @@ from optuna.trial import TrialState, create_trial
 
 from raygan.config.run import Config
 from raygan.config.section import flat_values, with_values
+from raygan.storage import Folder, reading
 from raygan.study.ledger import REMEDY, StudyError, read_study
 from raygan.study.objectives import LESS_IS_BETTER, compromise, directions
-from raygan.study.storage import Folder, reading
 
 TEXTS = {
     "trial",

@@ -27,9 +27,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from raygan.storage import Folder, reading
 from raygan.study.ledger import REMEDY, Ledger, StudyError, TrialRow
 from raygan.study.objectives import directions
-from raygan.study.storage import Folder, reading
 
 JOURNAL = "optuna.log"
 ARTIFACTS = "artifacts"

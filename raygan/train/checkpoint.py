@@ -29,7 +29,7 @@ from raygan.config.section import differing_values, with_values
 from raygan.errors import InputError
 from raygan.models.architectures import is_model_file, read_network
 from raygan.presets import PAPER_V1
-from raygan.study.storage import Folder, reading
+from raygan.storage import Folder, reading
 from raygan.weights import HERE, NAMES, denoiser_folder
 
 DENOISER_FILES = ("generator.safetensors", "config.json", "metrics.json")

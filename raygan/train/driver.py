@@ -29,7 +29,7 @@ from raygan.config.section import ConfigError, with_values
 from raygan.data.crops import CachedCrops, CropSource, StreamedCrops, validation_crops
 from raygan.data.photos import StoredPhotos, TrainingPhotos
 from raygan.errors import InputError
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.cluster import resources
 from raygan.train.loop import Epoch, RunRecord, Worker, train
 

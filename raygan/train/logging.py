@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raygan.config.run import PAIRS, Config
 from raygan.data.crops import ValidationCrops
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.validation import noisy_validation_crops, validation_pairs
 
 CROPS = 4

@@ -12,7 +12,7 @@ from raygan.config.section import ConfigError, differing_values, flat_values, pa
 from raygan.errors import InputError, redacted
 from raygan.presets import DENOISER, PAPER_V1
 from raygan.search.experiment import NAME
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 PATHS = sorted({*flat_values(PAPER_V1), *flat_values(DENOISER)})
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 2**32, 2**64])

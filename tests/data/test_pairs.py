@@ -20,7 +20,7 @@ from raygan.data.pairs import evaluation_pairs, held_out_pairs, with_pairs
 from raygan.data.photos import Photos, StoredPhotos, TrainingPhotos, training_photos
 from raygan.data.sources import PairFolder, PhotosError, Samples
 from raygan.presets import PAPER_V1
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 Write = Callable[..., Path]
 DATA = DataConfig(photos=Samples(), evaluate_on=Samples(), crop_size=64, val_crops=5)

@@ -29,7 +29,7 @@ from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask,
 from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.noise import Gaussian, SaltAndPepper, Speckle
 from raygan.report.tables import evaluation_table
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_generator
 
 Write = Callable[..., Path]

@@ -27,7 +27,7 @@ import torch
 
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, quick
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import Best, load_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -16,7 +16,7 @@ from raygan.inference.denoiser import Denoiser, ImageError, SelfEnsemble, denois
 from raygan.models import UNet
 from raygan.noise import SaltAndPepper, add_noise
 from raygan.seeds import torch_generator
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import DenoiserError
 from raygan.train.step import computes_in_bfloat16
 

@@ -19,7 +19,7 @@ from raygan.inference.error import CalibrationError, ErrorBounds, calibrate, con
 from raygan.inference.files import denoise_path
 from raygan.noise import Gaussian, SaltAndPepper, Speckle, add_noise
 from raygan.seeds import torch_generator
-from raygan.study.storage import DamagedError, Folder
+from raygan.storage import DamagedError, Folder
 
 TABLE = ErrorBounds([0.01, 0.1, 0.2], [0.1, 0.9], [0.0, 0.1, 0.3, 0.4], image_of((3, 2, 4), np.float64).tolist())
 

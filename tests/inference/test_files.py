@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser, ImageError
 from raygan.inference.files import ImageWarning, denoise_file, denoise_path
-from raygan.study.storage import Folder, StorageError
+from raygan.storage import Folder, StorageError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, ARTIST, EXIF, GPS, SPEED = 0x0112, 0x013B, 0x8769, 0x8825, 0x8827

@@ -19,7 +19,7 @@ from raygan.models.cost import operations_per_pixel
 from raygan.noise import Gaussian, add_noise
 from raygan.presets import CAMERA, DENOISER
 from raygan.seeds import torch_generator
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_generator
 from raygan.weights import DEFAULT, NAMES, denoiser_folder
 

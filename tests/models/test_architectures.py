@@ -30,7 +30,7 @@ from raygan.models import NAFNet, SCUNet
 from raygan.models.architectures import ModelFileError, SpandrelNetwork, read_network
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.presets import PAPER_V1, quick
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import load_generator, starting_weights
 
 TINY = NAFNet(width=8, middle_blocks=1, encoder_blocks=(1, 1), decoder_blocks=(1, 1))

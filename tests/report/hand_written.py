@@ -9,7 +9,7 @@ import pandas as pd
 
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 KINDS = ("gaussian", "salt_and_pepper", "speckle")
 

@@ -12,8 +12,8 @@ from report.hand_written import KINDS, write_table
 
 from raygan.noise import Gaussian
 from raygan.report.compare import read_studies, side_by_side, studies_table
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError
-from raygan.study.storage import Folder
 
 
 def write_study(

@@ -12,7 +12,7 @@ from conftest import Study, raygan
 from playwright.sync_api import Page, expect, sync_playwright
 
 from raygan.report.page import Part, write_report
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 pytestmark = pytest.mark.timeout(900)
 

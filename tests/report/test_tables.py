@@ -21,8 +21,8 @@ from raygan.report.tables import (
     scores_beside_the_papers,
 )
 from raygan.report.terminal import comparison
+from raygan.storage import Folder
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 
 SCORES = {"0.01": (20.0, 21.0, 22.0), "0.001": (18.0, 18.5), "diverging": ()}
 SEEDS = 3

@@ -20,7 +20,7 @@ from report.hand_written import write_study, write_table
 from raygan.cli import main
 from raygan.inference.denoiser import Denoiser
 from raygan.report.track import open_tracker, tracking
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 
 # The trackers warn about their own code and that of their databases.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -21,8 +21,8 @@ from raygan.search.repeats import number_of_repeats
 from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import Space, When
 from raygan.search.stopping import Rungs
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 from raygan.train.driver import RETRIES
 

@@ -16,7 +16,7 @@ from raygan.data.pairs import evaluation_pairs
 from raygan.data.sources import PairFolder
 from raygan.inference.denoiser import Denoiser
 from raygan.inference.files import denoise_path
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.study.trials import Trials, dashboard_storage
 from raygan.train.checkpoint import load_generator
 

@@ -24,9 +24,9 @@ from raygan.search.experiment import Comparison, Search
 from raygan.search.options import parse_options
 from raygan.search.prepare import read_inputs
 from raygan.search.space import Space
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger, TrialRow, write_study
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 from raygan.train.checkpoint import load_generator, starting_weights
 
 pytestmark = pytest.mark.timeout(900)

@@ -17,8 +17,8 @@ from raygan.presets import PAPER_V1
 from raygan.search.experiment import Search
 from raygan.search.limits import check_first_points, refusal
 from raygan.search.searcher import OptunaSearcher
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
 SMALL = with_values(PAPER_V1, {"generator/base_width": 4, "generator/depth": 2, "data/crop_size": 64})

@@ -13,7 +13,7 @@ CHECK = """
 import sys
 from raygan.search import preflight
 from raygan.study.ledger import StudyError, package_versions
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.cluster import start_ray
 start_ray()
 folder = Folder(sys.argv[1])

@@ -9,8 +9,8 @@ from raygan.presets import DENOISER, PAPER_V1
 from raygan.search.experiment import TrialSettings
 from raygan.search.preflight import check_disk
 from raygan.search.prepare import resolved
+from raygan.storage import Folder
 from raygan.study.ledger import StudyError
-from raygan.study.storage import Folder
 from searches.denoiser import SEARCH
 
 

@@ -16,8 +16,8 @@ from conftest import TINY, TINY_EXPERIMENT, Study, raygan, run_search, start_and
 from raygan.config.section import with_values
 from raygan.models.cost import epochs_of_equal_computation
 from raygan.report.study import report
+from raygan.storage import Folder
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 from raygan.study.trials import dashboard_storage
 from raygan.train.checkpoint import DENOISER_FILES, load_generator
 

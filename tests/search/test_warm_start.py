@@ -17,8 +17,8 @@ from raygan.search.experiment import Search
 from raygan.search.searcher import OptunaSearcher
 from raygan.search.space import When
 from raygan.search.warm_start import WarmStart, warm_start
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger, StudyError, TrialRow, write_study
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials
 
 RATE = "optimizers/generator/learning_rate"

@@ -9,9 +9,9 @@ import pytest
 from conftest import raygan, run_search
 
 from raygan.presets import PAPER_V1
+from raygan.storage import Folder
 from raygan.study.ledger import SCHEMA, Ledger, StudyError, TrialRow, package_versions, read_study, write_study
 from raygan.study.reader import StudyFiles
-from raygan.study.storage import Folder
 
 
 def row(trial: str, state: str, val_psnr: float, error: str = "") -> TrialRow:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from raygan.storage import Folder
 from raygan.study import lock
 from raygan.study.ledger import StudyError
 from raygan.study.lock import locked, refuse_if_held
-from raygan.study.storage import Folder
 
 HOLD = """
 import sys, time
 from raygan.study.lock import locked
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 with locked(Folder(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

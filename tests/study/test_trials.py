@@ -12,8 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from PIL import Image
 
+from raygan.storage import Folder
 from raygan.study.ledger import Ledger, StudyError
-from raygan.study.storage import Folder
 from raygan.study.trials import Trials, dashboard_storage, open_database
 
 PATH = "loss/adversarial_weight"

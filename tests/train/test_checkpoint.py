@@ -10,7 +10,7 @@ from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.models import UNet
 from raygan.presets import DENOISER
-from raygan.study.storage import DamagedError, Folder
+from raygan.storage import DamagedError, Folder
 from raygan.train.checkpoint import (
     Best,
     CheckpointError,

@@ -15,7 +15,7 @@ from raygan.data.photos import Photos, TrainingPhotos
 from raygan.data.samples import dead_leaves
 from raygan.models import UNet
 from raygan.models.generators import GeneratorNetwork
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.cluster import share_photos
 from raygan.train.driver import Job, OutOfMemoryError, Run, RunError, epochs_here, epochs_with_workers
 from raygan.train.loop import DivergedError, Epoch, Worker

@@ -21,7 +21,7 @@ from raygan.models.cost import operations_per_pixel
 from raygan.noise import Gaussian, SaltAndPepper
 from raygan.presets import PAPER_V0
 from raygan.seeds import derived_seed
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.checkpoint import CheckpointError, DenoiserError, load_generator
 from raygan.train.loop import DivergedError, Epoch, RunRecord, train
 from raygan.train.validation import noisy_validation_crops, validate

@@ -11,7 +11,7 @@ from raygan.config.run import Config
 from raygan.data.crops import CachedCrops, validation_crops
 from raygan.data.photos import Photos
 from raygan.data.samples import dead_leaves
-from raygan.study.storage import Folder
+from raygan.storage import Folder
 from raygan.train.loop import RunRecord, Worker, train
 
 

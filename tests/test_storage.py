@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raygan.study.storage import Folder, StorageError, split_file
+from raygan.storage import Folder, StorageError, split_file
 
 
 def test_writes_reads_and_lists(tmp_path: Path) -> None:
