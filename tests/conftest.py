@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from raygan.cli import main
 from raygan.config.run import Config
 from raygan.config.section import with_values
 from raygan.presets import PAPER_V1, quick
@@ -46,6 +48,12 @@ def write_vgg19(file: Path) -> Path:
         arrays[f"{layer}.bias"] = random.normal(0, 1, shape[0]).astype(np.float32)
     np.savez(file, **arrays)
     return file
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files need not survive a power cut here. Optuna's journal waits for the disk about ten times per trial."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
@@ -91,12 +99,14 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
-    """Ray running in this process, started as a study starts it."""
+    """Ray running in this process, started as a study starts it; its workers can import the modules of the tests."""
     import ray
 
     from raygan.train.cluster import start_ray
 
-    start_ray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)
+        start_ray()
     yield
     ray.shutdown()
 
@@ -138,6 +148,23 @@ def raygan(*arguments: object, timeout: float = 300) -> subprocess.CompletedProc
     """Run the `raygan` command as a user would."""
     command = [str(Path(sys.executable).with_name("raygan")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def raygan_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process: each start of Python, with its imports, takes seconds."""
+    given = [*map(str, arguments)]
+    before, argv = signal.getsignal(signal.SIGTERM), sys.argv
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            sys.argv = ["raygan", *given]
+            main(given)
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            sys.argv = argv
+            signal.signal(signal.SIGTERM, before)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
 def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, raygan, search_command
+from conftest import ROOT, raygan, raygan_here, search_command
 from PIL import Image
 
 from raygan.cli import load_experiment, main
@@ -234,7 +234,7 @@ def test_shipped_searches_run_by_name_from_any_folder(tmp_path: Path, monkeypatc
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "usage: raygan search v1 " in shown.stdout
     assert "v1-quick" in shown.stdout
-    unknown = raygan("search", "v2")
+    unknown = raygan_here("search", "v2")
     assert unknown.returncode == 2
     shipped = sorted(file.stem for file in (ROOT / "searches").glob("*.py") if file.stem != "__init__")
     assert {"v0", "v1"} <= set(shipped)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import raygan
+from conftest import raygan, raygan_here
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -187,11 +187,11 @@ def test_a_training_without_a_search_needs_no_trials(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps(record))
     # Refused for its port alone.
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        run = raygan("dashboard", tmp_path, "--port", taken.getsockname()[1])
+        run = raygan_here("dashboard", tmp_path, "--port", taken.getsockname()[1])
     assert (run.returncode, "is in use" in run.stderr) == (2, True)
 
 
 def test_folder_without_a_study_is_refused(tmp_path: Path) -> None:
-    run = raygan("dashboard", tmp_path)
+    run = raygan_here("dashboard", tmp_path)
     assert run.returncode == 2
     assert "holds no study" in run.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import raygan
+from conftest import raygan_here
 from denoisers import SMALL, Blur, save_denoiser
 from PIL import Image
 from ray import cloudpickle
@@ -22,6 +22,7 @@ from torch import Tensor
 from raygan.config.kinds import Generator, Noise
 from raygan.config.section import with_values
 from raygan.data.photos import evaluation_photos
+from raygan.data.samples import dead_leaves
 from raygan.data.sources import PhotoFolder
 from raygan.evaluation.classical import FILTERS, FilterError, filters_named
 from raygan.evaluation.evaluate import evaluate_checkpoints, summarize, tabulate, write_evaluation
@@ -96,6 +97,36 @@ def run(
     return tabulate(evaluate(photos, task, settings or EvaluationSettings(), {"CPU": 1}, actors), "raygan")
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight small photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(8):
+        Image.fromarray(dead_leaves(96, 0, index)[:80]).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    photos: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_here: None,  # noqa: ARG001
+) -> tuple[pd.DataFrame, dict[str, bytes]]:
+    """The eight photos, evaluated by two actors with all noises and levels."""
+    return run(photos, save_denoiser(tmp_path_factory.mktemp("own") / "best"), actors=2)
+
+
+@pytest.fixture(scope="module")
+def evaluated_otherwise(
+    photos: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_here: None,  # noqa: ARG001
+) -> pd.DataFrame:
+    """The same by one actor, with the noises in another order, other filters, and the mean level alone."""
+    settings = EvaluationSettings(("wavelet", "nonlocal_means"), MEAN_ONLY, undo_clipping=True)
+    return run(photos, save_denoiser(tmp_path_factory.mktemp("own") / "best"), PAPER_NOISES[::-1], settings)[0]
+
+
 def clean_images(folder: Path) -> dict[str, np.ndarray]:
     return {path.name: np.asarray(Image.open(path)).transpose(2, 0, 1) / 255 for path in folder.iterdir()}
 
@@ -121,10 +152,10 @@ def test_scores_are_those_of_scikit_image(write_photos: Write, denoiser: Folder)
             assert rows["ssim"].to_list() == pytest.approx([expected] * 3, abs=1e-4)
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoiser: Folder) -> None:
-    folder = write_photos(8)
-    table, pictures = run(folder, denoiser, actors=2)
+def test_every_photo_noise_level_and_method_is_scored(
+    photos: Path, evaluated: tuple[pd.DataFrame, dict[str, bytes]]
+) -> None:
+    table, pictures = evaluated
     assert list(table.columns) == [
         *("image", "set", "kind", "level", "intensity", "method"),
         *("psnr", "ssim", "colour_drift", "seconds", "picture"),
@@ -132,7 +163,7 @@ def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoi
     assert len(table) == 8 * 3 * 3 * 3
     order = ["image", "kind", "level", "method"]
     assert table[order].head(3).to_numpy().tolist() == [
-        ["RGB-000.png", "gaussian", "low", method] for method in ("noisy", "median", "raygan")
+        ["0.png", "gaussian", "low", method] for method in ("noisy", "median", "raygan")
     ]
     assert not table.duplicated(order).any()
     # The noise is scikit-image's, at the paper's intensities.
@@ -145,7 +176,7 @@ def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoi
         rows = table[(table["kind"] == kind) & (table["level"] == "mean") & (table["method"] == "noisy")]
         expected = [
             peak_signal_noise_ratio(clean, random_noise(clean, mode, rng=random, **{argument: intensity}), data_range=1)
-            for clean in clean_images(folder).values()
+            for clean in clean_images(photos).values()
             for _ in range(20)
         ]
         # The mean of one draw over the photos has a standard deviation of about 0.05.
@@ -153,7 +184,7 @@ def test_every_photo_noise_level_and_method_is_scored(write_photos: Write, denoi
     # Pictures of the first photos, and of the worst and the best one: clean, noisy, median and denoised side by side.
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
     at_mean = table[table["level"] == "mean"]
-    expected = {(f"RGB-{index:03d}.png", noise.key) for index, noise in itertools.product(range(4), PAPER_NOISES)}
+    expected = {(f"{index}.png", noise.key) for index, noise in itertools.product(range(4), PAPER_NOISES)}
     for kind, rows in at_mean[at_mean["method"] == "raygan"].sort_values("psnr").groupby("kind"):
         expected |= {(image, kind) for image in (rows["image"].iloc[0], rows["image"].iloc[-1])}
     shown = table[table["picture"] != ""]
@@ -171,26 +202,14 @@ def test_a_photo_is_reported_as_soon_as_it_is_done(write_photos: Write, denoiser
     assert len(list(results)) == 2
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_the_number_of_actors_changes_no_score(write_photos: Write, denoiser: Folder) -> None:
-    folder = write_photos(4)
-    one, two = (run(folder, denoiser, [Speckle()], actors=actors)[0].drop(columns="seconds") for actors in (1, 2))
-    pd.testing.assert_frame_equal(one, two)
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_neither_methods_nor_levels_nor_other_noises_change_the_noise(write_photos: Write, denoiser: Folder) -> None:
-    folder = write_photos(1)
-    scores = []
-    for noises, settings in (
-        (PAPER_NOISES, EvaluationSettings((), MEAN_ONLY)),
-        (PAPER_NOISES[::-1], EvaluationSettings(("median", "wavelet"))),
-    ):
-        table, _ = run(folder, denoiser, noises, settings)
-        chosen = table[(table["method"] == "noisy") & (table["level"] == "mean")]
-        scores.append(chosen.set_index("kind")["psnr"].to_dict())
-    assert scores[0] == scores[1]
-    assert len(scores[0]) == 3
+def test_neither_actors_nor_methods_nor_levels_nor_other_noises_change_a_score(
+    evaluated: tuple[pd.DataFrame, dict[str, bytes]], evaluated_otherwise: pd.DataFrame
+) -> None:
+    keys = ["image", "kind", "level", "method"]
+    one, other = (table.set_index(keys)["psnr"] for table in (evaluated[0], evaluated_otherwise))
+    both = one.index.intersection(other.index)
+    assert len(both) == 8 * len(PAPER_NOISES) * len(("noisy", "raygan"))
+    pd.testing.assert_series_equal(one[both], other[both], check_exact=True)
 
 
 @pytest.mark.usefixtures("ray_here", "own_classes_by_value")
@@ -203,6 +222,7 @@ def test_user_defined_noises_and_generators_are_evaluated(write_photos: Write, t
     assert scores["mean", "raygan"] != scores["mean", "noisy"]
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     folder = write_photos(2)
     # Of equal names, and long ones.
@@ -210,7 +230,7 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
         (folder / part).mkdir()
         photo.rename(folder / part / f"{'n' * 200}.png")
     command = ["evaluate", denoiser.location, "--evaluate-on", str(folder), "--output", str(tmp_path / "found")]
-    result = raygan(*command, "--filters", "median", "wavelet", "--levels", "mean", "--self-ensemble")
+    result = raygan_here(*command, "--filters", "median", "wavelet", "--levels", "mean", "--self-ensemble")
     assert result.returncode == 0, result.stderr
     assert "2/2" in result.stderr
     table = pd.read_csv(tmp_path / "found" / "summary.csv")
@@ -241,19 +261,12 @@ def test_an_evaluation_takes_one_core_per_process(write_photos: Write, denoiser:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_the_machine_of_the_training_does_not_matter(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
-    """A denoiser's configuration says which hardware it was trained on."""
+def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
+    # A denoiser's configuration says which hardware it was trained on: that does not matter.
     _, config = load_generator(denoiser)
     elsewhere = {"hardware/device": "cuda", "hardware/workers": 8, "hardware/cpus_per_worker": 1000}
     values = {**elsewhere, "hardware/reading_cpus_per_worker": 1000, "data/cache": "stream"}
     denoiser.write("config.json", json.dumps(with_values(config, values).to_json()).encode())
-    settings, output = EvaluationSettings((), MEAN_ONLY), str(tmp_path / "found")
-    summary = evaluate_checkpoints([denoiser.location], str(write_photos(2)), output, settings)
-    assert set(summary["method"]) == {"noisy", "raygan"}
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     photos, output = str(write_photos(2)), str(tmp_path / "found")
     settings = EvaluationSettings(levels=("low",))
     summary = evaluate_checkpoints([denoiser.location], photos, output, settings, noises=OUT_OF_DISTRIBUTION)
@@ -266,12 +279,10 @@ def test_out_of_distribution_noise(write_photos: Write, denoiser: Folder, tmp_pa
     assert all(name in evaluation_table(summary) for name in names)
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_clipping_is_undone_for_clipped_gaussian_noise_alone(write_photos: Write, denoiser: Folder) -> None:
-    settings = EvaluationSettings(("median", "nonlocal_means"), MEAN_ONLY, undo_clipping=True)
-    table, _ = run(write_photos(2), denoiser, settings=settings)
+def test_clipping_is_undone_for_clipped_gaussian_noise_alone(evaluated_otherwise: pd.DataFrame) -> None:
+    table = evaluated_otherwise
     unbiased = table[table["method"] == "nonlocal_means_clipping_undone"]
-    assert (len(unbiased), set(unbiased["kind"])) == (2, {"gaussian"})
+    assert (len(unbiased), set(unbiased["kind"])) == (8, {"gaussian"})
     biased = table.query("method == 'nonlocal_means' and kind == 'gaussian'")
     assert unbiased["psnr"].mean() > biased["psnr"].mean() + 0.1
     # A row without values for the other kinds.
@@ -303,6 +314,6 @@ def test_unknown_filters_are_refused() -> None:
 def test_missing_denoisers_and_unwritable_folders_are_refused(
     denoiser: Folder, options: list[str], message: str
 ) -> None:
-    result = raygan("evaluate", denoiser.location, *options)
+    result = raygan_here("evaluate", denoiser.location, *options)
     assert result.returncode == 2
     assert message in result.stderr

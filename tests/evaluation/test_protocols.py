@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import ray.data
 import torch
-from conftest import raygan, shared
+from conftest import raygan_here, shared
 
 from raygan.evaluation.protocols import CBSD68, PROTOCOLS
 from raygan.noise import add_noise
@@ -44,9 +44,10 @@ def test_cbsd68_is_chosen_where_all_of_it_is_there(capsys: pytest.CaptureFixture
     assert "published" not in printed
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_evaluation_by_a_protocol(write_photos: Callable[..., Path], tmp_path: Path) -> None:
     options = ["--evaluate-on", write_photos(2), "--protocol", "awgn50", "--output", tmp_path / "found"]
-    run = raygan("evaluate", "small", *options)
+    run = raygan_here("evaluate", "small", *options)
     assert run.returncode == 0, run.stderr
     assert "unclipped Gaussian noise, all 2 photos" in run.stdout
     table = pd.read_csv(tmp_path / "found" / "per_image.csv")
@@ -54,7 +55,7 @@ def test_evaluation_by_a_protocol(write_photos: Callable[..., Path], tmp_path: P
     assert set(table["level"]) == {"mean"}
     scores = table.groupby("method")["psnr"].mean()
     assert scores["raygan"] > scores["noisy"] + 5
-    levels = raygan("evaluate", "small", *options, "--levels", "low")
+    levels = raygan_here("evaluate", "small", *options, "--levels", "low")
     assert (levels.returncode, "leave --levels out" in levels.stderr) == (2, True)
-    both = raygan("evaluate", "small", *options, "--out-of-distribution")
+    both = raygan_here("evaluate", "small", *options, "--out-of-distribution")
     assert (both.returncode, "each has its own noise" in both.stderr) == (2, True)

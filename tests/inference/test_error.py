@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import raygan
+from conftest import raygan_here
 from denoisers import Blur, image_of, save_denoiser
 from numpy.typing import NDArray
 from PIL import Image
@@ -112,7 +112,7 @@ def test_the_error_map_is_a_16_bit_file(tmp_path: Path, mode: str) -> None:
     pixels = image_of((300, 200, len(mode)), np.uint8)
     Image.fromarray(pixels, mode).save(tmp_path / "noisy.png")
     paths = [str(tmp_path / name) for name in ("noisy.png", "new.png", "maps/error.tif")]
-    result = raygan("denoise", *paths[:2], "--error-map", paths[2], "--checkpoint", checkpoint)
+    result = raygan_here("denoise", *paths[:2], "--error-map", paths[2], "--checkpoint", checkpoint)
     assert result.returncode == 0, result.stderr
     denoised, bound = Denoiser.from_pretrained(checkpoint).with_error(pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(paths[1])), denoised)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import ray
 import tifffile
-from conftest import raygan
+from conftest import raygan, raygan_here
 from denoisers import save_denoiser
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -352,7 +352,7 @@ def check_folder(images: dict[str, NDArray[np.uint8]], folder: Path) -> None:
 
 def test_a_folder_is_denoised_and_broken_files_are_reported(checkpoint: Folder, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "noisy")
-    result = raygan("denoise", tmp_path / "noisy", tmp_path / "clean", "--checkpoint", checkpoint)
+    result = raygan_here("denoise", tmp_path / "noisy", tmp_path / "clean", "--checkpoint", checkpoint)
     assert result.returncode == 1
     assert "Skipped:\nbroken.jpg: it cannot be read as an image of .jpg" in result.stderr
     check_folder(images, tmp_path / "clean")
@@ -411,7 +411,7 @@ def test_the_requested_precision_is_used_locally_and_on_ray(tmp_path: Path) -> N
         )
     )
     options = ("--checkpoint", checkpoint, "--precision", "float32")
-    assert raygan("denoise", tmp_path / "noisy", tmp_path / "here", *options).returncode == 0
+    assert raygan_here("denoise", tmp_path / "noisy", tmp_path / "here", *options).returncode == 0
     noisy, on_ray = str(tmp_path / "noisy"), str(tmp_path / "ray")
     assert (
         denoise_path(Denoiser.from_pretrained(checkpoint, precision="float32"), noisy, on_ray, ray_device="auto") == []

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import raygan
+from conftest import raygan, raygan_here
 from PIL import Image
 from spandrel.architectures.DnCNN import DnCNN
 from spandrel.architectures.DRUNet import DRUNet
@@ -47,7 +47,7 @@ def test_result_is_that_of_the_network(tmp_path: Path, name: str) -> None:
 def test_the_commands_take_a_model_file(tmp_path: Path) -> None:
     file, noisy = write(tmp_path, "nafnet.pth"), tmp_path / "noisy.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(noisy)
-    run = raygan("denoise", noisy, tmp_path / "denoised.png", "--checkpoint", file)
+    run = raygan_here("denoise", noisy, tmp_path / "denoised.png", "--checkpoint", file)
     assert run.returncode == 0
     # Random weights remove nothing.
     assert "strong noise is left" in run.stderr

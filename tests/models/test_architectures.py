@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import raygan, run_search, warnings_of
+from conftest import raygan_here, run_search, warnings_of
 from denoisers import image_of, save_denoiser
 from PIL import Image
 from spandrel import ModelLoader
@@ -212,7 +212,7 @@ def test_a_search_trains_evaluates_and_exports_nafnet(tiny_photos: Path, tmp_pat
     assert config["generator"] == TINY.to_json() | {"encoder_blocks": [1, 1], "decoder_blocks": [1, 1]}
     # What a study keeps of it is a file that other programs read.
     assert ModelLoader().load_from_file(study / "best" / "generator.safetensors").architecture.name == "NAFNet"
-    exported = raygan("export", study / "best", tmp_path / "nafnet.onnx")
+    exported = raygan_here("export", study / "best", tmp_path / "nafnet.onnx")
     assert exported.returncode == 0, exported.stderr
     pixels = image_of((70, 90, 3), np.float32)
     session = onnxruntime.InferenceSession(str(tmp_path / "nafnet.onnx"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import raygan
+from conftest import raygan, raygan_here
 from PIL import Image
 
 from raygan.data.samples import dead_leaves
@@ -138,7 +138,7 @@ def test_the_command_writes_a_picture_and_the_settings(profiles: str, tmp_path: 
         Image.fromarray(frame).save(tmp_path / "frames" / f"{index}.tif")
     assert len(read_frames(str(tmp_path / "frames"))) == 2
     options = ["--flat-frames", tmp_path / "frames", "--black", 512, "--iso", 1600]
-    run = raygan("noise", tmp_path / "photo.png", tmp_path / "out.png", *options)
+    run = raygan_here("noise", tmp_path / "photo.png", tmp_path / "out.png", *options)
     assert run.returncode == 0, run.stderr
     measured = re.search(r"at ISO 1600: (\S+) x", run.stdout)
     assert measured is not None
@@ -155,7 +155,7 @@ def test_the_command_writes_a_picture_and_the_settings(profiles: str, tmp_path: 
 )
 def test_bad_options_are_refused(options: list[str], message: str, tmp_path: Path) -> None:
     Image.fromarray(dead_leaves(96, 0, 0)).save(tmp_path / "photo.png")
-    run = raygan("noise", tmp_path / "photo.png", tmp_path / "out.png", *options)
+    run = raygan_here("noise", tmp_path / "photo.png", tmp_path / "out.png", *options)
     assert (run.returncode, message in run.stderr) == (2, True), run.stderr
     assert not (tmp_path / "out.png").exists()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import raygan
+from conftest import raygan_here
 from report import hand_written
 from report.hand_written import KINDS, write_table
 
@@ -214,7 +214,7 @@ def test_table_as_text(finished: Folder, comparison: Folder) -> None:
 
 
 def test_command_line_writes_csv(finished: Folder, comparison: Folder, tmp_path: Path) -> None:
-    run = raygan("compare", finished, comparison, "--csv", tmp_path / "new" / "table.csv")
+    run = raygan_here("compare", finished, comparison, "--csv", tmp_path / "new" / "table.csv")
     assert (run.returncode, run.stderr) == (0, "")
     written = pd.read_csv(tmp_path / "new" / "table.csv", keep_default_na=False)
     assert written["arm"].tolist() == ["", "a", "b"]

@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import Study, raygan
+from conftest import Study, raygan, raygan_here
 from playwright.sync_api import Page, expect, sync_playwright
 
 from raygan.report.page import Part, write_report
@@ -158,7 +158,7 @@ def test_report_has_every_table_of_the_paper(page: Page) -> None:
 
 
 def test_tables_have_the_papers_values(study: Study) -> None:
-    run = raygan("report", study.folder)
+    run = raygan_here("report", study.folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert f"{study.folder}/report/report.html" in run.stdout
     tables = study.folder / "report" / "tables"
@@ -178,14 +178,14 @@ def test_tables_have_the_papers_values(study: Study) -> None:
 
 
 def test_folder_without_a_finished_study_is_refused(tmp_path: Path) -> None:
-    run = raygan("report", tmp_path)
+    run = raygan_here("report", tmp_path)
     assert run.returncode == 2
     assert "holds no finished study" in run.stderr
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "dashboard"])
 def test_no_study_is_refused(command: str) -> None:
-    run = raygan(command)
+    run = raygan_here(command)
     assert (run.returncode, run.stderr.strip()) == (2, "raygan: give the folder of a study")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from conftest import TINY_OPTIONS, run_search, warnings_of
+from conftest import TINY_OPTIONS, raygan_here, run_search, warnings_of
 from moto.server import ThreadedMotoServer
 from optuna.distributions import IntDistribution
 
@@ -97,7 +97,7 @@ def test_photos_and_study_in_a_bucket(bucket: str, tiny_photos: Path) -> None:
     assert not folder.exists("lock.json")
     assert any(name.startswith("tensorboard/winner/events") for name in folder.files())
     # Run again, it is found finished.
-    again = run_search(*TINY_OPTIONS, *places)
+    again = raygan_here("search", "v1", *TINY_OPTIONS, *places)
     assert again.returncode == 0
     assert "is finished; run under another --name" in again.stdout
 

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, TINY_EXPERIMENT, Study, run_search, warnings_of, write_vgg19
+from conftest import ROOT, TINY, TINY_EXPERIMENT, Study, raygan_here, run_search, warnings_of, write_vgg19
 from optuna.distributions import FloatDistribution
 from scipy import stats
 
@@ -106,7 +106,7 @@ def test_arms_are_evaluated_on_their_own_noise(comparison: Study) -> None:
 
 @pytest.mark.slow
 def test_finished_comparison_shows_its_result_again(comparison: Study) -> None:
-    again = run_search(*comparison.options, file="discriminator")
+    again = raygan_here("search", "discriminator", *comparison.options)
     assert again.returncode == 0
     assert "is finished" in again.stdout
     assert comparison.run.stdout.partition("tiny-comparison: mean")[2] in again.stdout

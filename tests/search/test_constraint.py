@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_search
+from conftest import raygan_here
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -164,7 +164,7 @@ def test_limits_are_part_of_a_studys_identity() -> None:
 
 def test_system_search_refuses_an_expensive_first_point_before_it_begins(tmp_path: Path) -> None:
     options = ("--quick", "--max-parameters", "1000000", "--storage", tmp_path / "studies")
-    ended = run_search(*options, file="system")
+    ended = raygan_here("search", "system", *options)
     assert ended.returncode == 2
     assert "first point 1: its generator has 1,0" in ended.stderr
     assert not (tmp_path / "studies").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import raygan, run_search, warnings_of
+from conftest import raygan_here, run_search, warnings_of
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -73,15 +73,16 @@ def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trai
         rows = list(csv.DictReader(file))
     assert all(row["val_psnr"] == row["val_psnr_pairs"] for row in rows)
     assert json.loads((folder / "study.json").read_text())["config"]["data"]["pairs"]["location"] == str(pairs)
-    report = raygan("report", folder)
+    report = raygan_here("report", folder)
     assert report.returncode == 0, report.stderr
     page = (folder / "report" / "report.md").read_text()
     assert "all methods on the held-out pairs" in page
     assert "starting denoiser" in page
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: Path, tmp_path: Path) -> None:
-    run = raygan("evaluate", trained / "best", "--pairs", pairs, "--output", tmp_path, "--filters", "median")
+    run = raygan_here("evaluate", trained / "best", "--pairs", pairs, "--output", tmp_path, "--filters", "median")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "10 pairs" in run.stdout
     table = pd.read_csv(tmp_path / "per_image.csv")
@@ -98,7 +99,7 @@ def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: P
     expected = {*sorted(judged)[:4], judged[0], judged[-1]}
     assert set(table.loc[table["picture"].notna(), "image"]) == expected
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == set(table["picture"].dropna())
-    both = raygan("evaluate", trained / "best", "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
+    both = raygan_here("evaluate", trained / "best", "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
     assert (both.returncode, "give one of --pairs, --out-of-distribution" in both.stderr) == (2, True)
-    none = raygan("evaluate", trained / "best", "--pairs", tmp_path / "missing", "--output", tmp_path)
+    none = raygan_here("evaluate", trained / "best", "--pairs", tmp_path / "missing", "--output", tmp_path)
     assert (none.returncode, "holds no pairs" in none.stderr) == (2, True)

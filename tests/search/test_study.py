@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, TINY_EXPERIMENT, Study, raygan, run_search, start_and_stop, warnings_of
+from conftest import TINY, TINY_EXPERIMENT, Study, raygan, raygan_here, run_search, start_and_stop, warnings_of
 
 from raygan.config.section import with_values
 from raygan.models.cost import epochs_of_equal_computation
@@ -174,7 +174,7 @@ def test_tensorboard_has_scalars_hyperparameters_and_images(study: Study) -> Non
 
 def test_finished_search_shows_its_result_without_repeating_anything(study: Study) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("*") if path.is_file()}
-    again = run_search(*study.options, "--time-budget", "9")
+    again = raygan_here("search", "v1", *study.options, "--time-budget", "9")
     assert again.returncode == 0, again.stderr
     assert "is finished; run under another --name" in again.stdout
     assert study.run.stdout.rpartition("noisy input")[2] in again.stdout
@@ -183,19 +183,20 @@ def test_finished_search_shows_its_result_without_repeating_anything(study: Stud
 
 def test_finished_search_is_not_taken_for_one_of_other_photos(study: Study, tmp_path: Path) -> None:
     other = ["--photos", "samples", "--pairs", str(tmp_path)]
-    again = run_search(*study.options, *other)
+    again = raygan_here("search", "v1", *study.options, *other)
     assert again.returncode == 2
     assert f"{study.folder} is finished, and differs in config/data/photos/class" in again.stderr
     assert "config/data/pairs" in again.stderr
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_a_trained_winner_is_not_trained_again(study: Study, tmp_path: Path) -> None:
     """A kill between the end of its training and the next phase."""
     copy = shutil.copytree(study.folder, tmp_path / study.folder.name)
     record = json.loads((copy / "study.json").read_text())
     (copy / "study.json").write_text(json.dumps(record | {"status": "training the winner"}))
     options = [str(tmp_path) if option == str(study.folder.parent) else option for option in study.options]
-    again = run_search(*options)
+    again = raygan_here("search", "v1", *options)
     assert again.returncode == 0, again.stderr
     assert "winner trained in" not in again.stdout
     tables = [run.stdout.rpartition("noisy input")[2].partition("\n\n")[0] for run in (study.run, again)]
@@ -205,7 +206,7 @@ def test_a_trained_winner_is_not_trained_again(study: Study, tmp_path: Path) -> 
 
 
 def test_different_configuration_under_the_same_name_is_refused(study: Study) -> None:
-    other = run_search(*study.options, "--trials", "5", "--set", "training/steps_per_epoch=4")
+    other = raygan_here("search", "v1", *study.options, "--trials", "5", "--set", "training/steps_per_epoch=4")
     assert other.returncode == 2
     assert "holds a study that differs in config/training/steps_per_epoch, trials" in other.stderr
 
@@ -216,7 +217,7 @@ def test_a_smaller_time_budget_ends_a_search(tiny_photos: Path, tmp_path: Path) 
     options = [*TINY_EXPERIMENT, "--trials", "40", "--trial-epochs", "9", *photos, "--storage", tmp_path, "--name", "s"]
     metrics = tmp_path / "s" / "metrics.csv"
     start_and_stop([str(option) for option in options], metrics.exists, signal.SIGTERM)
-    elsewhere = run_search(*options, "--optuna-storage", f"sqlite:///{tmp_path}/trials.db")
+    elsewhere = raygan_here("search", "v1", *options, "--optuna-storage", f"sqlite:///{tmp_path}/trials.db")
     assert elsewhere.returncode == 2
     assert "began with another trial storage: the study's folder then, a database now" in elsewhere.stderr
     ended = run_search(*options, "--time-budget", "0.001")
