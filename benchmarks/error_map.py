@@ -25,7 +25,7 @@ from raygan.inference.denoiser import Denoiser
 from raygan.inference.error import calibrate
 from raygan.noise import Gaussian, Jpeg, Poisson, SmoothGaussian, add_noise
 from raygan.seeds import derived_seed, torch_generator
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 
 HELD_OUT = 50
 """`data/val_photos` of the denoisers that come with RayGAN."""

@@ -30,8 +30,8 @@ from raygan.evaluation.job import MEAN_ONLY, EvaluationSettings, EvaluationTask,
 from raygan.inference.denoiser import denoise
 from raygan.presets import DENOISER, PAPER_V1
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_weights
 from raygan.train.cluster import resolved_device, resources, start_ray
+from raygan.train.denoisers import load_weights
 
 PHOTOS = 60
 SIZE = (321, 481)

@@ -42,7 +42,8 @@ from raygan.storage import Folder
 from raygan.study.ledger import Ledger, read_study
 from raygan.study.lock import refuse_if_held
 from raygan.study.trials import Trials, dashboard_storage
-from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser, load_generator
+from raygan.train.checkpoint import keep_denoiser
+from raygan.train.denoisers import DENOISER_FILES, load_generator
 
 LONGEST, MOST_MEMORY = 10.0, 2e9
 KEPT = (

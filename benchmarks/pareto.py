@@ -27,7 +27,7 @@ from raygan.noise import add_noise
 from raygan.report.tables import METHOD_NAMES
 from raygan.seeds import torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 from raygan.weights import NAMES, denoiser_folder
 
 PROTOCOL = PROTOCOLS["awgn50"]

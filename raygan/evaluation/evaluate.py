@@ -18,7 +18,7 @@ from raygan.data.photos import evaluation_photos
 from raygan.evaluation.job import PICTURES, EvaluationSettings, EvaluationTask, Row, evaluate
 from raygan.evaluation.protocols import Protocol
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 from raygan.weights import DEFAULT, denoiser_folder
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from raygan.metrics import colour_drift, psnr, ssim
 from raygan.noise import Gaussian, add_noise
 from raygan.seeds import torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_weights
+from raygan.train.denoisers import load_weights
 
 if TYPE_CHECKING:
     from ray.data import Dataset

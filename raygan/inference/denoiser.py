@@ -16,7 +16,7 @@ from raygan.errors import InputError
 from raygan.inference.error import ERROR_FILE, ErrorBounds, read_bounds
 from raygan.models.generators import ResidualUNetNetwork
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 from raygan.train.step import autocast
 from raygan.weights import DEFAULT, denoiser_folder
 

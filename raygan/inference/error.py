@@ -25,7 +25,7 @@ from raygan.errors import InputError
 from raygan.noise import Gaussian, add_noise, sample_noise
 from raygan.seeds import derived_seed, torch_generator
 from raygan.storage import Folder, reading
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 
 ERROR_FILE = "error.json"
 """File of the bounds in a denoiser's folder."""

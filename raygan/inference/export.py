@@ -23,7 +23,7 @@ from raygan.inference.error import ERROR_FILE
 from raygan.inference.reduced import Parity, reduce_precision
 from raygan.models.architectures import SpandrelNetwork
 from raygan.storage import Folder
-from raygan.train.checkpoint import DENOISER_FILES, load_generator
+from raygan.train.denoisers import DENOISER_FILES, load_generator
 from raygan.weights import denoiser_folder
 
 SUFFIXES = (".onnx", ".dtmodel", ".pt2", ".safetensors")

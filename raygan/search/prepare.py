@@ -27,8 +27,8 @@ from raygan.search.space import distribution_of
 from raygan.search.warm_start import WarmStart, warm_start
 from raygan.storage import Folder
 from raygan.study.ledger import StudyError
-from raygan.train.checkpoint import starting_weights
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
+from raygan.train.denoisers import starting_weights
 from raygan.train.driver import Job
 from raygan.weights import NAMES, denoiser_folder
 

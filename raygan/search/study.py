@@ -33,8 +33,9 @@ from raygan.study.ledger import SCHEMA, Ledger, StudyError, package_versions, re
 from raygan.study.lock import locked, refuse_if_held
 from raygan.study.reader import WINNER_RUN, StudyFiles
 from raygan.study.trials import Trials, open_database
-from raygan.train.checkpoint import DENOISER_FILES, keep_denoiser
+from raygan.train.checkpoint import keep_denoiser
 from raygan.train.cluster import start_ray, with_idle_cores
+from raygan.train.denoisers import DENOISER_FILES
 from raygan.train.driver import Run, RunError, epochs_with_workers
 from raygan.train.loop import DivergedError
 from raygan.weights import denoiser_folder

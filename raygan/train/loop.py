@@ -23,7 +23,8 @@ from raygan.models.cost import operations_per_pixel
 from raygan.noise import add_noise, sample_noise
 from raygan.seeds import derived_seed, torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import Best, CheckpointError, Saved, load_checkpoint, save_checkpoint, starting_weights
+from raygan.train.checkpoint import Best, CheckpointError, Saved, load_checkpoint, save_checkpoint
+from raygan.train.denoisers import starting_weights
 from raygan.train.logging import RunLog, before_and_after
 from raygan.train.step import METRICS, PIXEL_METRICS, Gan, pixel_step, train_step
 from raygan.train.validation import validate

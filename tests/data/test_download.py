@@ -47,7 +47,7 @@ class Server:
                 """Keep the test's output clean."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
     def offer(self, name: str, content: bytes, contents: str | None = None, sha256: str | None = None) -> Asset:
         self.files[name] = content

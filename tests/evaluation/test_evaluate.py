@@ -31,7 +31,7 @@ from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.noise import Gaussian, SaltAndPepper, Speckle
 from raygan.report.tables import evaluation_table
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 
 Write = Callable[..., Path]
 PAPER_NOISES = (Gaussian(), SaltAndPepper(), Speckle())

@@ -184,7 +184,7 @@ def checkpoint_save(folder: Path, count: int) -> tuple[int, int, int, int]:
     run, config = Folder(folder), with_values(quick(PAPER_V1), {"generator/base_width": 8})
     # It imports torch once, for all processes.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["raygan.presets", "raygan.train.checkpoint"])
+    processes.set_forkserver_preload(["raygan.presets", "raygan.train.checkpoint", "raygan.train.denoisers"])
     epoch = lost = unreadable = 0
     for _ in range(count):
         ours, theirs = processes.Pipe(duplex=False)

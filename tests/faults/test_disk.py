@@ -45,7 +45,7 @@ def test_full_disk_stops_a_search_which_resumes(
 ) -> None:
     before, disk = small_disk
     photos = str(write_photos(10))
-    options = [*TINY_OPTIONS, "--photos", photos, "--evaluate-on", photos, "--trial-epochs", "4"]
+    options = [*TINY_OPTIONS, "--photos", photos, "--evaluate-on", photos, "--trials", "2", "--trial-epochs", "3"]
     options += ["--storage", str(tmp_path / "disk"), "--name", "study", "--set", "training/steps_per_epoch=8"]
     command = [*before, *search_command(*options)]
     study = disk / "study"

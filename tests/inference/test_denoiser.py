@@ -17,7 +17,7 @@ from raygan.models import UNet
 from raygan.noise import SaltAndPepper, add_noise
 from raygan.seeds import torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import DenoiserError
+from raygan.train.denoisers import DenoiserError
 from raygan.train.step import computes_in_bfloat16
 
 

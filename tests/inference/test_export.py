@@ -17,7 +17,7 @@ from raygan.inference.denoiser import ImageError, denoise
 from raygan.inference.export import export
 from raygan.models import ResidualUNet, UNet
 from raygan.storage import Folder, StorageError
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 
 SHAPES = [(1, 3, 64, 64), (2, 3, 67, 93), (1, 3, 5, 6), (3, 3, 33, 130)]
 

@@ -13,7 +13,7 @@ from spandrel.architectures.NAFNet import NAFNet
 
 from raygan.inference.denoiser import Denoiser
 from raygan.models.architectures import ModelFileError
-from raygan.train.checkpoint import DenoiserError
+from raygan.train.denoisers import DenoiserError
 
 NETWORKS = {
     "nafnet.pth": lambda: NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),

@@ -20,7 +20,7 @@ from raygan.noise import Gaussian, add_noise
 from raygan.presets import CAMERA, DENOISER
 from raygan.seeds import torch_generator
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 from raygan.weights import DEFAULT, NAMES, denoiser_folder
 
 KNOWN = {

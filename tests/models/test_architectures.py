@@ -31,7 +31,7 @@ from raygan.models.architectures import ModelFileError, SpandrelNetwork, read_ne
 from raygan.models.cost import operations_per_pixel, parameters
 from raygan.presets import PAPER_V1, quick
 from raygan.storage import Folder
-from raygan.train.checkpoint import load_generator, starting_weights
+from raygan.train.denoisers import load_generator, starting_weights
 
 TINY = NAFNet(width=8, middle_blocks=1, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
 

@@ -28,10 +28,21 @@ Table = dict[str, dict[int, dict[str, float]]]
 """Metrics by run, epoch and name."""
 
 
-@pytest.fixture
-def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package, with a database and artifacts in the test's folder."""
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database, which takes seconds to make."""
     package = pytest.importorskip("mlflow", reason="needs MLflow: pip install 'raygan[mlflow]'")
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    package.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package, with a database and artifacts in the test's folder."""
+    import mlflow as package
+
+    shutil.copy(empty_database, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     return package
@@ -203,17 +214,17 @@ def test_a_comparison(mlflow: Any, tmp_path: Path) -> None:
     assert mlflow.MlflowClient().search_registered_models() == []
 
 
-@pytest.mark.parametrize("shape", [(40, 50, 3), (2, 40, 50, 3)])
-def test_mlflow_model_denoises(mlflow: Any, finished: Path, shape: tuple[int, ...]) -> None:
+def test_mlflow_model_denoises(mlflow: Any, finished: Path) -> None:
     import mlflow.pyfunc
 
     main(["track", str(finished), "mlflow"])
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    denoised = mlflow.pyfunc.load_model("models:/tiny/1").predict(images)
-    assert (denoised.shape, denoised.dtype) == (shape, np.uint8)
-    denoiser = Denoiser.from_pretrained(str(finished / "best"))
-    for noisy, result in zip(images.reshape(-1, 40, 50, 3), denoised.reshape(-1, 40, 50, 3), strict=True):
-        assert np.array_equal(result, denoiser(noisy))
+    model, denoiser = mlflow.pyfunc.load_model("models:/tiny/1"), Denoiser.from_pretrained(str(finished / "best"))
+    for shape in ((40, 50, 3), (2, 40, 50, 3)):
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        denoised = model.predict(images)
+        assert (denoised.shape, denoised.dtype) == (shape, np.uint8)
+        for noisy, result in zip(images.reshape(-1, 40, 50, 3), denoised.reshape(-1, 40, 50, 3), strict=True):
+            assert np.array_equal(result, denoiser(noisy))
 
 
 def test_mlflow_gets_each_thing_once(mlflow: Any, unfinished: Path, finished: Path, tmp_path: Path) -> None:

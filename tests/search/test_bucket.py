@@ -18,7 +18,7 @@ from raygan.inference.denoiser import Denoiser
 from raygan.inference.files import denoise_path
 from raygan.storage import Folder
 from raygan.study.trials import Trials, dashboard_storage
-from raygan.train.checkpoint import load_generator
+from raygan.train.denoisers import load_generator
 
 REGION = "us-east-1"
 

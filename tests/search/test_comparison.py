@@ -27,7 +27,7 @@ from raygan.search.space import Space
 from raygan.storage import Folder
 from raygan.study.ledger import Ledger, TrialRow, write_study
 from raygan.study.reader import StudyFiles
-from raygan.train.checkpoint import load_generator, starting_weights
+from raygan.train.denoisers import load_generator, starting_weights
 
 pytestmark = pytest.mark.timeout(900)
 

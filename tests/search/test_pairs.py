@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import raygan_here, run_search, warnings_of
+from conftest import raygan_here, warnings_of
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -43,11 +43,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> Path:  # noqa: ARG001
     """A study that trained on the pairs from random weights, without a search."""
     storage = tmp_path_factory.mktemp("studies")
     start = ["--set", "training/start_from=none", "--trials", "0", "--epochs", "1", "--name", "first"]
-    run = run_search("--pairs", pairs, "--storage", storage, *OPTIONS, *start, file="finetune")
+    run = raygan_here("search", "finetune", "--pairs", pairs, "--storage", storage, *OPTIONS, *start)
     assert run.returncode == 0, run.stdout + run.stderr
     assert warnings_of(run) == ""
     assert "Pairs: 6 to train, 2 to validate" in run.stdout
@@ -58,7 +58,8 @@ def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trained: Path) -> None:
     start = ["--set", f"training/start_from={trained / 'best'}", "--name", "second", "--trials", "2"]
     epochs = ["--trial-epochs", "1", "--epochs", "2"]
-    run = run_search("--pairs", pairs, "--storage", trained.parent, *OPTIONS, *start, *epochs, file="finetune")
+    where = ["--pairs", pairs, "--storage", trained.parent]
+    run = raygan_here("search", "finetune", *where, *OPTIONS, *start, *epochs)
     assert run.returncode == 0, run.stdout + run.stderr
     assert warnings_of(run) == ""
     folder = trained.parent / "second"

@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, TINY_EXPERIMENT, Study, raygan, raygan_here, run_search, start_and_stop, warnings_of
+from conftest import TINY, TINY_EXPERIMENT, Study, raygan_here, run_search, start_and_stop, warnings_of
 
 from raygan.config.section import with_values
 from raygan.models.cost import epochs_of_equal_computation
@@ -19,7 +19,7 @@ from raygan.report.study import report
 from raygan.storage import Folder
 from raygan.study.reader import StudyFiles
 from raygan.study.trials import dashboard_storage
-from raygan.train.checkpoint import DENOISER_FILES, load_generator
+from raygan.train.denoisers import DENOISER_FILES, load_generator
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -251,11 +251,12 @@ SEARCH = Search(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
 def test_the_winner_gets_equal_computation_too(tiny_photos: Path, tmp_path: Path) -> None:
     values = TINY | {"generator/base_width": 32, "training/epochs": 2}
     (tmp_path / "equal.py").write_text(EQUAL.replace("{VALUES}", repr(values)))
     photos = ("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation")
-    run = raygan("search", tmp_path / "equal.py", *photos, "--storage", tmp_path, timeout=800)
+    run = raygan_here("search", tmp_path / "equal.py", *photos, "--storage", tmp_path)
     assert run.returncode == 0, run.stderr
     base = StudyFiles.finished(Folder(tmp_path / "equal")).config
     epochs = epochs_of_equal_computation(with_values(base, {"generator/base_width": 4}), base, 2)
@@ -284,12 +285,12 @@ def test_quick_search_denoises(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
 def test_train_command_trains_the_configuration_without_trials(tiny_photos: Path, tmp_path: Path) -> None:
-    run = raygan(
+    run = raygan_here(
         *("train", "v1", *TINY_EXPERIMENT, "--storage", tmp_path, "--name", "as-it-is"),
         *("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"),
         *("--set", "optimizers/generator/learning_rate=0.002"),
-        timeout=800,
     )
     assert (run.returncode, warnings_of(run)) == (0, "")
     assert "The base configuration, trained for 2 epochs" in run.stdout

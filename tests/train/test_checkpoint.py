@@ -11,18 +11,8 @@ from raygan.config.section import with_values
 from raygan.models import UNet
 from raygan.presets import DENOISER
 from raygan.storage import DamagedError, Folder
-from raygan.train.checkpoint import (
-    Best,
-    CheckpointError,
-    DenoiserError,
-    keep_denoiser,
-    keep_newest,
-    load_checkpoint,
-    load_generator,
-    load_weights,
-    save_checkpoint,
-    starting_weights,
-)
+from raygan.train.checkpoint import Best, CheckpointError, keep_denoiser, keep_newest, load_checkpoint, save_checkpoint
+from raygan.train.denoisers import DenoiserError, load_generator, load_weights, starting_weights
 
 BEST = {"epoch": 1, "val_psnr": 21.0}
 

@@ -22,7 +22,8 @@ from raygan.noise import Gaussian, SaltAndPepper
 from raygan.presets import PAPER_V0
 from raygan.seeds import derived_seed
 from raygan.storage import Folder
-from raygan.train.checkpoint import CheckpointError, DenoiserError, load_generator
+from raygan.train.checkpoint import CheckpointError
+from raygan.train.denoisers import DenoiserError, load_generator
 from raygan.train.loop import DivergedError, Epoch, RunRecord, train
 from raygan.train.validation import noisy_validation_crops, validate
 
