@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import logging
 import os
 import re
 import shutil
@@ -155,16 +156,23 @@ def raygan_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     given = [*map(str, arguments)]
     before, argv = signal.getsignal(signal.SIGTERM), sys.argv
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        # pytest has set up logging before the command could.
+        log = logging.StreamHandler(err)
+        log.setLevel(logging.WARNING)
+        logging.getLogger().addHandler(log)
         try:
             sys.argv = ["raygan", *given]
             main(given)
             code = 0
         except SystemExit as ended:
-            code = int(ended.code or 0)
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         finally:
             sys.argv = argv
             signal.signal(signal.SIGTERM, before)
-    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
+            logging.getLogger().removeHandler(log)
+    # A progress bar's lines end in carriage returns, which a text pipe reads as line feeds.
+    said = (text.getvalue().replace("\r\n", "\n").replace("\r", "\n") for text in (out, err))
+    return subprocess.CompletedProcess(given, code, *said)
 
 
 def start_and_stop(options: list[str], when: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:

@@ -14,7 +14,7 @@ class Refusal(NamedTuple):
     """Why a point is not trained."""
 
     excess: float
-    """By what fraction it exceeds a limit."""
+    """By what fraction it exceeds the limit that it exceeds most."""
     reason: str
 
 

@@ -1,4 +1,4 @@
-"""What gives Ray Tune the trials of an Optuna study."""
+"""A search algorithm for Ray Tune: the trials of an Optuna study."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             trial = self.unfinished.pop(0)
             # A kill may have left it without some values.
             suggest(trial, self.experiment.sampled_space, self.values)
-            if "trial" not in trial.user_attrs and (reason := self._refusal(trial)) is not None:
-                self._refuse(trial, reason.excess)
+            if "trial" not in trial.user_attrs and (found := self._refusal(trial)) is not None:
+                self._refuse(trial, found.excess)
                 return self.suggest(trial_id)
         elif (name := self.promotion.next()) is not None:
             trial = self.trials.named(name)
@@ -144,10 +144,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             study.sampler = sampler(settings, len(known), values, self.trials.started(), distance)
             trial = study.ask()
             suggest(trial, self.experiment.sampled_space, self.values)
-            if (reason := self._refusal(trial)) is None:
+            if (found := self._refusal(trial)) is None:
                 return trial
-            refused.append(reason)
-            self._refuse(trial, reason.excess)
+            refused.append(found)
+            self._refuse(trial, found.excess)
         raise ConfigError(
             f"of {INFEASIBLE_DRAWS:,} proposals in a row none can be trained; the nearest: {min(refused).reason}; "
             "widen the search space, or raise the limits"

@@ -1,4 +1,4 @@
-"""What ends trials early: rungs where they wait, hopeless scores, and the limits of the study."""
+"""The early-stopping scheduler, and stoppers: of hopeless trials, and of a study whose time or disk is used up."""
 
 from __future__ import annotations
 

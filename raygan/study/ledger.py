@@ -22,7 +22,7 @@ SCHEMA = 2
 ENDED = ("complete", "pruned", "failed")
 PACKAGES = ("raygan", "ray", "torch", "optuna", "numpy", "scikit-image")
 NO_SETTINGS = ("schema", "name", "status", "started", "finished")
-"""Texts and numbers of `study.json` that nobody chose."""
+"""Texts and numbers of `study.json` that are not settings."""
 REMEDY = "restore it from a copy, or start under another --name"
 """What to do about a damaged file that does not derive from others."""
 

@@ -57,6 +57,9 @@ def dominating(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _losses(scores: Sequence[Sequence[float]], objectives: Sequence[str]) -> NDArray[np.float64]:
-    """The scores, (results, objectives), of which less is better."""
+    """The scores, (results, objectives), of which less is better. Raises `ValueError` if one is NaN."""
     signs = [1.0 if objective in LESS_IS_BETTER else -1.0 for objective in objectives]
-    return np.asarray(scores, dtype=np.float64) * signs
+    losses = np.asarray(scores, dtype=np.float64).reshape(-1, len(objectives)) * signs
+    if np.isnan(losses).any():
+        raise ValueError(f"{', '.join(objectives)} must be numbers, but some are NaN")
+    return losses

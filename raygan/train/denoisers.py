@@ -1,4 +1,4 @@
-"""The denoisers that runs leave, and those of other projects: reading them."""
+"""Loads the denoisers that runs leave, and model files of other projects."""
 
 from __future__ import annotations
 

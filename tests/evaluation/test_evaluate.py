@@ -206,10 +206,11 @@ def test_neither_actors_nor_methods_nor_levels_nor_other_noises_change_a_score(
     evaluated: tuple[pd.DataFrame, dict[str, bytes]], evaluated_otherwise: pd.DataFrame
 ) -> None:
     keys = ["image", "kind", "level", "method"]
-    one, other = (table.set_index(keys)["psnr"] for table in (evaluated[0], evaluated_otherwise))
+    scores = ["psnr", "ssim", "colour_drift"]
+    one, other = (table.set_index(keys)[scores] for table in (evaluated[0], evaluated_otherwise))
     both = one.index.intersection(other.index)
     assert len(both) == 8 * len(PAPER_NOISES) * len(("noisy", "raygan"))
-    pd.testing.assert_series_equal(one[both], other[both], check_exact=True)
+    pd.testing.assert_frame_equal(one.loc[both], other.loc[both], check_exact=True)
 
 
 @pytest.mark.usefixtures("ray_here", "own_classes_by_value")

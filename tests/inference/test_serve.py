@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import pyvips
 from axe_playwright_python.sync_playwright import Axe
-from conftest import raygan_here
+from conftest import raygan
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -84,7 +84,7 @@ def serving(*options: str, token: str | None = None) -> Iterator[Server]:
         said = "".join(itertools.takewhile(lambda line: "Ctrl-C" not in line, process.stdout))
         printed = re.search(r"#token=(\S+)", said)
         yield Server(port, printed.group(1) if printed else "")
-        in_use = raygan_here("serve", "--port", str(port))
+        in_use = raygan("serve", "--port", str(port))
         assert (in_use.returncode, "give another --host or --port" in in_use.stderr) == (2, True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0
@@ -301,5 +301,5 @@ def test_bad_settings_are_refused() -> None:
         (["--max-megapixels", "0"], "max_megapixels must be positive"),
         (["--denoisers", "small", "small"], "different names"),
     ):
-        refused = raygan_here("serve", *options)
+        refused = raygan("serve", *options)
         assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr

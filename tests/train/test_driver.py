@@ -87,9 +87,9 @@ def test_run_out_of_memory_ends_with_what_to_lower(tiny_config: Config, tmp_path
     values = {"loss/content": Greedy(), "training/batch_size": 4, "training/epochs": 2}
     # An odd batch cannot be halved.
     odd = {"training/batch_size": 3, "training/halve_batch": True}
-    for more in ({}, odd):
+    for name, more in {"even": {}, "odd": odd}.items():
         with pytest.raises(OutOfMemoryError, match=r"out of memory: lower training/batch_size"):
-            list(epochs_here(run_of(tiny_config, tmp_path, **values | more)))
+            list(epochs_here(run_of(tiny_config, tmp_path / name, **values | more)))
 
 
 @pytest.mark.parametrize("epochs", [epochs_here, epochs_with_workers])

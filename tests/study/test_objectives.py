@@ -9,6 +9,10 @@ SCORES = [[30.0, 9.0], [28.0, 2.0], [20.0, 1.0], [27.0, 3.0], [28.0, 2.0]]
 
 def test_pareto_front_has_all_nondominated_rows() -> None:
     assert pareto_front(SCORES, OBJECTIVES) == [0, 1, 2, 4]
+    assert pareto_front([[3.0], [5.0], [5.0]], ["val_psnr"]) == [1, 2]
+    assert pareto_front([], OBJECTIVES) == []
+    with pytest.raises(ValueError, match="some are NaN"):
+        pareto_front([[30.0, float("nan")]], OBJECTIVES)
 
 
 def test_compromise_is_nearest_to_ideal_point() -> None:
