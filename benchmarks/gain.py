@@ -135,20 +135,15 @@ def main() -> None:
     parser.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, for arms with that content loss")
     parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="(default: all four)")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], help="a training of each arm per seed (default: 0)"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training per arm and seed (default: 0)")
     parser.add_argument("--picture", metavar="FILE.png", help="where a picture goes (default: no picture)")
     parser.add_argument("--storage", default="studies", help="where the trainings' folders go (default: studies)")
     options = parser.parse_args()
     search = StudyFiles(Folder(options.search))
     if "best_trial" not in search.record:
         parser.error(f"{options.search} is no search, or has not found its best trial yet")
-    given = {
-        "data/evaluate_on": options.evaluate_on,
-        "training/epochs": EPOCHS,
-        "data/photos": PhotoFolder(location=options.photos),
-    }
+    photos = PhotoFolder(location=options.photos)
+    given = {"data/photos": photos, "data/evaluate_on": options.evaluate_on, "training/epochs": EPOCHS}
     if options.vgg19 is not None:
         given["loss/content/weights"] = options.vgg19
     base = with_values(search.config, given)
