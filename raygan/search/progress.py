@@ -259,7 +259,8 @@ def seconds_ahead(rows: Sequence[TrialRow], settings: TrialSettings, budgets: Ma
     trained = {row.trial: row.epochs * most / budgets.get(row.trial, most) for row in rows}
     an_epoch = sum(row.seconds for row in rows) / sum(trained.values())
     if settings.scheduler == "asha":
-        own = [(trained[row.trial], row.state in ENDED) for row in rows if not row.repeats]
+        # Whole ones: of unlike lengths, trials reach a rung a part of an epoch late, and have not passed it.
+        own = [(float(int(trained[row.trial])), row.state in ENDED) for row in rows if not row.repeats]
         epochs = promotion_of(settings).expected_epochs(own) - sum(one for one, _ in own)
         # The repeats have their full length, unless they fail.
         ended = [row.trial for row in rows if row.repeats and row.state in ENDED]

@@ -55,6 +55,9 @@ def test_the_time_left_of_trials_of_equal_computation() -> None:
     # A third as long in epochs, so that one of its epochs takes as long as three.
     assert ahead([row("a", "running", 1)], {"a": 3}, scheduler="none") == 9 * 3 - 1
     assert ahead([row("a", "complete", 3)], {"a": 3}) == (9 * 1 + 3 * 2 + 1 * 6 - 9) / 3
+    # The first rung of 20 epochs is at 3, slightly more than a ninth: these wait there, and have not gone on.
+    waiting = [row(str(index), "waiting", 3) for index in range(9)]
+    assert ahead(waiting, {one.trial: 20 for one in waiting}) == pytest.approx((3 * 2 + 1 * 6) * 20 / 9)
 
 
 def test_the_time_left_without_rungs_is_that_of_those_that_ended() -> None:
