@@ -70,7 +70,7 @@ class Ledger:
         self.torn = whole != content
         """Whether the last line of `metrics.csv` is incomplete, as after a kill."""
         with reading(folder, "metrics.csv", REMEDY):
-            table = pd.read_csv(io.BytesIO(whole or b"trial"), float_precision="round_trip", dtype={"trial": str})
+            table = pd.read_csv(io.BytesIO(whole or b"trial"), dtype={"trial": str})
             for row in table.to_dict("records"):
                 self._keep({str(name): value for name, value in row.items()})
 

@@ -199,8 +199,8 @@ class StudyFiles:
             return pd.DataFrame(columns=list(columns))
         content = io.BytesIO(self.folder.read(name))
         with reading(self.folder, name, "resume the study, which rebuilds trials.csv, or restore it from a copy"):
-            # An arm's name is text, even if it looks like a number; values must be read exactly to lie in their range.
-            table = pd.read_csv(content, converters={"arm": str}, float_precision="round_trip")
+            # An arm's name is text, even if it looks like a number.
+            table = pd.read_csv(content, converters={"arm": str})
             # Of a comparison alone, of trials that failed, or of those that did not.
             if lacking := set(columns) - set(table) - {"arm", "seed", "error", "val_psnr"}:
                 raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
