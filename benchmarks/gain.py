@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--search", type=Path, default=default, help="folder of the search (default: benchmarks/gain)")
     parser.add_argument("--photos", required=True, help="folder of photos to train on, as in the search")
     parser.add_argument("--evaluate-on", required=True, metavar="OTHERS", help="folder of photos that it has not seen")
-    parser.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, for arms with that content loss")
+    parser.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, if the search had them")
     parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="(default: all four)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training per arm and seed (default: 0)")
