@@ -259,7 +259,7 @@ def seconds_ahead(rows: Sequence[TrialRow], settings: TrialSettings, budgets: Ma
     trained = {row.trial: row.epochs * most / budgets.get(row.trial, most) for row in rows}
     an_epoch = sum(row.seconds for row in rows) / sum(trained.values())
     if settings.scheduler == "asha":
-        # Whole ones: of unlike lengths, trials reach a rung a part of an epoch late, and have not passed it.
+        # Rounded down: of unlike lengths, trials reach a rung up to an epoch late, without having passed it.
         own = [(float(int(trained[row.trial])), row.state in ENDED) for row in rows if not row.repeats]
         epochs = promotion_of(settings).expected_epochs(own) - sum(one for one, _ in own)
         # The repeats have their full length, unless they fail.

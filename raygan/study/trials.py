@@ -55,7 +55,7 @@ class Trials:
         self.folder = folder
         self.objectives = tuple(objectives)
         self.waiting: Collection[str] = ()
-        """The names of the trials that wait at a rung, as whoever promotes them keeps them: to Optuna, they run."""
+        """The names of the trials that wait at a rung, a live view while a search runs: to Optuna, they run."""
         self._rows: dict[str, TrialRow] = {}
         """The trials' rows as they were last asked for; a row is new when the trial's state or epochs are."""
         # Objects in a bucket cannot grow: the journal is kept here and copied there after each change.

@@ -119,8 +119,8 @@ def run_trial(point: dict[str, Any], job: Job, config_at: Callable[[Mapping[str,
         for epoch in epochs_here(run) if run.config.hardware.workers == 1 else epochs_with_workers(run):
             # Tune keeps the history of every number: it gets those that decide, and the others as text.
             deciding = {name: epoch.metrics[name] for name in DECIDING}
-            more = {"epochs": run.config.training.epochs, "restored": epoch.restored}
-            tune.report(deciding | more | {"metrics": json.dumps(epoch.metrics)})
+            more = {"epochs": run.config.training.epochs, "metrics": json.dumps(epoch.metrics)}
+            tune.report(deciding | more)
     except Exception as error:
         if _is_loss(error, job.folder):
             raise

@@ -46,8 +46,8 @@ def params(suggested: dict[str, Any] | str | None) -> dict[str, Any]:
     return found
 
 
-def result(epoch: int, score: float, *, epochs: int = 3, restored: bool = False) -> dict[str, Any]:
-    return {"epoch": epoch, "epochs": epochs, "best_val_psnr": score, "training_iteration": 1, "restored": restored}
+def result(epoch: int, score: float, *, epochs: int = 3) -> dict[str, Any]:
+    return {"epoch": epoch, "epochs": epochs, "best_val_psnr": score, "training_iteration": 1}
 
 
 def test_first_points_are_suggested_first(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_resumed_search_continues_the_trials_left_running_and_the_random_stream(
     assert second is not None
     assert second["trial"] == "trial-0003"
     # Resumed, a trial may report its last epoch again.
-    resumed.on_trial_result("u1", result(1, 20.0, restored=True))
+    resumed.on_trial_result("u1", result(1, 20.0))
     resumed.on_trial_complete("u1", result(2, 20.5))
     orphan, _, named = resumed.trials.study.trials
     assert (orphan.state, orphan.intermediate_values) == (TrialState.PRUNED, {1: 20.0, 2: 20.5})
@@ -424,15 +424,15 @@ def test_successive_halving_does_not_end_a_part_at_rungs_that_were_passed() -> N
     decisions = [asha.on_trial_result(_Controller(), went_on, result(epoch, 30.0, epochs=9)) for epoch in (1, 2, 3)]
     assert decisions == [GO, GO, STOP]
     # A kill between its checkpoint and our record: the epoch is restored, and was never compared.
-    assert asha.on_trial_result(_Controller(), went_on, result(3, 30.0, epochs=9, restored=True)) == STOP
+    assert asha.on_trial_result(_Controller(), went_on, result(3, 30.0, epochs=9)) == STOP
 
 
 @pytest.mark.parametrize("name", ["asha", "none"])
-def test_schedulers_do_not_stop_last_and_restored_epochs_or_errors(name: Scheduler) -> None:
+def test_schedulers_stop_neither_last_epochs_nor_passed_rungs_nor_errors(name: Scheduler) -> None:
     """Stopped at its last epoch, as Ray's own schedulers do, a trial would be killed while it closes down."""
     scores = {"a": 30.0, "b": 20.0, "c": 10.0, "d": -1.0, "e": -2.0}
     assert set(decide(scheduling(name), scores, epoch=9).values()) == {GO}
-    assert set(decide(scheduling(name), scores, epoch=2, passed=1, restored=True).values()) == {GO}
+    assert set(decide(scheduling(name), scores, epoch=2, passed=1).values()) == {GO}
     assert set(decide(scheduling(name), scores, epoch=0, error="training diverged").values()) == {GO}
 
 
