@@ -31,7 +31,7 @@ from raygan.cli import load_experiment
 from raygan.data.photos import decode_photo
 from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser
-from raygan.inference.files import denoise_file
+from raygan.inference.image_file import denoise_file
 from raygan.models import ResidualUNet
 from raygan.presets import PAPER_V1
 from raygan.report.compare import read_studies, side_by_side

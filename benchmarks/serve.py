@@ -24,7 +24,7 @@ import numpy as np
 import pyvips
 
 from raygan.inference.denoiser import Denoiser
-from raygan.inference.files import denoise_file
+from raygan.inference.image_file import denoise_file
 
 SIZES = ((64, 64), (64, 64), (128, 128), (128, 128), (256, 256), (320, 480), (640, 960))
 REPLICA = "ray::ServeReplica:raygan:Denoising"

@@ -258,22 +258,21 @@ def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run_tiny(photos: Path, name: str, file: str, *tiny: str) -> Study:
-    options = [
-        *tiny,
-        *("--photos", str(photos / "photos"), "--evaluate-on", str(photos / "evaluation")),
-        *("--storage", str(photos / "studies"), "--name", name),
-    ]
-    return Study(photos / "studies" / name, options, run_search(*options, file=file))
+def _places(photos: Path, name: str) -> list[str]:
+    """Where a tiny study reads and writes."""
+    read = ("--photos", str(photos / "photos"), "--evaluate-on", str(photos / "evaluation"))
+    return [*read, "--storage", str(photos / "studies"), "--name", name]
 
 
 @pytest.fixture(scope="session")
 def study(tiny_photos: Path) -> Study:
     """One tiny search through every part."""
-    return _run_tiny(tiny_photos, "tiny", "v1", *TINY_OPTIONS)
+    options = [*TINY_OPTIONS, *_places(tiny_photos, "tiny")]
+    return Study(tiny_photos / "studies" / "tiny", options, run_search(*options))
 
 
 @pytest.fixture(scope="session")
-def comparison(tiny_photos: Path) -> Study:
+def comparison(tiny_photos: Path, ray_here: None) -> Study:  # noqa: ARG001
     """One tiny comparison: four arms of two seeds, two for each of two noise tasks."""
-    return _run_tiny(tiny_photos, "tiny-comparison", "discriminator", *TINY_EXPERIMENT, "--seeds", "2")
+    options = [*TINY_EXPERIMENT, "--seeds", "2", *_places(tiny_photos, "tiny-comparison")]
+    return Study(tiny_photos / "studies" / "tiny-comparison", options, raygan_here("search", "discriminator", *options))

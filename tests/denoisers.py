@@ -60,3 +60,11 @@ def image_of(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
     if np.dtype(kind).kind == "f":
         return random.random(shape).astype(kind)
     return random.integers(0, np.iinfo(kind).max, shape, endpoint=True).astype(kind)
+
+
+def smooth_of(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+    """A picture without noise: slopes, one for each channel."""
+    full = np.iinfo(kind).max
+    slope = np.add.outer(3 * np.arange(shape[0]), 2 * np.arange(shape[1])) * (full // 255)
+    channels = [(slope + 40 * channel) % full for channel in range(shape[2] if len(shape) > 2 else 1)]
+    return np.stack(channels, axis=2).reshape(shape).astype(kind)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raygan.config.service import Service
 from raygan.inference.denoiser import Denoiser, ImageError
-from raygan.inference.files import denoise_content, suffix_of
+from raygan.inference.image_file import denoise_content, suffix_of
 from raygan.inference.serve import Denoised, name_of
 from raygan.train.step import autocast
 

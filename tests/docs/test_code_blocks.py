@@ -226,13 +226,11 @@ def test_each_class_takes_under_30_lines(section: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", ["first-search", "your-own-noise-and-network"])
-def test_a_tutorial_runs_to_its_end(name: str, tmp_path: Path) -> None:
+def test_a_tutorial_runs_to_its_end(tmp_path: Path) -> None:
     """Its commands in order, the first search shrunk."""
     shutil.copy(EXAMPLES / "own_kinds.py", tmp_path)
-    for image in ("noisy.jpg", "noisy.png"):
-        Image.fromarray(_noisy()).save(tmp_path / image)
-    page = ROOT / "docs" / "tutorials" / f"{name}.md"
+    Image.fromarray(_noisy()).save(tmp_path / "noisy.png")
+    page = ROOT / "docs" / "tutorials" / "your-own-noise-and-network.md"
     done = [
         command
         for block in blocks(page)
@@ -247,7 +245,7 @@ def test_a_tutorial_runs_to_its_end(name: str, tmp_path: Path) -> None:
     searched = False
     for command in done:
         words = [word for word in command if not word.startswith("PYTHONPATH=")]
-        if words[0] == "make" or (words[1] == "search" and searched):
+        if words[1] == "search" and searched:
             continue
         options = TINY if words[1] == "search" else []
         searched = True
@@ -255,7 +253,7 @@ def test_a_tutorial_runs_to_its_end(name: str, tmp_path: Path) -> None:
             [*words, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert run.returncode == 0, run.stdout + run.stderr
-    assert list(tmp_path.glob("denoised.*"))
+    assert (tmp_path / "denoised.png").exists()
 
 
 @pytest.mark.slow

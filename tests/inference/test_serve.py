@@ -28,7 +28,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from raygan.config.service import Service
 from raygan.errors import InputError
 from raygan.inference.denoiser import Denoiser
-from raygan.inference.files import denoise_file
+from raygan.inference.image_file import denoise_file
 from raygan.inference.serve import run_service
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")

@@ -199,11 +199,12 @@ OPTIONS = [
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("ray_here")
 def test_a_search_trains_evaluates_and_exports_nafnet(tiny_photos: Path, tmp_path: Path) -> None:
     values = ("generator=NAFNet", *(f"generator/{one}" for one in ("width=8", "middle_blocks=1", *STAGES)))
     chosen = [option for value in values for option in ("--set", value)]
     photos = ["--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation"]
-    run = run_search(*OPTIONS, *chosen, *photos, "--storage", tmp_path, "--name", "nafnet")
+    run = raygan_here("search", "v1", *OPTIONS, *chosen, *photos, "--storage", tmp_path, "--name", "nafnet")
     assert (run.returncode, warnings_of(run)) == (0, "")
     study = tmp_path / "nafnet"
     with (study / "evaluation" / "summary.csv").open() as file:

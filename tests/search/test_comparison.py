@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -183,6 +181,7 @@ def test_starting_weights_are_known_by_no_name_of_the_study() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
 def test_arms_that_failed_or_are_drawn_more_often(tiny_photos: Path, tmp_path: Path) -> None:
     """The first noises' arms are compared, though training draws them differently; all of the second's diverge."""
     config = with_values(quick(PAPER_V1), {**TINY, "data/photos": str(tiny_photos / "photos"), "training/epochs": 2})
@@ -190,14 +189,12 @@ def test_arms_that_failed_or_are_drawn_more_often(tiny_photos: Path, tmp_path: P
     diverging = {"noises/speckle/high": 0.3, "optimizers/generator/learning_rate": 1e30}
     arms = {"even": {}, "speckle": {"noises/speckle/odds": 3.0}, "strong": diverging}
     (file := tmp_path / "odds.py").write_text(
-        "from raygan.cli import run_search\n"
         "from raygan.config.run import Config\n"
         "from raygan.search.experiment import Comparison\n"
         f"config = Config.from_json({config.to_json()!r})\n"
-        f"run_search(Comparison(name='c', config=config, arms={arms!r}, seeds=1))\n"
+        f"SEARCH = Comparison(name='c', config=config, arms={arms!r}, seeds=1)\n"
     )
-    command = [sys.executable, str(file), "--storage", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    run = raygan_here("search", file, "--storage", tmp_path)
     assert (run.returncode, warnings_of(run)) == (0, "")
     assert "strong: 1 of 1 seeds failed" in run.stdout
     table = arms_table(StudyFiles(Folder(tmp_path / "c"))).set_index("arm")

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import raygan_here, warnings_of
+from denoisers import save_denoiser
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from raygan.config.section import with_values
 from raygan.data.samples import dead_leaves
+from raygan.presets import DENOISER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 TINY = {
@@ -43,32 +46,29 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> Path:  # noqa: ARG001
-    """A study that trained on the pairs from random weights, without a search."""
-    storage = tmp_path_factory.mktemp("studies")
-    start = ["--set", "training/start_from=none", "--trials", "0", "--epochs", "1", "--name", "first"]
-    run = raygan_here("search", "finetune", "--pairs", pairs, "--storage", storage, *OPTIONS, *start)
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A denoiser of random weights."""
+    folder = tmp_path_factory.mktemp("start") / "denoiser"
+    save_denoiser(folder, with_values(DENOISER, {path: TINY[path] for path in TINY if "generator/" in path}).generator)
+    return folder
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, start: Path, tmp_path: Path) -> None:
+    names = ["--set", f"training/start_from={start}", "--storage", tmp_path, "--name", "tuned"]
+    length = ["--trials", "2", "--trial-epochs", "1", "--epochs", "2"]
+    run = raygan_here("search", "finetune", "--pairs", pairs, *OPTIONS, *names, *length)
     assert run.returncode == 0, run.stdout + run.stderr
     assert warnings_of(run) == ""
     assert "Pairs: 6 to train, 2 to validate" in run.stdout
     assert "mean of 2 held-out pairs" in run.stdout
-    return storage / "first"
-
-
-def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trained: Path) -> None:
-    start = ["--set", f"training/start_from={trained / 'best'}", "--name", "second", "--trials", "2"]
-    epochs = ["--trial-epochs", "1", "--epochs", "2"]
-    where = ["--pairs", pairs, "--storage", trained.parent]
-    run = raygan_here("search", "finetune", *where, *OPTIONS, *start, *epochs)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert warnings_of(run) == ""
-    folder = trained.parent / "second"
+    folder = tmp_path / "tuned"
     summary = pd.read_csv(folder / "evaluation" / "summary.csv").query("set == 'pairs'").set_index("method")
     assert list(summary.index) == ["noisy", "median", "raygan", "start"]
     assert set(summary["images"]) == {2}
     gain = summary.loc["raygan", "psnr_mean"] - summary.loc["start", "psnr_mean"]
-    better = f"the new denoiser gains {gain:.3f} dB over {trained / 'best'}, and is better on"
-    assert (better if gain > 0 else f"no better than {trained / 'best'} on the held-out pairs") in run.stdout
+    better = f"the new denoiser gains {gain:.3f} dB over {start}, and is better on"
+    assert (better if gain > 0 else f"no better than {start} on the held-out pairs") in run.stdout
     # Trials are compared on pairs.
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -82,8 +82,8 @@ def test_fine_tuning_says_what_it_gained_over_where_it_started(pairs: Path, trai
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: Path, tmp_path: Path) -> None:
-    run = raygan_here("evaluate", trained / "best", "--pairs", pairs, "--output", tmp_path, "--filters", "median")
+def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, start: Path, tmp_path: Path) -> None:
+    run = raygan_here("evaluate", start, "--pairs", pairs, "--output", tmp_path, "--filters", "median")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "10 pairs" in run.stdout
     table = pd.read_csv(tmp_path / "per_image.csv")
@@ -100,7 +100,7 @@ def test_evaluation_on_pairs_scores_as_scikit_image_does(pairs: Path, trained: P
     expected = {*sorted(judged)[:4], judged[0], judged[-1]}
     assert set(table.loc[table["picture"].notna(), "image"]) == expected
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == set(table["picture"].dropna())
-    both = raygan_here("evaluate", trained / "best", "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
+    both = raygan_here("evaluate", start, "--pairs", pairs, "--out-of-distribution", "--output", tmp_path)
     assert (both.returncode, "give one of --pairs, --out-of-distribution" in both.stderr) == (2, True)
-    none = raygan_here("evaluate", trained / "best", "--pairs", tmp_path / "missing", "--output", tmp_path)
+    none = raygan_here("evaluate", start, "--pairs", tmp_path / "missing", "--output", tmp_path)
     assert (none.returncode, "holds no pairs" in none.stderr) == (2, True)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, TINY_EXPERIMENT, Study, raygan_here, run_search, start_and_stop, warnings_of
+from PIL import Image
 
 from raygan.config.section import with_values
 from raygan.models.cost import epochs_of_equal_computation
@@ -212,11 +213,14 @@ def test_different_configuration_under_the_same_name_is_refused(study: Study) ->
 
 
 @pytest.mark.slow
-def test_a_smaller_time_budget_ends_a_search(tiny_photos: Path, tmp_path: Path) -> None:
+def test_a_stopped_search_ends_with_a_smaller_time_budget(tiny_photos: Path, tmp_path: Path) -> None:
     photos = ("--photos", tiny_photos / "photos", "--evaluate-on", tiny_photos / "evaluation")
     options = [*TINY_EXPERIMENT, "--trials", "40", "--trial-epochs", "9", *photos, "--storage", tmp_path, "--name", "s"]
     metrics = tmp_path / "s" / "metrics.csv"
-    start_and_stop([str(option) for option in options], metrics.exists, signal.SIGTERM)
+    code, output = start_and_stop([str(option) for option in options], metrics.exists, signal.SIGTERM)
+    assert code == 130, output
+    assert "Stopped. Resume with the same command: python " in output
+    assert "Traceback" not in output
     elsewhere = raygan_here("search", "v1", *options, "--optuna-storage", f"sqlite:///{tmp_path}/trials.db")
     assert elsewhere.returncode == 2
     assert "began with another trial storage: the study's folder then, a database now" in elsewhere.stderr
@@ -267,11 +271,20 @@ def test_the_winner_gets_equal_computation_too(tiny_photos: Path, tmp_path: Path
 @pytest.mark.alone
 @pytest.mark.timeout(3000)
 def test_quick_search_denoises(tmp_path: Path) -> None:
-    """`make search`, with fewer trials and epochs, ends 6 dB above Gaussian noise, and 4 above the others."""
+    """`make search`, with fewer trials and epochs, ends 6 dB above Gaussian noise, and 4 above the others.
+
+    Its report and its denoiser follow, as in the first tutorial.
+    """
     run = run_search(
         "--quick", "--trials", "2", "--trial-epochs", "1", "--epochs", "6", "--storage", tmp_path, timeout=2900
     )
     assert run.returncode == 0, run.stderr
+    assert raygan_here("report", tmp_path / "v1-quick").returncode == 0
+    assert (tmp_path / "v1-quick" / "report" / "report.html").exists()
+    Image.new("RGB", (60, 50)).save(tmp_path / "noisy.jpg")
+    files = (tmp_path / "noisy.jpg", tmp_path / "denoised.png")
+    assert raygan_here("denoise", *files, "--checkpoint", tmp_path / "v1-quick" / "best").returncode == 0
+    assert Image.open(files[1]).size == (60, 50)
     with (tmp_path / "v1-quick" / "evaluation" / "summary.csv").open() as file:
         means = {
             (row["kind"], row["method"]): float(row["psnr_mean"])
