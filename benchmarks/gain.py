@@ -2,13 +2,14 @@
 
 Trains, for as many minutes of one core each: what the search started from ("start": in `searches/system.py` the
 paper's v1, on the search's crops), the same with what the paper's v0 has in place of v1's values, the settings that
-were chosen by hand (`raygan.presets.DENOISER`), and the best that the search found. The seconds that a step of each
-takes are measured the first time, for which a core should be idle. Evaluates them on OTHERS, a folder that neither
-training nor search has seen.
+were chosen by hand (`raygan.presets.DENOISER`), the best that the search found, and the best of a second search that
+started from that ("refined"). The seconds that a step of each takes are measured the first time, for which a core
+should be idle. Evaluates them on OTHERS, a folder that neither training nor search has seen.
 
-The search's folder, `benchmarks/gain` by default, needs its `study.json` alone, and keeps the seconds and the scores of
-all runs, which are shown together: arms and seeds can be trained one after another, on different days. A picture of val
-PSNR against core-hours needs Chromium and the package `playwright`.
+The search's folder, `benchmarks/gain` by default, needs its `study.json` alone, as does the second search's, which is
+`refined` in it. It keeps the seconds and the scores of all runs, which are shown together: arms and seeds can be
+trained one after another, on different days. A picture of val PSNR against core-hours needs Chromium and the package
+`playwright`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TRAININGS, EPOCHS_OF_ALL, SECONDS = "gain-trainings.csv", "gain-epochs.csv", "ga
 KEYS = ("photos", "evaluated_on", "minutes", "arm", "seed", "epoch")
 """What distinguishes the rows of the first two files; photos by the first characters of their hashes."""
 TEXTS = {"photos": str, "evaluated_on": str, "arm": str}
-ARMS = ("start", "v0", "by-hand", "found")
+ARMS = ("start", "v0", "by-hand", "found", "refined")
 EPOCHS = 20
 LENGTH = ("training/steps_per_epoch", "training/epochs")
 
@@ -58,12 +59,16 @@ def differences(config: Config, base: Config) -> dict[str, Any]:
 def arms_of(search: StudyFiles, base: Config) -> dict[str, dict[str, Any]]:
     """The values of each arm."""
     v0, v1 = flat_values(PAPER_V0), flat_values(PAPER_V1)
-    return {
+    arms = {
         "start": {},
         "v0": {path: value for path, value in v0.items() if value != v1.get(path)},
         "by-hand": differences(DENOISER, base),
         "found": search.record["best_trial"]["values"],
     }
+    second = StudyFiles(search.folder.child("refined"))
+    if second.folder.exists("study.json"):
+        arms["refined"] = differences(with_values(second.config, second.record["best_trial"]["values"]), base)
+    return arms
 
 
 def seconds_per_step(arms: dict[str, dict[str, Any]], base: Config, file: Path) -> dict[str, float]:
@@ -134,7 +139,7 @@ def main() -> None:
     parser.add_argument("--evaluate-on", required=True, metavar="OTHERS", help="folder of photos that it has not seen")
     parser.add_argument("--vgg19", metavar="FILE", help="VGG19's weights, if the search had them")
     parser.add_argument("--minutes", type=float, default=15, help="of one core, for each training (default: 15)")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="(default: all four)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, help="(default: all that there are)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training per arm and seed (default: 0)")
     parser.add_argument("--picture", metavar="FILE.png", help="where a picture goes (default: no picture)")
     parser.add_argument("--storage", default="studies", help="where the trainings' folders go (default: studies)")
@@ -147,7 +152,10 @@ def main() -> None:
     if options.vgg19 is not None:
         given["loss/content/weights"] = options.vgg19
     base = with_values(search.config, given)
-    arms = {arm: values for arm, values in arms_of(search, base).items() if arm in options.arms}
+    arms = arms_of(search, base)
+    if missing := set(options.arms or ()) - set(arms):
+        parser.error(f"{options.search} has no second search: leave {', '.join(missing)} out of --arms")
+    arms = {arm: values for arm, values in arms.items() if arm in (options.arms or arms)}
     seconds = seconds_per_step(arms, base, options.search / SECONDS)
     for arm, values in arms.items():
         values["training/steps_per_epoch"] = max(1, round(60 * options.minutes / seconds[arm] / EPOCHS))

@@ -1,7 +1,8 @@
 """The denoiser `baseline`: a residual U-Net trained with the pixel loss alone, as it is, or searched around.
 
 `--photos FOLDER --evaluate-on FOLDER` trains it without a search, in 70 minutes on two cores; `--trials 20` first
-searches for better learning rates and a better network shape.
+searches for a better network shape and better training, and `--warm-start studies/system` starts that from what the
+wider search `system` has found.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -15,8 +16,8 @@ SEARCH = Search(
     config=DENOISER,
     space={
         "optimizers/generator/learning_rate": FloatDistribution(2e-4, 3e-3, log=True),
-        "optimizers/generator/beta1": FloatDistribution(0.8, 0.95),
-        "training/lr_schedule": CategoricalDistribution(["cosine", "wsd"]),
+        "optimizers/generator/beta1": FloatDistribution(0.0, 0.95),
+        "training/lr_schedule": CategoricalDistribution(["constant", "cosine", "wsd"]),
         "training/warm_up_steps": CategoricalDistribution([0, 50, 200]),
         "training/max_gradient_norm": FloatDistribution(0.03, 1.0, log=True),
         "training/average_decay": CategoricalDistribution([0.0, 0.99, 0.995, 0.999]),
@@ -26,6 +27,9 @@ SEARCH = Search(
         "generator/blocks": IntDistribution(1, 3),
         "generator/unshuffle": CategoricalDistribution([1, 2]),
         "sampling": CategoricalDistribution(["UniformPolicy", "NormalPolicy"]),
+        # Gaussian noise has odds of 1.
+        "noises/salt_and_pepper/odds": FloatDistribution(0.5, 4.0, log=True),
+        "noises/speckle/odds": FloatDistribution(0.25, 2.0, log=True),
     },
     first_points=[DENOISER],
     trials=0,

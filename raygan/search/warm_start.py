@@ -26,7 +26,7 @@ class WarmStart:
     """What a search takes over."""
 
     points: list[dict[str, Any]]
-    """The best points that lie in its space, best first."""
+    """The best points that lie in its space, best first: their values that it searches."""
     trials: list[FrozenTrial]
     """The earlier trials for Optuna; empty if their scores do not compare."""
     summary: str
@@ -36,8 +36,9 @@ class WarmStart:
 def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmStart:
     """What the earlier search in the folder or prefix `settings.warm_start` found.
 
-    Its best points, by the first objective, are taken over as far as they lie in the space; its trials, with their
-    scores at each epoch, if it searched the same space for the same objectives with an otherwise equal configuration.
+    Its best points, by the first objective, are taken over as far as they lie in the space, and have the values of
+    `config` in what the space leaves out; its trials, with their scores at each epoch, if it searched the same space
+    for the same objectives with an otherwise equal configuration.
     Raises `StudyError` if there is no search, or nothing to take over.
     """
     location, objectives = settings.warm_start, settings.objectives
@@ -50,10 +51,10 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     trials = sorted(known.trials, key=lambda trial: trial.value or 0.0, reverse=known.direction.name == "MAXIMIZE")
     points = list[dict[str, Any]]()
     for trial in trials:
-        lies = all(path in space and holds(distribution_of(space[path]), value) for path, value in trial.params.items())
+        point = _within(space, config, trial.params)
         # Repeats have the values of their original.
-        if lies and trial.params not in points:
-            points.append(trial.params)
+        if point is not None and point not in points:
+            points.append(point)
     points = points[:FIRST]
     if not points:
         raise StudyError(
@@ -78,6 +79,14 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     epochs = settings.trial_epochs if len(objectives) == 1 else None
     same = [_as_known(trial, epochs) for trial in earlier.optuna_study(objectives).trials]
     return WarmStart(points, same, f"{summary}, and its {len(same)} trials known to the search algorithm")
+
+
+def _within(space: Space, config: Config, params: dict[str, Any]) -> dict[str, Any] | None:
+    """The values of a point that a space searches; None if they lie outside, or the others are not `config`'s."""
+    point, fixed = {path: value for path, value in params.items() if path in space}, flat_values(config)
+    lies = all(holds(distribution_of(space[path]), value) for path, value in point.items())
+    same = all(path in fixed and fixed[path] == value for path, value in params.items() if path not in space)
+    return point if lies and same else None
 
 
 def _with_absolute_folders(values: dict[str, Any]) -> dict[str, Any]:

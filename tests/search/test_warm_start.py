@@ -154,6 +154,16 @@ def test_points_outside_the_space_are_left_out(earlier: str) -> None:
         taken_over(dataclasses.replace(SEARCH, space={RATE: FloatDistribution(1e-6, 1e-5)}), earlier)
 
 
+def test_what_a_space_leaves_out_must_be_as_in_the_configuration(earlier: str) -> None:
+    narrower = dataclasses.replace(SEARCH, space={RATE: SEARCH.space[RATE]})
+    assert taken_over(narrower, earlier).points == [{RATE: rate} for rate in (0.001, 0.009, 0.005)]
+    normal = with_values(PAPER_V1, {"sampling": "NormalPolicy", "sampling/deviation": 0.2})
+    assert taken_over(dataclasses.replace(narrower, config=normal), earlier).points == [{RATE: 0.0005}]
+    other = with_values(normal, {"sampling/deviation": 0.3})
+    with pytest.raises(StudyError, match="has no successful trial whose values lie in the search space"):
+        taken_over(dataclasses.replace(narrower, config=other), earlier)
+
+
 def test_warm_start_from_anything_but_a_search_raises(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"nothing holds no study \(no study\.json\)"):
         taken_over(SEARCH, str(tmp_path / "nothing"))
