@@ -66,7 +66,7 @@ def arms_of(search: StudyFiles, base: Config) -> dict[str, dict[str, Any]]:
         "found": search.record["best_trial"]["values"],
     }
     second = StudyFiles(search.folder.child("refined"))
-    if second.folder.exists("study.json"):
+    if second.folder.exists("study.json") and "best_trial" in second.record:
         arms["refined"] = differences(with_values(second.config, second.record["best_trial"]["values"]), base)
     return arms
 
@@ -154,7 +154,10 @@ def main() -> None:
     base = with_values(search.config, given)
     arms = arms_of(search, base)
     if missing := set(options.arms or ()) - set(arms):
-        parser.error(f"{options.search} has no second search: leave {', '.join(missing)} out of --arms")
+        parser.error(
+            f"{options.search}/refined is no search, or has not found its best trial yet: run one there, or leave "
+            f"{', '.join(missing)} out of --arms"
+        )
     arms = {arm: values for arm, values in arms.items() if arm in (options.arms or arms)}
     seconds = seconds_per_step(arms, base, options.search / SECONDS)
     for arm, values in arms.items():

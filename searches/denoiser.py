@@ -1,8 +1,8 @@
 """The denoiser `baseline`: a residual U-Net trained with the pixel loss alone, as it is, or searched around.
 
 `--photos FOLDER --evaluate-on FOLDER` trains it without a search, in 70 minutes on two cores; `--trials 20` first
-searches for a better network shape and better training, and `--warm-start studies/system` starts that from what the
-wider search `system` has found.
+searches for a better network shape and better training. `--trials 20 --warm-start studies/system` first tries the best
+points of the wider search `system`.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

@@ -258,8 +258,8 @@ def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _places(photos: Path, name: str) -> list[str]:
-    """Where a tiny study reads and writes."""
+def _folders(photos: Path, name: str) -> list[str]:
+    """Options that say where a tiny study reads and writes."""
     read = ("--photos", str(photos / "photos"), "--evaluate-on", str(photos / "evaluation"))
     return [*read, "--storage", str(photos / "studies"), "--name", name]
 
@@ -267,12 +267,12 @@ def _places(photos: Path, name: str) -> list[str]:
 @pytest.fixture(scope="session")
 def study(tiny_photos: Path) -> Study:
     """One tiny search through every part."""
-    options = [*TINY_OPTIONS, *_places(tiny_photos, "tiny")]
+    options = [*TINY_OPTIONS, *_folders(tiny_photos, "tiny")]
     return Study(tiny_photos / "studies" / "tiny", options, run_search(*options))
 
 
 @pytest.fixture(scope="session")
 def comparison(tiny_photos: Path, ray_here: None) -> Study:  # noqa: ARG001
     """One tiny comparison: four arms of two seeds, two for each of two noise tasks."""
-    options = [*TINY_EXPERIMENT, "--seeds", "2", *_places(tiny_photos, "tiny-comparison")]
+    options = [*TINY_EXPERIMENT, "--seeds", "2", *_folders(tiny_photos, "tiny-comparison")]
     return Study(tiny_photos / "studies" / "tiny-comparison", options, raygan_here("search", "discriminator", *options))

@@ -93,6 +93,8 @@ class TrialSettings:
         repeats = self.repeats or 0 if self.trials else 0
         require("repeats <= trials / 2", 2 * repeats <= self.trials, repeats=repeats, trials=self.trials)
         require("one objective where repeats > 0", repeats == 0 or len(self.objectives) == 1, repeats=repeats)
+        if self.warm_start is not None and self.trials == 0:
+            raise ConfigError("a warm start needs trials, but there are none: set --trials, or leave --warm-start out")
         objectives = self.objectives
         each_once = 0 < len(objectives) == len(set(objectives) & set(OBJECTIVES))
         require(f"objectives some of {', '.join(OBJECTIVES)}, each once,", each_once, objectives=objectives)

@@ -26,7 +26,7 @@ class WarmStart:
     """What a search takes over."""
 
     points: list[dict[str, Any]]
-    """The best points that lie in its space, best first: their values that it searches."""
+    """The best points that lie in the new search space, best first; each has the values of that space's parameters."""
     trials: list[FrozenTrial]
     """The earlier trials for Optuna; empty if their scores do not compare."""
     summary: str
@@ -36,9 +36,9 @@ class WarmStart:
 def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmStart:
     """What the earlier search in the folder or prefix `settings.warm_start` found.
 
-    Its best points, by the first objective, are taken over as far as they lie in the space, and have the values of
-    `config` in what the space leaves out; its trials, with their scores at each epoch, if it searched the same space
-    for the same objectives with an otherwise equal configuration.
+    Its best points, by the first objective, are taken over if they lie in the space; parameters outside the space must
+    have the values of `config`. Its trials are taken over, with their scores at each epoch, if it searched the same
+    space for the same objectives with an otherwise equal configuration.
     Raises `StudyError` if there is no search, or nothing to take over.
     """
     location, objectives = settings.warm_start, settings.objectives
@@ -49,9 +49,9 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
         raise StudyError(f"--warm-start {location} is not a search: give the folder of one")
     known = earlier.optuna_study(objectives[:1])
     trials = sorted(known.trials, key=lambda trial: trial.value or 0.0, reverse=known.direction.name == "MAXIMIZE")
-    points = list[dict[str, Any]]()
+    points, fixed = list[dict[str, Any]](), flat_values(config)
     for trial in trials:
-        point = _within(space, config, trial.params)
+        point = _point_in(space, fixed, trial.params)
         # Repeats have the values of their original.
         if point is not None and point not in points:
             points.append(point)
@@ -81,9 +81,12 @@ def warm_start(settings: TrialSettings, space: Space, config: Config) -> WarmSta
     return WarmStart(points, same, f"{summary}, and its {len(same)} trials known to the search algorithm")
 
 
-def _within(space: Space, config: Config, params: dict[str, Any]) -> dict[str, Any] | None:
-    """The values of a point that a space searches; None if they lie outside, or the others are not `config`'s."""
-    point, fixed = {path: value for path, value in params.items() if path in space}, flat_values(config)
+def _point_in(space: Space, fixed: dict[str, Any], params: dict[str, Any]) -> dict[str, Any] | None:
+    """The point of a space with the values of `params`.
+
+    None if one of them lies outside the space, or if one that the space does not have differs from that in `fixed`.
+    """
+    point = {path: value for path, value in params.items() if path in space}
     lies = all(holds(distribution_of(space[path]), value) for path, value in point.items())
     same = all(path in fixed and fixed[path] == value for path, value in params.items() if path not in space)
     return point if lies and same else None

@@ -49,7 +49,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A denoiser of random weights."""
     folder = tmp_path_factory.mktemp("start") / "denoiser"
-    save_denoiser(folder, with_values(DENOISER, {path: TINY[path] for path in TINY if "generator/" in path}).generator)
+    shape = {path: value for path, value in TINY.items() if path.startswith("generator/")}
+    save_denoiser(folder, with_values(DENOISER, shape).generator)
     return folder
 
 

@@ -284,7 +284,8 @@ def test_quick_search_denoises(tmp_path: Path) -> None:
     Image.new("RGB", (60, 50)).save(tmp_path / "noisy.jpg")
     files = (tmp_path / "noisy.jpg", tmp_path / "denoised.png")
     assert raygan_here("denoise", *files, "--checkpoint", tmp_path / "v1-quick" / "best").returncode == 0
-    assert Image.open(files[1]).size == (60, 50)
+    with Image.open(files[1]) as denoised:
+        assert denoised.size == (60, 50)
     with (tmp_path / "v1-quick" / "evaluation" / "summary.csv").open() as file:
         means = {
             (row["kind"], row["method"]): float(row["psnr_mean"])

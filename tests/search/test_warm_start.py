@@ -11,7 +11,7 @@ from conftest import Study, run_search
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from raygan.config.section import with_values
+from raygan.config.section import ConfigError, with_values
 from raygan.presets import PAPER_V1
 from raygan.search.experiment import Search
 from raygan.search.searcher import OptunaSearcher
@@ -162,6 +162,11 @@ def test_what_a_space_leaves_out_must_be_as_in_the_configuration(earlier: str) -
     other = with_values(normal, {"sampling/deviation": 0.3})
     with pytest.raises(StudyError, match="has no successful trial whose values lie in the search space"):
         taken_over(dataclasses.replace(narrower, config=other), earlier)
+
+
+def test_a_warm_start_without_trials_is_refused(earlier: str) -> None:
+    with pytest.raises(ConfigError, match="a warm start needs trials, but there are none: set --trials"):
+        dataclasses.replace(SEARCH, warm_start=earlier, trials=0).check()
 
 
 def test_warm_start_from_anything_but_a_search_raises(tmp_path: Path) -> None:
