@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from raygan.config.run import Config
 from raygan.config.section import ConfigError, Section, flat_values, require, with_values
+from raygan.models.cost import epochs_of_equal_computation
 from raygan.presets import quick
 from raygan.search.space import Space, check_space, distribution_of, is_searched, point_of, space_to_json, without
 
@@ -303,3 +304,11 @@ def _to_json(section: Section) -> dict[str, Any]:
 
 Experiment = Search | Comparison
 """What a search file defines. Both have the same properties and methods, which is all that the study uses."""
+
+
+def epochs_at(experiment: Experiment, point: Mapping[str, Any]) -> int:
+    """How many epochs the trial at a point may train."""
+    settings, config = experiment.settings, experiment.config
+    if not settings.equal_compute:
+        return settings.trial_epochs
+    return epochs_of_equal_computation(with_values(config, experiment.values_at(point)), config, settings.trial_epochs)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from raygan.search.experiment import Experiment, TrialSettings
+from raygan.search.experiment import Experiment, TrialSettings, epochs_at
 from raygan.search.promotion import promotion_of
 from raygan.search.repeats import number_of_repeats
 from raygan.study.ledger import ENDED, Ledger, TrialRow
@@ -57,7 +57,7 @@ class Lines:
         """Show what must not be missed."""
         print(text)
 
-    def show(self, rows: list[TrialRow], epochs: int, overview: str) -> None:
+    def show(self, rows: list[TrialRow], budgets: Mapping[str, int], overview: str) -> None:
         """Nothing: the lines say it."""
 
 
@@ -81,15 +81,14 @@ class LiveTable:
         """Show what must not be missed, above the table."""
         self.live.console.print(text, markup=False, highlight=False)
 
-    def show(self, rows: list[TrialRow], epochs: int, overview: str) -> None:
-        """Redraw the table; `epochs` is the budget of all trials, 0 if they differ in it."""
+    def show(self, rows: list[TrialRow], budgets: Mapping[str, int], overview: str) -> None:
+        """Redraw the table; `budgets` has how many epochs each trial may train, by name."""
         table = Table("trial", "state", caption=overview, caption_justify="left", box=None, pad_edge=False)
         for name in ("epoch", "val PSNR (dB)", "val SSIM", "seconds"):
             table.add_column(name, justify="right")
         best = max(rows, key=_score, default=None)
         for row in _most_telling(rows):
-            # Of a trial of another network, the budget may be another number of epochs.
-            epoch = f"{row.epochs}/{epochs}" if epochs and row.epochs <= epochs else str(row.epochs)
+            epoch = f"{row.epochs}/{budgets[row.trial]}"
             scores = ["", ""] if math.isnan(row.val_psnr) else [f"{row.val_psnr:.2f}", f"{row.val_ssim:.3f}"]
             style = {"failed": "red"}.get(row.state, "bold green" if row is best and scores[0] else None)
             table.add_row(row.trial, row.state, epoch, *scores, f"{row.seconds:.0f}", style=style)
@@ -129,7 +128,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.seconds_here = 0.0
         """Of all epochs since this start."""
         self.budgets: dict[str, int] = {}
-        """The most epochs that each trial may train, by name, of those that ran since this start."""
+        """How many epochs each trial of `rows` may train, by name."""
         self.ended: set[str] = set()
         self.rows: list[TrialRow] = []
         """Of `trials.csv`, as it was last written."""
@@ -152,7 +151,6 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
         """Show the trial's parameters, or that it goes on."""
         name = trial_name(trial)
-        self.budgets[name] = trial.config["epochs"]
         if done := len(self.ledger.epochs_of(name)):
             text = f"{name} goes on after epoch {done}"
         else:
@@ -216,9 +214,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
             keep_denoiser(self.trials.folder.child(f"checkpoints/{name}"))
 
     def _show(self, rows: list[TrialRow]) -> None:
-        settings = self.experiment.settings
-        epochs = 0 if settings.equal_compute else settings.trial_epochs
-        self.display.show(rows, epochs, self._overview())
+        self.display.show(rows, self.budgets, self._overview())
 
     def record(self, *, at_once: bool = False) -> list[TrialRow]:
         """Write `trials.csv`, unless it is large and was just written; returns its rows."""
@@ -226,6 +222,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         if at_once or len(self.rows) <= SMALL or started >= self.next_recording:
             self.rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
             self.ledger.write_trials(self.rows)
+            for row in self.rows:
+                if row.trial not in self.budgets:
+                    point = {path: value for path, value in row.values.items() if value is not None}
+                    self.budgets[row.trial] = epochs_at(self.experiment, point)
             self.best = max(self.rows, key=_score, default=None)
             if self.seconds_here:
                 self.ahead = seconds_ahead(self.rows, self.experiment.settings, self.budgets)
@@ -253,7 +253,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
 def seconds_ahead(rows: Sequence[TrialRow], settings: TrialSettings, budgets: Mapping[str, int]) -> float:
     """Seconds of training that are expected after what `rows` say.
 
-    `budgets` has the most epochs of trials that may not train for `settings.trial_epochs`, by name.
+    `budgets` has how many epochs trials may train that may not train for `settings.trial_epochs`, by name.
     """
     most = settings.trial_epochs
     trained = {row.trial: row.epochs * most / budgets.get(row.trial, most) for row in rows}

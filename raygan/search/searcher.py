@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from raygan.config.section import ConfigError, flat_values, with_values
-from raygan.models.cost import epochs_of_equal_computation
 from raygan.search.algorithms import DISTANCE, sampler
-from raygan.search.experiment import Experiment
+from raygan.search.experiment import Experiment, epochs_at
 from raygan.search.limits import Refusal, refusal
 from raygan.search.promotion import Scores, promotion_of
 from raygan.search.repeats import SEED, ask_repeat, is_repeat, name_of, number_of_repeats
@@ -62,25 +61,18 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             name = started.user_attrs["trial"]
             with reading(ledger.folder, "metrics.csv", REMEDY):
                 scores = {int(row["epoch"]): self._scores(row) for row in ledger.epochs_of(name)}
-                self.promotion.learn(name, scores, self._epochs(started))
+                self.promotion.learn(name, scores, epochs_at(self.experiment, started.params))
         unfinished = []
         for trial in self.trials.unfinished():
             name = trial.user_attrs.get("trial", "")
             last = max(ledger.epochs.get(name, {}), default=0)
-            rung = self.promotion.rung_at(last, self._epochs(trial)) if last and not is_repeat(trial) else 0
+            epochs = epochs_at(self.experiment, trial.params)
+            rung = self.promotion.rung_at(last, epochs) if last and not is_repeat(trial) else 0
             if rung > self.promotion.passed.get(name, 0):
                 self.promotion.waiting[name] = rung
             else:
                 unfinished.append(trial)
         return unfinished
-
-    def _epochs(self, trial: FrozenTrial | optuna.Trial) -> int:
-        """How many epochs a trial may train."""
-        settings, config = self.experiment.settings, self.experiment.config
-        if not settings.equal_compute:
-            return settings.trial_epochs
-        own = with_values(config, self.experiment.values_at(trial.params))
-        return epochs_of_equal_computation(own, config, settings.trial_epochs)
 
     def _scores(self, metrics: Mapping[str, Any]) -> Scores:
         """The objectives at an epoch, of which higher is better."""
@@ -117,7 +109,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         else:
             name = self.trials.begin(trial, self.experiment.trial_name)
             passed, seed = self.promotion.passed.get(name, 0), self.experiment.config.training.seed
-        epochs = self._epochs(trial)
+        epochs = epochs_at(self.experiment, trial.params)
         return {"trial": name, "params": dict(trial.params), "epochs": epochs, "passed": passed, "seed": seed}
 
     def _new_trial(self) -> optuna.Trial | None:

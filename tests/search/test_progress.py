@@ -1,19 +1,32 @@
 """What a search shows of its progress."""
 
+import io
+import json
 import os
 import pty
 import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import TINY_OPTIONS, search_command
+from optuna.distributions import IntDistribution
+from rich.console import Console
+from rich.table import Table
 
-from raygan.search.experiment import TrialSettings
-from raygan.search.progress import seconds_ahead
-from raygan.study.ledger import TrialRow
+from raygan.config.section import with_values
+from raygan.models.cost import epochs_of_equal_computation
+from raygan.presets import PAPER_V1, quick
+from raygan.search.experiment import Search, TrialSettings
+from raygan.search.progress import LiveTable, SearchProgress, seconds_ahead
+from raygan.search.searcher import OptunaSearcher
+from raygan.search.space import Space
+from raygan.storage import Folder
+from raygan.study.ledger import Ledger, TrialRow
+from raygan.study.trials import Trials
 
 EPOCHS = 9
 """Epochs of a trial's full length: rungs are at 1 and 3."""
@@ -58,6 +71,36 @@ def test_the_time_left_of_trials_of_equal_computation() -> None:
     # The first rung of 20 epochs is at 3, slightly more than a ninth: these wait there, and have not gone on.
     waiting = [row(str(index), "waiting", 3) for index in range(9)]
     assert ahead(waiting, {one.trial: 20 for one in waiting}) == pytest.approx((3 * 2 + 1 * 6) * 20 / 9)
+
+
+def test_a_resumed_search_knows_the_lengths_of_its_trials(tmp_path: Path) -> None:
+    width = "generator/base_width"
+    config = with_values(quick(PAPER_V1), {width: 32})
+    space: Space = {width: IntDistribution(8, 32)}
+    search = Search(name="s", config=config, space=space, trials=9, trial_epochs=EPOCHS, equal_compute=True)
+    budget = epochs_of_equal_computation(with_values(config, {width: 8}), config, EPOCHS)
+    assert budget > EPOCHS
+    trials = Trials(Folder(tmp_path), "s", search.objectives)
+    trials.enqueue([{width: 8}, {width: 32}])
+    searcher = OptunaSearcher(trials, search, Ledger(trials.folder))
+    _, second = searcher.suggest("t1"), searcher.suggest("t2")
+    scores = dict.fromkeys(("discriminator_accuracy_clean", "discriminator_accuracy_denoised"), 0.5)
+    scores |= {"val_psnr": 30.0, "val_ssim": 0.9, "best_val_psnr": 30.0, "best_val_ssim": 0.9}
+    scores |= {"operations_per_pixel": 1.0, "seconds": 2.0}
+    for epoch in range(1, budget + 1):
+        Ledger(trials.folder).add_epoch("trial-0001", scores | {"epoch": epoch})
+    searcher.on_trial_complete("t1", scores | {"epoch": budget, "epochs": budget})
+    # As at another start of the study: only the second trial runs on.
+    with LiveTable(Console(file=io.StringIO(), width=100)) as table:
+        progress = SearchProgress(trials, search, table)
+        result = {"epoch": 1, "epochs": EPOCHS, "metrics": json.dumps(scores | {"epoch": 1})}
+        progress.on_trial_result(trial=SimpleNamespace(config=second), result=result)
+        shown = table.live.get_renderable()
+    assert isinstance(shown, Table)
+    assert next(iter(shown.columns[2].cells)) == f"{budget}/{budget}"
+    # 10 full-width epochs of 9 * 1 + 3 * 2 + 1 * 6 are done, the first 9 of them in `budget` narrow ones.
+    seconds_per_epoch = (2 * budget + 2) / 10
+    assert progress.ahead == pytest.approx((9 * 1 + 3 * 2 + 1 * 6 - 10) * seconds_per_epoch)
 
 
 def test_the_time_left_without_rungs_is_that_of_those_that_ended() -> None:
