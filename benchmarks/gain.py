@@ -65,8 +65,8 @@ def arms_of(search: StudyFiles, base: Config) -> dict[str, dict[str, Any]]:
         "by-hand": differences(DENOISER, base),
         "found": search.record["best_trial"]["values"],
     }
-    second = StudyFiles(search.folder.child("refined"))
-    if second.folder.exists("study.json") and "best_trial" in second.record:
+    folder = search.folder.child("refined")
+    if folder.exists("study.json") and "best_trial" in (second := StudyFiles(folder)).record:
         arms["refined"] = differences(with_values(second.config, second.record["best_trial"]["values"]), base)
     return arms
 
