@@ -8,7 +8,7 @@ ARGS ?=
 search: .venv/installed
 	.venv/bin/python searches/v1.py --quick $(ARGS)
 
-# The tests; ARGS="-m ''" adds those marked slow.
+# The tests; ARGS="-m slow" runs those that take longer (see CONTRIBUTING.md).
 test: .venv/installed
 	.venv/bin/pytest $(ARGS)
 

@@ -65,7 +65,8 @@ def job(folder: Path, denoiser: Folder, config: Config, filters: tuple[str, ...]
     started = time.perf_counter()
     actors = 1 if config.hardware.device == "cuda" else CORES
     photos = evaluation_photos(PhotoFolder(location=str(folder)))
-    task = EvaluationTask(config.noises, {"raygan": (config.generator, denoiser)})
+    network = load_weights(denoiser, config.generator)
+    task = EvaluationTask(config.noises, {"raygan": (network, config.generator.stride)})
     rows = evaluate(photos, task, EvaluationSettings(filters, MEAN_ONLY), resources(config), actors)
     assert sum(map(len, rows)) == PHOTOS * len(MODES) * (2 + len(filters))
     return time.perf_counter() - started

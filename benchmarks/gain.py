@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from picture import save
 from step import raygan_seconds, vgg19_weights
 
 from raygan.config.run import Config
@@ -120,6 +119,8 @@ def show(folder: Path) -> None:
 
 def draw(folder: Path, picture: str) -> None:
     """Draw val PSNR against core-hours: one line per training, one colour per arm."""
+    from picture import save  # needs playwright
+
     figure, table = go.Figure(), pd.read_csv(folder / EPOCHS_OF_ALL, dtype=TEXTS)
     for (*_, arm, _), epochs in table.groupby([key for key in KEYS if key != "epoch"]):
         first = arm not in {line.name for line in figure.data}

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -23,6 +23,11 @@ from raygan.config.run import MAX_MEGAPIXELS, Precision
 from raygan.config.service import Service
 from raygan.errors import InputError, redacted
 from raygan.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from raygan.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 DATABASE = "RAYGAN_OPTUNA_STORAGE"
 """Environment variable for `--optuna-storage`, whose password a command line would show to all on the machine."""
@@ -338,9 +343,19 @@ def _noise(
     print(f"To train with it: --set noises=camera {options}\nWritten: {picture}")
 
 
-def _require_studies(studies: tuple[str, ...]) -> None:
+def _folders_of(studies: tuple[str, ...]) -> list[Folder]:
+    """The folders; of several, such as studies/*, those that hold no study, or none yet, are left out."""
+    from raygan.storage import Folder
+
     if not studies:
         raise InputError("give the folder of a study")
+    folders = [Folder(study) for study in studies]
+    if not (found := [folder for folder in folders if folder.exists("study.json")]):
+        # What reads them tells why.
+        return folders
+    if without := [str(folder) for folder in folders if folder not in found]:
+        logger.warning("no study, or none yet: %s", ", ".join(without))
+    return found
 
 
 def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> None:
@@ -353,8 +368,7 @@ def _report(studies: Positional[tuple[str, ...]], output: str | None = None) -> 
     from raygan.report.study import report
     from raygan.storage import Folder
 
-    _require_studies(studies)
-    written = report([Folder(study) for study in studies], Folder(output) if output else None)
+    written = report(_folders_of(studies), Folder(output) if output else None)
     print(f"Open {written.address('report.html')}; the same tables are in report.md and tables/")
 
 
@@ -366,10 +380,9 @@ def _compare(studies: Positional[tuple[str, ...]], csv: str | None = None) -> No
         csv: File to write the table to, with all digits.
     """
     from raygan.report.compare import read_studies, side_by_side, studies_table
-    from raygan.storage import Folder, split_file
+    from raygan.storage import split_file
 
-    _require_studies(studies)
-    rows = read_studies(Folder(study) for study in studies)
+    rows = read_studies(_folders_of(studies))
     if csv is not None:
         target, name = split_file(csv)
         target.require_writable()
@@ -392,10 +405,8 @@ def _dashboard(
         optuna_storage: The database that the search was given; the default is the study's own file.
     """
     from raygan.dashboard import watch
-    from raygan.storage import Folder
 
-    _require_studies(studies)
-    watch([Folder(study) for study in studies], port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
+    watch(_folders_of(studies), port, tensorboard_port, optuna_storage or os.environ.get(DATABASE))
 
 
 def _serve(

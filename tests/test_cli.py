@@ -17,12 +17,13 @@ from raygan.data.sources import PhotoFolder, Samples
 from raygan.errors import InputError
 from raygan.losses import MeanSquaredError, Vgg19Features
 from raygan.noise import NormalPolicy
-from raygan.presets import PAPER_V1, quick
+from raygan.presets import DENOISER, PAPER_V1, quick
 from raygan.search.experiment import Comparison, Search, TrialSettings
 from raygan.search.options import RunOptions, parse_options
 from raygan.search.prepare import resolved
 from raygan.search.space import When
 from searches.adversarial_weight import SEARCH as ABLATION
+from searches.system import SEARCH as SYSTEM
 from searches.v1 import SEARCH
 
 
@@ -132,6 +133,10 @@ def test_set_values_are_not_searched() -> None:
         "sampling/deviation",
     }
     assert parsed("--epochs", "5", "--set", "training/epochs=4").config.training.epochs == 4
+    # What a network, say, has that takes the place of another.
+    options = Search(name="s", config=DENOISER, space=SYSTEM.space, trials=9, trial_epochs=9)
+    changed = options.changed(with_values(DENOISER, {"noises": ["gaussian"]}), {"noises"}, {})
+    assert not any(path.startswith("noises/salt") for path in changed.space)
 
 
 def test_trial_epochs_do_not_exceed_epochs() -> None:

@@ -138,7 +138,8 @@ def test_the_winners_training_is_shown(tmp_path: Path) -> None:
     (tmp_path / "best" / "metrics.csv").write_text("trial,epoch,best_val_psnr,seconds\nwinner,1,22.0,36.0\n")
     Image.new("RGB", (8, 8), "red").save(tmp_path / "pictures" / "winner.png")
     shown = progress(Folder(tmp_path))
-    assert (shown["best"], shown["pictures"], shown["seconds"]) == ([21.0, 22.0], ["winner"], 72.0)
+    assert (shown["best"], shown["best_trial"], shown["pictures"]) == ([21.0, 22.0], "winner", ["winner"])
+    assert shown["seconds"] == 72.0
     assert shown["curves"] == {"trial-0001": [21.0], "winner": [22.0]}
 
 

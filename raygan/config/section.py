@@ -299,7 +299,9 @@ def _from_text(base: type[Kind], text: str, current: Kind | tuple[Kind, ...] | N
     """
     present = current if isinstance(current, tuple) else tuple(filter(None, (current,)))
     by_key = [one for one in present if text == one.key]
-    by_class = [one for one in present if _normalized(text) == _normalized(type(one).__name__)]
+    # Not "coco/", which is a folder.
+    named = re.search(r"[/.]", text) is None
+    by_class = [one for one in present if named and _normalized(text) == _normalized(type(one).__name__)]
     if fitting := [*by_key, *by_class]:
         return fitting[0]
     kinds = _subclasses(base)
@@ -333,7 +335,7 @@ def _from_plain(value: Any, kind: Any) -> Any:
 
 
 def _json_leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict | list):
+    if not isinstance(value, dict | list) or not value:
         return {path: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
     below = (_json_leaves(one, f"{path}/{name}" if path else str(name)).items() for name, one in items)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -68,9 +70,8 @@ def write_evaluation(
         tables.append(table.replace({"picture": {name: f"{index}-{name}" for name in of_task}}))
     per_image = pd.concat(tables, ignore_index=True)
     summary = summarize(per_image)
-    # It tells that an evaluation is whole: that of an earlier one goes first, this one comes last.
-    if folder.exists("summary.csv"):
-        folder.delete("summary.csv")
+    # It tells that an evaluation is whole, and comes last.
+    _delete_earlier(folder)
     folder.write("per_image.csv", per_image.to_csv(index=False))
     for name, png in pictures.items():
         folder.write(f"pictures/{name}", png)
@@ -98,21 +99,33 @@ def evaluate_checkpoints(
     from raygan.train.cluster import resolved_device, start_ray
 
     folders = {"raygan" if len(checkpoints) == 1 else path: Folder(denoiser_folder(path)) for path in checkpoints}
-    configs = [load_generator(folder)[1] for folder in folders.values()]
+    loaded = {name: load_generator(folder) for name, folder in folders.items()}
+    first = next(iter(loaded.values()))[1]
     source = evaluate_on.key if isinstance(evaluate_on, PairSource) else evaluate_on
     # The machine that it was trained on need not be this one.
-    config = replace(with_values(configs[0], {"data/evaluate_on": source}), hardware=HardwareConfig())
+    config = replace(with_values(first, {"data/evaluate_on": source}), hardware=HardwareConfig())
     Folder(output).require_writable()
     start_ray()
     if isinstance(evaluate_on, PairSource):
         photos = evaluation_pairs(evaluate_on, max_megapixels)
     else:
         photos = evaluation_photos(config.data.evaluate_on, max_megapixels)
-    denoisers = {name: (one.generator, folder) for one, (name, folder) in zip(configs, folders.items(), strict=True)}
+    denoisers = {name: (network, one.generator.stride) for name, (network, one) in loaded.items()}
     task = EvaluationTask(noises or config.noises, denoisers)
     if protocol is not None:
         photos, task = protocol.photos_of(photos), EvaluationTask((protocol.noise,), denoisers, clipped=False)
     return write_evaluation(photos, [task], settings or EvaluationSettings(), resolved_device(config), Folder(output))
+
+
+def _delete_earlier(folder: Folder) -> None:
+    """Delete the summary and the pictures of an earlier evaluation."""
+    files = ["summary.csv"]
+    # No more than it is known to have written.
+    with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
+        pictures = pd.read_csv(io.BytesIO(folder.read("per_image.csv")))["picture"]
+        files += [f"pictures/{name}" for name in pictures.dropna().unique()]
+    for name in filter(folder.exists, files):
+        folder.delete(name)
 
 
 def tabulate(photos: Iterable[list[Row]], judged: str) -> tuple[pd.DataFrame, dict[str, bytes]]:

@@ -21,19 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from raygan.config.kinds import LEVELS, Generator, Level, Noise
+from raygan.config.kinds import LEVELS, Level, Noise
 from raygan.config.run import PAIRS
 from raygan.data.crops import to_unit_range
 from raygan.evaluation.classical import AVERAGING, filtered, undo_clipping
 from raygan.evaluation.perceptual import Lpips
 from raygan.inference.denoiser import SelfEnsemble, denoise_in_tiles
-from raygan.metrics import colour_drift, psnr, ssim
+from raygan.metrics import BEST_PSNR, colour_drift, psnr, ssim
 from raygan.noise import Gaussian, add_noise
 from raygan.seeds import torch_generator
-from raygan.storage import Folder
-from raygan.train.denoisers import load_weights
 
 if TYPE_CHECKING:
+    import ray
     from ray.data import Dataset
 
 PICTURES = 4
@@ -56,8 +55,8 @@ class EvaluationTask:
     """Noises, and the denoisers that are to remove them."""
 
     noises: tuple[Noise, ...]
-    denoisers: Mapping[str, tuple[Generator, Folder]]
-    """By name: the network, and the folder with its `generator.safetensors`."""
+    denoisers: Mapping[str, tuple[nn.Module, int]]
+    """By name: the network, on the CPU in evaluation mode, and its stride."""
     clipped: bool = True
     """Whether noisy values below 0 and above 1 are clipped, as files clip them."""
 
@@ -89,6 +88,7 @@ def evaluate(
     The noise on a photo depends on its name, the noise's key and the level alone. A generator's input is on the GPU if
     there is one; all else is computed on the CPU.
     """
+    import ray
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -98,7 +98,8 @@ def evaluate(
     names = dict.fromkeys(itertools.chain.from_iterable(shown))
     pictures = {name: f"{number}-{PurePath(name).stem[:60]}" for number, name in enumerate(names, start=1)}
     first = {name for part in shown for name in part[:PICTURES]}
-    arguments = (task, settings, pictures, first, "cuda" if resources.get("GPU") else "cpu")
+    # The networks go to the machines, which need not have their files.
+    arguments = (ray.put(task), settings, pictures, first, "cuda" if resources.get("GPU") else "cpu")
     needs = {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
     pool = ray.data.ActorPoolStrategy(size=actors)
     results = photos.map_batches(_Evaluator, fn_constructor_args=arguments, batch_size=1, compute=pool, **needs)
@@ -114,13 +115,15 @@ class _Evaluator:
 
     def __init__(
         self,
-        task: EvaluationTask,
+        task: ray.ObjectRef[EvaluationTask],
         settings: EvaluationSettings,
         pictures: dict[str, str],
         first: set[str],
         device: str,
     ) -> None:
-        self.task = task
+        import ray
+
+        self.task: EvaluationTask = ray.get(task)
         self.settings = settings
         self.pictures = pictures
         """Beginnings of the names of picture files, by photo."""
@@ -130,12 +133,9 @@ class _Evaluator:
         """The first denoiser's lowest and highest PSNR so far, by noise."""
         self.device = torch.device(device)
         self.lpips = settings.lpips.to(self.device) if settings.lpips else None
-        self.generators = {
-            name: (self._network(one, folder), one.stride) for name, (one, folder) in task.denoisers.items()
-        }
+        self.generators = {name: (self._prepared(one), stride) for name, (one, stride) in self.task.denoisers.items()}
 
-    def _network(self, generator: Generator, folder: Folder) -> nn.Module:
-        network = load_weights(folder, generator)
+    def _prepared(self, network: nn.Module) -> nn.Module:
         if self.settings.self_ensemble:
             network = SelfEnsemble(network)
         return network.to(self.device).to(memory_format=torch.channels_last)
@@ -182,7 +182,7 @@ class _Evaluator:
         for (method, denoised), distance in zip(results.items(), distances, strict=True):
             compared = denoised.double()
             # In float32, SSIM takes 6 ms for a photo of 321×481 instead of 16, and differs by 1e-7.
-            scores = {"psnr": psnr(exact, compared), "ssim": ssim(clean, denoised)}
+            scores = {"psnr": psnr(exact, compared).clamp(max=BEST_PSNR), "ssim": ssim(clean, denoised)}
             scores["colour_drift"] = colour_drift(exact, compared)
             row = photo | {"method": method} | {name: score.item() for name, score in scores.items()}
             if self.lpips:

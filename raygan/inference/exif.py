@@ -79,13 +79,16 @@ def _as_read(directory: Mapping[int, Any]) -> dict[int, Any]:
 def tiff_with(exif: PIL.Image.Exif, content: bytes) -> bytes:
     """The content of a TIFF file that libvips has written, with the EXIF entries, which it does not write."""
     directory = _tiff_directory(content)
-    header, first, offsets = content[:4], 8, 273
+    # libvips writes a BigTIFF file where offsets would not fit into 32 bits.
+    header, first, size = (content[:8], 16, 8) if content.startswith(BIG_TIFF) else (content[:4], 8, 4)
+    offsets = 273
     # Its own entries too: those that were not read yet would not be written.
     for tag, value in {**directory, **exif}.items():
         directory[tag] = value
     # Pillow moves the pixels' offsets behind the directory, which goes first.
     directory[offsets] = tuple(offset - first for offset in directory[offsets])
-    return b"".join([header, first.to_bytes(4, sys.byteorder), directory.tobytes(first), memoryview(content)[first:]])
+    begin = first.to_bytes(size, sys.byteorder)
+    return b"".join([header, begin, directory.tobytes(first), memoryview(content)[first:]])
 
 
 def check_tiff(content: bytes) -> None:

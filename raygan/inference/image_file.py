@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import tempfile
 import warnings
@@ -44,6 +45,8 @@ LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 """Most pixels of a side in formats that have a limit."""
 XMP, LARGEST_XMP = "xmp-data", 65_502
 """libvips's name of the XMP packet, and its most bytes in a JPEG file."""
+MPF_WITHIN = 2**18
+"""First bytes of a JPEG file that may have its list of other images (CIPA DC-007, Multi-Picture Format)."""
 GAMMA = 45_455
 """The value of a PNG file's gAMA chunk that is near sRGB's curve."""
 UPRIGHT = re.compile(rb"""(<tiff:Orientation>|tiff:Orientation=["'])[2-8]""")
@@ -183,6 +186,8 @@ def _note_left_out(image: pyvips.Image, content: bytes, suffix: str, notes: list
         notes.append("its XMP entries are left out, since JPEG files hold 64 KB of them")
     if image.get_typeof("icc-profile-data") and suffix == ".webp" and image.bands < 3:
         notes.append("its colour profile is left out, since .webp files hold none of grey images")
+    if content.startswith(b"\xff\xd8\xff") and b"MPF\0" in content[:MPF_WITHIN]:
+        notes.append("other images that the file holds, such as an HDR gain map or a preview, are left out")
     chunks = content[: content.find(b"IDAT")] if content.startswith(b"\x89PNG") else b""
     where = chunks.find(b"gAMA")
     if where > 0 and not any(other in chunks for other in (b"sRGB", b"iCCP")):
@@ -196,6 +201,8 @@ def _large_array(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
     if math.prod(shape) * kind.itemsize <= IN_MEMORY:
         return np.empty(shape, kind)
     with tempfile.TemporaryFile() as file:
+        # On a full disk, a process that writes to a mapped file is killed.
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * kind.itemsize)
         return np.memmap(file, kind, "w+", shape=shape)
 
 
@@ -211,7 +218,9 @@ def _as_file(image: pyvips.Image, suffix: str, exif: PIL.Image.Exif | None) -> b
     """The content of a file of the format of `suffix`, with the EXIF entries."""
     lossy = suffix.lower() in LOSSY
     if lossy and image.format == "ushort":
-        image = image.colourspace("b-w" if image.interpretation == "grey16" else "srgb")
+        # Rounded, which libvips's conversion does not do.
+        space = "b-w" if image.interpretation == "grey16" else "srgb"
+        image = (image / 257).rint().cast("uchar").copy(interpretation=space)
     if suffix.lower() in JPEG and image.hasalpha():
         image = image.extract_band(0, n=image.bands - 1)
     image = image.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from scipy.optimize import nnls
 
 from raygan.errors import InputError
 from raygan.noise.camera import MOST_STOPS, Camera
+
+logger = logging.getLogger(__name__)
 
 PROFILES = tuple(
     f"{share}/darktable/noiseprofiles.json"
@@ -132,8 +135,9 @@ def profile_of_frames(
     _require_iso(iso)
     if not black < white:
         raise NoiseCalibrationError(f"--black must be below --white, but they are {black:g} and {white:g}")
-    means, variances = [], []
+    means, variances, highest = [], [], black
     for frame in frames:
+        highest = max(highest, float(frame.max()))
         values = (frame[::2, 1::2].astype(np.float64) - black) / (white - black)
         height, width = (size // BLOCK * BLOCK for size in values.shape)
         blocks = values[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).swapaxes(1, 2)
@@ -148,6 +152,13 @@ def profile_of_frames(
         raise NoiseCalibrationError(
             f"the frames have {len(mean)} usable blocks of {BLOCK}x{BLOCK} values, but at least 10 are needed: give "
             "frames that are neither black nor white, and the right --black and --white"
+        )
+    if highest - black < (white - black) / 2:
+        logger.warning(
+            "the brightest value of the frames is %g, less than half of white, %g: if they have 12 or 14 bits, give "
+            "--white 4095 or 16383, or the noise will be too weak",
+            highest,
+            white,
         )
     if not variance.any():
         raise NoiseCalibrationError("the frames have no noise at all: give raw frames as the sensor measured them")

@@ -53,6 +53,7 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
     curves = {trial: epochs.loc[epochs["trial"] == trial, column] for trial in names} if len(epochs) else {}
     good = epochs[~epochs["trial"].isin(trials.loc[trials["state"] == "failed", "trial"])] if len(epochs) else epochs
     best = (good[column].cummin() if ascending else good[column].cummax()) if len(good) else pd.Series(dtype=float)
+    scores = good.dropna(subset=column) if len(good) else good
     # One by one: in a bucket, each is a request.
     pictures = itertools.islice((name for name in _latest(epochs) if study.folder.exists(_picture(name))), PICTURES)
     return {
@@ -66,7 +67,9 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
         "epochs": len(epochs),
         "seconds": float(epochs["seconds"].sum()) if len(epochs) else 0.0,
         "best": _numbers(best),
-        "best_trial": next(iter(good_trials["trial"]), None),
+        "best_trial": scores.at[scores[column].idxmin() if ascending else scores[column].idxmax(), "trial"]
+        if len(scores)
+        else None,
         "curves": {trial: _numbers(curve) for trial, curve in curves.items()},
         "failed": trials.loc[trials["state"] == "failed", ["trial", "error"]].fillna("").to_numpy().tolist(),
         "pictures": list(pictures),

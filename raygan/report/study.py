@@ -136,7 +136,8 @@ def _pictures(study: StudyFiles) -> Part:
 
 
 def _search(study: StudyFiles) -> Iterator[Part]:
-    text = "All trials with the scores of their best epochs. The figures show those that did not fail, even if pruned."
+    shown = "did not fail, even if pruned" if len(study.objectives) == 1 else "were trained in full"
+    text = f"All trials with the scores of their best epochs. The figures show those that {shown}."
     plots = figures.search_figures(study)
     trials = Part("All trials", tables={f"{study.name}-trials": study.trials}, folded=True)
     yield Part("What mattered", [text], plots=plots, parts=[trials])
@@ -236,8 +237,9 @@ def _words(photo_set: str) -> str:
 
 
 def _best_epochs(systems: Sequence[System]) -> Part:
+    metrics = " or ".join(sorted({OBJECTIVE_NAMES[system.study.best_by] for system in systems}))
     text = (
-        "The epoch with the highest val PSNR is kept: the mean over the noises at low, mean and high intensity, on "
+        f"The epoch with the highest {metrics} is kept: the mean over the noises at low, mean and high intensity, on "
         "fixed crops of validation photos with fixed noise; with pairs, the mean over fixed crops of held-out pairs. "
         f"The paper kept epoch {BEST_EPOCH} of 30."
     )

@@ -64,12 +64,12 @@ def _search_summary(study: StudyFiles) -> list[str]:
         space = study.record["space"].items()
         searched = [path for path, one in space if "when" not in one or values.get(one["when"]) == one["is"]]
         for trial, row in rows.items():
-            if all(path in values and str(row[path]) == str(values[path]) for path in searched):
+            if row["epochs"] and all(path in values and str(row[path]) == str(values[path]) for path in searched):
                 shown[f"with the paper's {name} values ({trial})"] = row
     lines = ["", "val PSNR at the best epoch"]
     for name, row in shown.items():
-        stopped = ", stopped early" if row["state"] == "pruned" else ""
-        lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {tables.counted(row['epochs'], 'epoch')}{stopped}")
+        ended = {"pruned": ", stopped early", "failed": ", failed"}.get(row["state"], "")
+        lines.append(f"  {name:<44}{row['val_psnr']:>7.2f} dB in {tables.counted(row['epochs'], 'epoch')}{ended}")
     for row in study.repeated().to_dict("records"):
         name = f"{row['trial']} over {row['seeds']} seeds"
         objective = OBJECTIVE_NAMES[study.objectives[0]]

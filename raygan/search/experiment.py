@@ -39,7 +39,8 @@ class TrialSettings:
     trials: int
     """Number of trials; 0 trains the configuration as it is."""
     trial_epochs: int
-    """Maximum epochs per trial, and never more than `--epochs`; the scheduler stops most trials earlier."""
+    """Maximum epochs per trial, and never more than `--epochs`, of the configuration as it is where computation is
+    equal; the scheduler stops most trials earlier."""
     equal_compute: bool = False
     """Give every trial, and the winner, the computation that their epochs are for the configuration as it is, by the
     operations and memory traffic of training: larger networks train for fewer epochs, and rungs move likewise."""
@@ -160,6 +161,9 @@ class Search(_Base, TrialSettings):
         """The same experiment with other settings, around a configuration whose values at `paths` are not searched."""
         values = flat_values(config)
         space = without(self.space, {path: values[path] for path in paths})
+        # Another network, say, does not have the settings of the one whose place it takes.
+        replaced = tuple(f"{path}/" for path in paths)
+        space = {path: one for path, one in space.items() if path in values or not path.startswith(replaced)}
         epochs = min(settings.get("trial_epochs", self.trial_epochs), config.training.epochs)
         return dataclasses.replace(self, config=config, space=space, **{**settings, "trial_epochs": epochs})
 
@@ -199,7 +203,7 @@ class Search(_Base, TrialSettings):
         """Everything that decides the study's outcome: what must agree when it is resumed."""
         settings = {one.name: getattr(self, one.name) for one in dataclasses.fields(TrialSettings)}
         settings |= {"objectives": list(self.objectives), "grace_epochs": self.grace}
-        searched = {"space": space_to_json(self.space), "first_points": self.points()}
+        searched = {"space": space_to_json(self.sampled_space), "first_points": self.points()}
         return {"config": self.config.to_json(), **searched, **settings}
 
 
@@ -232,7 +236,8 @@ class Comparison(_Base):
         """What trials differ in."""
         first = self.config.training.seed
         seeds = IntDistribution(first, first + self.seeds - 1)
-        return {"arm": CategoricalDistribution(list(self.arms)), "seed": seeds}
+        # Sorted, since Optuna does not let the order change when a study is resumed.
+        return {"arm": CategoricalDistribution(sorted(self.arms)), "seed": seeds}
 
     def quick(self) -> Comparison:
         """The same experiment shrunk to minutes on two cores, on the sample photos, without VGG19."""
@@ -257,6 +262,10 @@ class Comparison(_Base):
         for arm in self.arms:
             if not NAME.fullmatch(arm):
                 raise ConfigError(f"the name of an arm has letters, digits, '.', '_' and '-' only, but got {arm!r}")
+            if ours := {"training/epochs", "training/seed"} & set(self.arms[arm]):
+                raise ConfigError(
+                    f"arm {arm} has {', '.join(sorted(ours))}, which all arms have in common: set it for all"
+                )
         base = flat_values(self.config)
         for arm, config in self.configs().items():
             values = flat_values(config)

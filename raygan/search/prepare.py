@@ -19,6 +19,7 @@ from raygan.config.section import ConfigError, flat_values, with_values
 from raygan.data.pairs import with_pairs
 from raygan.data.photos import StoredPhotos, fingerprint, training_photos
 from raygan.data.sources import PhotoFolder, Samples
+from raygan.errors import InputError
 from raygan.models.architectures import is_model_file, read_network
 from raygan.search.experiment import Experiment
 from raygan.search.limits import check_first_points
@@ -26,7 +27,6 @@ from raygan.search.preflight import check_disk, check_machines, check_photos, wa
 from raygan.search.space import distribution_of
 from raygan.search.warm_start import WarmStart, warm_start
 from raygan.storage import Folder
-from raygan.study.ledger import StudyError
 from raygan.train.cluster import photo_memory, resolved_device, share_photos, trials_at_once
 from raygan.train.denoisers import starting_weights
 from raygan.train.driver import Job
@@ -106,7 +106,7 @@ def read_inputs(experiment: Experiment, *, resumed: bool = False) -> Inputs:
     words = "; or ".join(dict.fromkeys(content.describe() for content in contents))
     try:
         known = warm_start(experiment.settings, experiment.sampled_space, experiment.config)
-    except StudyError:
+    except (InputError, OSError):
         if not resumed:
             raise
         known = WarmStart([], [], "")
@@ -156,7 +156,9 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         train = 0 if photos.train_pairs is None else len(photos.train_pairs)
         counts = f"{train} to train, {len(photos.validation_pairs)} to validate"
         print(f"Pairs: {counts}, from {config.data.pairs.key}; val_psnr and val_ssim are those of the pairs")
-    check_disk(folder, config, settings, concurrent)
+    if not folder.exists("checkpoints"):
+        # Later, some of what it needs is there already.
+        check_disk(folder, config, settings, concurrent)
     identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
     job = Job(folder, share_photos(photos), inputs.content_weights)
     return Prepared(config, job, identity, fingerprint(*config.data.evaluate_on.find()), concurrent)

@@ -112,7 +112,7 @@ def _most_telling(rows: list[TrialRow]) -> list[TrialRow]:
 
 
 def _score(row: TrialRow) -> float:
-    return -math.inf if math.isnan(row.val_psnr) else row.val_psnr
+    return -math.inf if math.isnan(row.val_psnr) or row.state == "failed" else row.val_psnr
 
 
 class SearchProgress(tune.Callback):  # type: ignore[misc]
@@ -133,7 +133,7 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         self.rows: list[TrialRow] = []
         """Of `trials.csv`, as it was last written."""
         self.best: TrialRow | None = None
-        """That with the highest val PSNR among them."""
+        """That with the highest val PSNR among them; None before the first epoch of one that did not fail."""
         self.ahead = math.inf
         """`seconds_ahead` of them; infinite before the first epoch since this start."""
         self.next_recording = 0.0
@@ -222,11 +222,10 @@ class SearchProgress(tune.Callback):  # type: ignore[misc]
         if at_once or len(self.rows) <= SMALL or started >= self.next_recording:
             self.rows = self.trials.rows(self.ledger, list(self.experiment.sampled_space))
             self.ledger.write_trials(self.rows)
-            for row in self.rows:
-                if row.trial not in self.budgets:
-                    point = {path: value for path, value in row.values.items() if value is not None}
-                    self.budgets[row.trial] = epochs_at(self.experiment, point)
-            self.best = max(self.rows, key=_score, default=None)
+            for trial in self.trials.started():
+                if (name := trial.user_attrs["trial"]) not in self.budgets:
+                    self.budgets[name] = epochs_at(self.experiment, trial.params)
+            self.best = max((row for row in self.rows if _score(row) > -math.inf), key=_score, default=None)
             if self.seconds_here:
                 self.ahead = seconds_ahead(self.rows, self.experiment.settings, self.budgets)
             # Those that waited may have ended, since they have no chance to go on any more.

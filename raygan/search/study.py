@@ -35,7 +35,7 @@ from raygan.study.reader import WINNER_RUN, StudyFiles
 from raygan.study.trials import Trials, open_database
 from raygan.train.checkpoint import keep_denoiser
 from raygan.train.cluster import start_ray, with_idle_cores
-from raygan.train.denoisers import DENOISER_FILES
+from raygan.train.denoisers import DENOISER_FILES, load_weights
 from raygan.train.driver import Run, RunError, epochs_with_workers
 from raygan.train.loop import DivergedError
 from raygan.weights import denoiser_folder
@@ -184,9 +184,11 @@ def _evaluate(study: _Study) -> dict[str, Any]:
         parts.append(pairs)
     if study.experiment.has_winner:
         best = with_values(config, study.record["best_trial"]["values"])
-        denoisers = {"raygan": (best.generator, folder.child("best"))}
+        folders = {"raygan": folder.child("best")}
         if (start := best.training.start_from) is not None:
-            denoisers["start"] = (best.generator, Folder(denoiser_folder(start)))
+            folders["start"] = Folder(denoiser_folder(start))
+        stride = best.generator.stride
+        denoisers = {name: (load_weights(one, best.generator), stride) for name, one in folders.items()}
         tasks = [EvaluationTask(best.judged_noises, denoisers)]
     else:
         tasks = _arm_tasks(study)
@@ -216,7 +218,8 @@ def _arm_tasks(study: _Study) -> list[EvaluationTask]:
     for row in sorted(good.to_dict("records"), key=lambda row: (list(configs).index(row["arm"]), row["seed"])):
         name, config = row["trial"], configs[row["arm"]]
         _keep_denoiser(study.folder, name, f"denoisers/{name}")
-        denoisers[config.judged_noises][name] = (config.generator, study.folder.child(f"denoisers/{name}"))
+        network = load_weights(study.folder.child(f"denoisers/{name}"), config.generator)
+        denoisers[config.judged_noises][name] = (network, config.generator.stride)
     return [EvaluationTask(noises, group) for noises, group in denoisers.items()]
 
 

@@ -38,8 +38,10 @@ def run_trials(
     limits = StudyLimits(settings, lambda: progress.elapsed)
     _finish_ended(trials)
     searcher = OptunaSearcher(trials, experiment, progress.ledger)
-    length = f"{counted(settings.trials, 'trial')} of at most {counted(settings.trial_epochs, 'epoch')}"
-    print(f"{length}, {concurrent} at once\n")
+    length = counted(settings.trial_epochs, "epoch")
+    if settings.equal_compute:
+        length = f"the computation of {length} as configured"
+    print(f"{counted(settings.trials, 'trial')} of at most {length}, {concurrent} at once\n")
     # A trial with workers of its own waits for them without holding a core: it could starve them otherwise.
     nested = config.hardware.workers > 1
     config_at = partial(_trial_config, own_kinds(), experiment, config)

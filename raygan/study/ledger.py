@@ -65,6 +65,8 @@ class Ledger:
         self.columns: dict[str, None] = {}
         self.epochs: dict[str, dict[int, dict[str, Any]]] = {}
         """Each trial's epochs, by trial and epoch."""
+        self.rows: dict[tuple[str, int], dict[str, Any]] = {}
+        """The same, in the order in which they were recorded."""
         content = folder.read("metrics.csv") if folder.exists("metrics.csv") else b""
         whole = content[: content.rfind(b"\n") + 1]
         self.torn = whole != content
@@ -84,11 +86,12 @@ class Ledger:
         if appends:
             self.folder.append("metrics.csv", _as_csv([row], self.columns, header=False))
         else:
-            self.folder.write("metrics.csv", _as_csv(chain(*map(dict.values, self.epochs.values())), self.columns))
+            self.folder.write("metrics.csv", _as_csv(self.rows.values(), self.columns))
             self.torn = False
 
     def _keep(self, row: dict[str, Any]) -> None:
         self.epochs.setdefault(row["trial"], {})[int(row["epoch"])] = row
+        self.rows[row["trial"], int(row["epoch"])] = row
         self.columns |= dict.fromkeys(row)
 
     def epochs_of(self, trial: str) -> list[dict[str, Any]]:

@@ -83,6 +83,12 @@ class Trials:
                 "there (optuna delete-study), or give another --name or another --optuna-storage"
             )
 
+        if not self._started and folder.exists("metrics.csv"):
+            raise StudyError(
+                f"{folder} has the epochs of trials that are not in the Optuna storage: give the --optuna-storage with "
+                f"which it was started, restore {JOURNAL} from a copy, or start under another --name"
+            )
+
     def save(self) -> None:
         """Copy the journal to the study's folder, if that is in a bucket."""
         if self._scratch is not None:

@@ -207,15 +207,17 @@ def photo_memory() -> float:
 
 def share_photos(photos: TrainingPhotos) -> ray.ObjectRef:
     """Put decoded photos into the object store, once for all runs; raises `HardwareError` if they do not fit."""
-    parts = (photos.train, photos.validation, photos.train_pairs, photos.validation_pairs)
-    size, room = (
-        sum(pixels.nbytes for part in parts if isinstance(part, Photos) for pixels in part.pixels),
-        _object_store(),
+    clean, pairs = (
+        sum(pixels.nbytes for part in parts if isinstance(part, Photos) for pixels in part.pixels)
+        for parts in ((photos.train, photos.validation), (photos.train_pairs, photos.validation_pairs))
     )
-    if size > room:
+    if clean + pairs > (room := _object_store()):
+        remedy = "give --set data/cache=stream, lower data/train_photos"
+        if pairs > clean:
+            remedy = "lower data/train_photos, which limits pairs too, or cut the pairs into parts"
         raise HardwareError(
-            f"the decoded photos take {size / 1e9:.1f} GB, but a node's object store holds {room / 1e9:.1f} GB: give "
-            "--set data/cache=stream, lower data/train_photos, or start Ray with a larger --object-store-memory"
+            f"the decoded photos take {clean / 1e9:.1f} GB and the pairs {pairs / 1e9:.1f} GB, but a node's object "
+            f"store holds {room / 1e9:.1f} GB: {remedy}, or start Ray with a larger --object-store-memory"
         )
     return ray.put(photos)
 

@@ -73,6 +73,8 @@ class RunLog:
     def close(self) -> None:
         """End the writer's thread, which would otherwise live as long as the process, which may run many trials."""
         self.writer.close()
+        if self.scratch is not None:
+            self.scratch.cleanup()
 
 
 def before_and_after(

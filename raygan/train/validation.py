@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from raygan.config.kinds import LEVELS, Level, Noise
 from raygan.config.run import PAIRS, Config
 from raygan.data.crops import ValidationCrops, to_unit_range
-from raygan.metrics import psnr, ssim
+from raygan.metrics import BEST_PSNR, psnr, ssim
 from raygan.noise import add_noise
 from raygan.seeds import torch_generator
 from raygan.train.step import autocast
 
 BATCH = 16
-BEST_PSNR, ROUNDED_PSNR = 100.0, 60.0
-"""Highest PSNR in dB of a denoised crop, and of a noisy one: rounding to 8 bits leaves 58.9 dB."""
+ROUNDED_PSNR = 60.0
+"""Highest PSNR of a noisy crop, in dB: rounding to 8 bits leaves 58.9 dB."""
 
 
 def validate(
@@ -60,7 +60,7 @@ def _scores(generator: nn.Module, batches: Iterable[Sequence[Tensor]], config: C
         with autocast(device, config.training.precision):
             denoised = generator(noisy)
         clean, noisy, denoised = clean.double(), noisy.double(), denoised.double()
-        # One crop without any error, such as a black one with speckle, would make the mean infinite.
+        # A crop without any error may be a black one with speckle.
         quality, noisy_quality = psnr(clean, denoised).clamp(max=BEST_PSNR), psnr(clean, noisy).clamp(max=ROUNDED_PSNR)
         scores = (quality, ssim(clean, denoised), noisy_quality)
         total += torch.stack([score.sum() for score in scores])

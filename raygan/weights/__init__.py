@@ -24,11 +24,11 @@ def denoiser_folder(name: str) -> str:
     """The location of a denoiser, by its name: its folder or prefix, one that comes with RayGAN, or OWNER/NAME.
 
     OWNER/NAME, or OWNER/NAME@REVISION with a branch, tag or commit, is a repository on the Hugging Face hub, unless
-    there is a folder of that name here. It is downloaded to the hub's cache. Raises `HubError`.
+    there is a folder OWNER here. It is downloaded to the hub's cache. Raises `HubError`.
     """
     if name in NAMES:
         return f"{HERE}/{name}"
-    if (found := HUB_ID.fullmatch(name)) is None or Path(name).exists():
+    if (found := HUB_ID.fullmatch(name)) is None or Path(name).parent.exists():
         return name
     return _from_hub(*found.groups())
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raygan.config.kinds import Generator, Noise
 from raygan.config.run import AdamConfig, Config, DataConfig
-from raygan.config.section import ConfigError, field_docs, parse_value, with_values
+from raygan.config.section import ConfigError, differing_values, field_docs, parse_value, with_values
 from raygan.data.sources import PhotoFolder, Samples
 from raygan.losses import MeanSquaredError, Vgg19Features
 from raygan.models import PatchGAN, ResidualUNet, UNet
@@ -84,7 +84,15 @@ def test_noises_of_one_class_are_told_apart_by_name() -> None:
 
 def test_photo_source_is_a_name_or_a_location() -> None:
     assert with_values(PAPER_V1, {"data/photos": "samples"}).data.photos == Samples()
-    assert with_values(PAPER_V1, {"data/photos": "s3://a/b"}).data.photos == PhotoFolder(location="s3://a/b")
+    for folder in ("s3://a/b", "coco/", "./coco"):
+        assert with_values(PAPER_V1, {"data/photos": folder}).data.photos == PhotoFolder(location=folder)
+
+
+def test_an_arm_without_values_of_its_own_differs_from_none() -> None:
+    arms = {"base": {}, "cosine": {"training/lr_schedule": "cosine"}}
+    renamed = {"plain": {}, "cosine": {"training/lr_schedule": "cosine"}}
+    assert differing_values(arms, arms) == []
+    assert differing_values(arms, renamed) == ["base", "plain"]
 
 
 @pytest.mark.parametrize(

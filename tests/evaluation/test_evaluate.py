@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from raygan.evaluation.out_of_distribution import OUT_OF_DISTRIBUTION
 from raygan.noise import Gaussian, SaltAndPepper, Speckle
 from raygan.report.tables import evaluation_table
 from raygan.storage import Folder
-from raygan.train.denoisers import load_generator
+from raygan.train.denoisers import load_generator, load_weights
 
 Write = Callable[..., Path]
 PAPER_NOISES = (Gaussian(), SaltAndPepper(), Speckle())
@@ -93,7 +94,7 @@ def run(
     generator: Generator = SMALL,
 ) -> tuple[pd.DataFrame, dict[str, bytes]]:
     photos = evaluation_photos(PhotoFolder(location=str(folder)))
-    task = EvaluationTask(tuple(noises), {"raygan": (generator, denoiser)})
+    task = EvaluationTask(tuple(noises), {"raygan": (load_weights(denoiser, generator), generator.stride)})
     return tabulate(evaluate(photos, task, settings or EvaluationSettings(), {"CPU": 1}, actors), "raygan")
 
 
@@ -137,7 +138,7 @@ def test_scores_are_those_of_scikit_image(write_photos: Write, denoiser: Folder)
     folder = write_photos(3, size=(70, 101))
     table, _ = run(folder, denoiser, [Gaussian(low=0, high=0)])
     assert len(table) == 3 * 3 * 3
-    assert (table[table["method"] == "noisy"]["psnr"] == np.inf).all()
+    assert (table[table["method"] == "noisy"]["psnr"] == 100).all()
     generator, _ = load_generator(denoiser)
     for name, clean in clean_images(folder).items():
         padded = np.pad(clean, ((0, 0), (0, 2), (0, 3)), mode="reflect")
@@ -195,7 +196,9 @@ def test_every_photo_noise_level_and_method_is_scored(
 @pytest.mark.usefixtures("ray_here", "own_classes_by_value")
 def test_a_photo_is_reported_as_soon_as_it_is_done(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
     photos = evaluation_photos(PhotoFolder(location=str(write_photos(3))))
-    task = EvaluationTask((WaitsForTheFirstPhoto(folder=str(tmp_path)),), {"raygan": (SMALL, denoiser)})
+    task = EvaluationTask(
+        (WaitsForTheFirstPhoto(folder=str(tmp_path)),), {"raygan": (load_weights(denoiser, SMALL), SMALL.stride)}
+    )
     results = evaluate(photos, task, EvaluationSettings((), MEAN_ONLY), {"CPU": 1}, 1)
     assert len(next(results)) == 2
     (tmp_path / "out").touch()
@@ -251,14 +254,22 @@ def test_the_command_compares_denoisers_and_filters(write_photos: Write, denoise
 
 @pytest.mark.usefixtures("ray_here")
 def test_an_evaluation_takes_one_core_per_process(write_photos: Write, denoiser: Folder, tmp_path: Path) -> None:
-    """Whatever a training worker takes."""
-    _, config = load_generator(denoiser)
+    """Whatever a training worker takes. No other machine needs the denoiser's files."""
+    network, config = load_generator(denoiser)
+    shutil.rmtree(denoiser.path)
     training = {"hardware/device": "cpu", "hardware/cpus_per_worker": 1000, "hardware/workers": 2}
     config = with_values(config, {**training, "data/cache": "stream", "hardware/reading_cpus_per_worker": 1000})
     photos = evaluation_photos(PhotoFolder(location=str(write_photos(2))))
-    task = EvaluationTask((Gaussian(),), {"raygan": (config.generator, denoiser)})
-    summary = write_evaluation(photos, [task], EvaluationSettings((), MEAN_ONLY), config, Folder(tmp_path / "found"))
+    task = EvaluationTask((Gaussian(),), {"raygan": (network, config.generator.stride)})
+    # What an earlier evaluation wrote, and what others have put there.
+    found, pictures = Folder(tmp_path / "found"), tmp_path / "found" / "pictures"
+    found.write("per_image.csv", "image,picture\na.png,0-1-a.png\nb.png,\n")
+    for name in ("0-1-a.png", "1-mine.png"):
+        found.write(f"pictures/{name}", b"")
+    summary = write_evaluation(photos, [task], EvaluationSettings((), MEAN_ONLY), config, found)
     assert set(summary["method"]) == {"noisy", "raygan"}
+    assert {path.name for path in pictures.iterdir()} > {"1-mine.png"}
+    assert not (pictures / "0-1-a.png").exists()
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -15,6 +15,7 @@ from raygan.evaluation.evaluate import tabulate
 from raygan.evaluation.job import EvaluationSettings, EvaluationTask, evaluate
 from raygan.evaluation.perceptual import Lpips, LpipsError
 from raygan.noise import Gaussian
+from raygan.train.denoisers import load_weights
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("torchmetrics", "torchvision"))
 needs_torchmetrics = pytest.mark.skipif(not INSTALLED, reason="needs raygan[lpips]")
@@ -69,7 +70,9 @@ def test_lpips_is_0_for_equal_images_and_grows_with_the_noise() -> None:
 def test_lpips_is_a_column_of_the_evaluation(write_photos: Any, tmp_path: Path) -> None:
     folder, lpips = write_photos(2), Lpips()
     photos = evaluation_photos(PhotoFolder(location=str(folder)))
-    task = EvaluationTask((Gaussian(low=0, high=0),), {"raygan": (SMALL, save_denoiser(tmp_path / "best"))})
+    task = EvaluationTask(
+        (Gaussian(low=0, high=0),), {"raygan": (load_weights(save_denoiser(tmp_path / "best"), SMALL), SMALL.stride)}
+    )
     rows = evaluate(photos, task, EvaluationSettings((), ("low", "mean"), lpips), {"CPU": 1}, 1)
     table: pd.DataFrame = tabulate(rows, "raygan")[0]
     assert list(table.columns[-6:]) == ["psnr", "ssim", "colour_drift", "lpips", "seconds", "picture"]

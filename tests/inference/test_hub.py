@@ -16,6 +16,7 @@ import torch
 from denoisers import image_of, save_denoiser
 
 from raygan.inference.denoiser import Denoiser
+from raygan.train.denoisers import DenoiserError
 from raygan.weights import HubError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -131,6 +132,8 @@ def test_a_folder_of_that_name_is_meant_first(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     image = image_of((20, 30, 3), np.float32)
     assert Denoiser.from_pretrained("owner/name")(image).shape == image.shape
+    with pytest.raises(DenoiserError, match="there is no denoiser in"):
+        Denoiser.from_pretrained("owner/nmae")
 
 
 def test_the_hub_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

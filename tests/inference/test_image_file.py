@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from denoisers import save_denoiser, smooth_of
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from raygan.inference.denoiser import Denoiser, ImageError
+from raygan.inference.exif import tiff_with
 from raygan.inference.image_file import ImageWarning, denoise_file
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -153,6 +155,15 @@ def test_bigtiff_files_are_read(same: Denoiser, order: Any) -> None:
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(denoised)), pixels)
 
 
+def test_exif_entries_are_kept_in_bigtiff_files() -> None:
+    pixels = smooth_of((40, 50, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ARTIST] = "Somebody"
+    content = tiff_with(exif, pyvips.Image.new_from_array(pixels).write_to_buffer(".tif", bigtiff=True))
+    assert opened(content).getexif()[ARTIST] == "Somebody"
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), pixels)
+
+
 def test_odd_metadata_of_a_tiff_file_does_not_matter(same: Denoiser) -> None:
     # tifffile writes the description twice, of which libtiff warns.
     pixels = smooth_of((40, 50, 3), np.uint8)
@@ -171,6 +182,10 @@ def test_what_a_format_cannot_hold_is_said_or_refused(same: Denoiser) -> None:
     grey = as_file(Image.new("L", (20, 20)), "JPEG", icc_profile=PROFILE)
     with pytest.warns(ImageWarning, match="its colour profile is left out"):
         denoise_file(same, grey, ".webp")
+    shots = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(shots, "MPO", save_all=True, append_images=[Image.new("RGB", (10, 10))])
+    with pytest.warns(ImageWarning, match="other images that the file holds, such as an HDR gain map"):
+        denoise_file(same, shots.getvalue(), ".jpg")
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + b" " * 70_000 + b"</x:xmpmeta>"
     with pytest.warns(ImageWarning, match="its XMP entries are left out"):
         denoise_file(same, as_file(Image.new("RGB", (20, 20)), "WEBP", xmp=xmp), ".jpg")
@@ -214,6 +229,11 @@ def test_depth_that_a_format_cannot_hold_is_said(same: Denoiser) -> None:
     with pytest.warns(ImageWarning, match="its 16 bits become 8, since .jpg files hold no more"):
         denoised = opened(denoise_file(same, content, ".jpg"))
     assert np.abs(np.asarray(denoised).astype(int) - smooth_of((40, 50, 3), np.uint16) // 257).mean() < 3
+    # Rounded to the nearest: 0.78 and 254.47.
+    for value, rounded in ((200, 1), (65_400, 254)):
+        with pytest.warns(ImageWarning, match="its 16 bits become 8"):
+            jpeg = denoise_file(same, tiff_of(np.full((40, 50), value, np.uint16)), ".jpg")
+        assert np.unique(np.asarray(opened(jpeg))).tolist() == [rounded]
 
 
 def test_sixteen_bits_of_cmyk_stay_sixteen(same: Denoiser) -> None:

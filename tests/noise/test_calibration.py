@@ -98,6 +98,14 @@ def test_frames_of_a_grey_card_give_the_variance_that_they_have(shot: float, rea
     assert profile.iso == 1600
 
 
+def test_a_white_that_no_value_comes_near_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    values = [frame // 4 for frame in frames(1e-3, 1e-4)]
+    profile_of_frames(values, 1600, 128, 16383)
+    assert caplog.text == ""
+    profile_of_frames(values, 1600, 128, 65535)
+    assert "less than half of white, 65535: if they have 12 or 14 bits, give --white 4095 or 16383" in caplog.text
+
+
 def test_frames_that_tell_nothing_are_refused() -> None:
     usable = frames(1e-3, 1e-5)
     with pytest.raises(NoiseCalibrationError, match="have 0 usable blocks"):

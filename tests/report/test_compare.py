@@ -219,6 +219,11 @@ def test_command_line_writes_csv(finished: Folder, comparison: Folder, tmp_path:
     written = pd.read_csv(tmp_path / "new" / "table.csv", keep_default_na=False)
     assert written["arm"].tolist() == ["", "a", "b"]
     assert written["val_psnr"].tolist() == [24.0, 21.0, 22.5]
+    # As of studies/*, while one of them has not begun.
+    run = raygan_here("compare", finished, tmp_path / "new")
+    assert run.returncode == 0
+    assert f"no study, or none yet: {tmp_path / 'new'}" in run.stderr
+    assert raygan_here("compare", tmp_path / "new").returncode == 2
 
 
 def test_studies_of_the_same_name_are_shown_by_folder(finished: Folder, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_final_report_of_a_search(tmp_path: Path) -> None:
     trials = [
         ("complete", 20.0, 100.0, 0.005, None),
         ("pruned", 21.0, 90.0, 1e-3, 2),
+        ("failed", 30.0, 100.0, 0.005, None),
     ]
     best = {"trial": "trial-0002", "values": {RATE: 0.00123456, DISCRIMINATOR: "PatchGAN", LAYERS: 2}}
     noises = {"noises": (Gaussian(), Gaussian(name="film_grain"))}
@@ -132,6 +133,7 @@ def test_final_report_of_a_search(tmp_path: Path) -> None:
     assert "best trial (trial-0002)" in text
     assert "21.00 dB in 2 epochs, stopped early" in text
     assert "with the paper's v1 values (trial-0001)" in text
+    assert "30.00 dB in 2 epochs, failed" in text
     assert "22.00 dB in 2 epochs" in text
     assert f"  {RATE} = 0.001235" in text
 

@@ -220,6 +220,7 @@ def test_invalid_arms_raise() -> None:
         ({"a": {}, "few": {"data/train_photos": 10}}, "arm few differs in data/train_photos, but photos and machines"),
         ({"a": {"data/pairs": "folder"}}, "arm a differs in data/pairs, data/pairs/location"),
         ({"a": {"hardware/workers": 2}}, "arm a differs in hardware/workers"),
+        ({"a": {}, "b": {"training/epochs": 60}}, "arm b has training/epochs, which all arms have in common"),
     ):
         with pytest.raises(ConfigError, match=message):
             Comparison(name="c", config=PAPER_V1, arms=arms).check()

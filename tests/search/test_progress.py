@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY_OPTIONS, search_command
-from optuna.distributions import IntDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from rich.console import Console
 from rich.table import Table
 
@@ -74,14 +74,15 @@ def test_the_time_left_of_trials_of_equal_computation() -> None:
 
 
 def test_a_resumed_search_knows_the_lengths_of_its_trials(tmp_path: Path) -> None:
-    width = "generator/base_width"
+    width, pixel_epochs = "generator/base_width", "training/pixel_epochs"
     config = with_values(quick(PAPER_V1), {width: 32})
-    space: Space = {width: IntDistribution(8, 32)}
+    space: Space = {width: IntDistribution(8, 32), pixel_epochs: CategoricalDistribution([0, None])}
     search = Search(name="s", config=config, space=space, trials=9, trial_epochs=EPOCHS, equal_compute=True)
-    budget = epochs_of_equal_computation(with_values(config, {width: 8}), config, EPOCHS)
+    small = {width: 8, pixel_epochs: None}
+    budget = epochs_of_equal_computation(with_values(config, small), config, EPOCHS)
     assert budget > EPOCHS
     trials = Trials(Folder(tmp_path), "s", search.objectives)
-    trials.enqueue([{width: 8}, {width: 32}])
+    trials.enqueue([small, {width: 32, pixel_epochs: 0}])
     searcher = OptunaSearcher(trials, search, Ledger(trials.folder))
     _, second = searcher.suggest("t1"), searcher.suggest("t2")
     scores = dict.fromkeys(("discriminator_accuracy_clean", "discriminator_accuracy_denoised"), 0.5)

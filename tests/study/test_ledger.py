@@ -43,6 +43,9 @@ def test_epochs_are_kept_once_and_survive_reopening(tmp_path: Path) -> None:
     again.add_epoch("trial-0001", {"epoch": 2, "val_psnr": 8.0})
     epochs = Ledger(Folder(tmp_path)).epochs_of("trial-0001")
     assert [(one["epoch"], one["val_psnr"]) for one in epochs] == [(1, 1 / 3), (2, 8.0)]
+    # In the order in which they were first recorded.
+    order = [line.split(",")[:2] for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
+    assert order == [["trial-0001", "1"], ["trial-0002", "1"], ["trial-0001", "2"]]
 
 
 def test_epochs_are_appended(tmp_path: Path) -> None:

@@ -166,6 +166,14 @@ def test_trials_of_a_deleted_folder_are_refused(tmp_path: Path) -> None:
     assert opened(tmp_path / "a", url=url).ended() == ["trial-0001"]
 
 
+def test_a_study_whose_trials_are_elsewhere_is_refused(tmp_path: Path) -> None:
+    Folder(tmp_path).write("metrics.csv", "trial,epoch,val_psnr\ntrial-0001,1,20.0\n")
+    with pytest.raises(StudyError, match="has the epochs of trials that are not in the Optuna storage: give the"):
+        opened(tmp_path, url=f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(StudyError, match=r"restore optuna.log from a copy"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////absent/folder/x.db", "nodriver://host/database"])
 def test_databases_that_cannot_be_opened_raise(url: str) -> None:
     with pytest.raises(StudyError, match="cannot open the Optuna storage of --optuna-storage"):
