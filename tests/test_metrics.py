@@ -25,6 +25,7 @@ def test_equal_to_scikit_image_on_random_images(size: tuple[int, int], deviation
     expected_psnr, expected_ssim = reference(clean, denoised)
     assert psnr(clean, denoised).tolist() == pytest.approx(expected_psnr, abs=1e-9)
     assert ssim(clean, denoised).tolist() == pytest.approx(expected_ssim, abs=1e-9)
+    assert psnr(clean.float(), denoised.float()).tolist() == pytest.approx(expected_psnr, abs=1e-5)
     assert ssim(clean.float(), denoised.float()).tolist() == pytest.approx(expected_ssim, abs=1e-4)
 
 

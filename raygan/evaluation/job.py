@@ -1,6 +1,6 @@
 """The evaluation job: Ray Data actors that add noise to photos, remove it by every method, and compute the metrics.
 
-PSNR and colour drift are computed in double precision, SSIM in float32, and nothing is rounded to 8 bits.
+Images and metrics are float32, and nothing is rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -178,12 +178,11 @@ class _Evaluator:
         distances = [math.nan] * len(results)
         if self.lpips and photo["level"] == "mean":
             distances = self.lpips(clean, images[1:])
-        exact, rows = clean.double(), []
+        rows = []
         for (method, denoised), distance in zip(results.items(), distances, strict=True):
-            compared = denoised.double()
-            # In float32, SSIM takes 6 ms for a photo of 321×481 instead of 16, and differs by 1e-7.
-            scores = {"psnr": psnr(exact, compared).clamp(max=BEST_PSNR), "ssim": ssim(clean, denoised)}
-            scores["colour_drift"] = colour_drift(exact, compared)
+            # In double precision, PSNR differs by 3e-6 dB and SSIM by 1e-7; large photos would take twice the memory.
+            scores = {"psnr": psnr(clean, denoised).clamp(max=BEST_PSNR), "ssim": ssim(clean, denoised)}
+            scores["colour_drift"] = colour_drift(clean, denoised)
             row = photo | {"method": method} | {name: score.item() for name, score in scores.items()}
             if self.lpips:
                 row["lpips"] = distance
