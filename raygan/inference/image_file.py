@@ -45,8 +45,8 @@ LARGEST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}
 """Most pixels of a side in formats that have a limit."""
 XMP, LARGEST_XMP = "xmp-data", 65_502
 """libvips's name of the XMP packet, and its most bytes in a JPEG file."""
-MPF_WITHIN = 2**18
-"""First bytes of a JPEG file that may have its list of other images (CIPA DC-007, Multi-Picture Format)."""
+BEHIND = re.compile(rb"hdrgm:Version|HDRGainMap|iso:ts:21496|:MotionPhoto")
+"""What phones write into JPEG files that hold an HDR gain map or a video behind the picture."""
 GAMMA = 45_455
 """The value of a PNG file's gAMA chunk that is near sRGB's curve."""
 UPRIGHT = re.compile(rb"""(<tiff:Orientation>|tiff:Orientation=["'])[2-8]""")
@@ -186,8 +186,8 @@ def _note_left_out(image: pyvips.Image, content: bytes, suffix: str, notes: list
         notes.append("its XMP entries are left out, since JPEG files hold 64 KB of them")
     if image.get_typeof("icc-profile-data") and suffix == ".webp" and image.bands < 3:
         notes.append("its colour profile is left out, since .webp files hold none of grey images")
-    if content.startswith(b"\xff\xd8\xff") and b"MPF\0" in content[:MPF_WITHIN]:
-        notes.append("other images that the file holds, such as an HDR gain map or a preview, are left out")
+    if content.startswith(b"\xff\xd8\xff") and BEHIND.search(content):
+        notes.append("what is behind the picture, an HDR gain map or a video, is left out")
     chunks = content[: content.find(b"IDAT")] if content.startswith(b"\x89PNG") else b""
     where = chunks.find(b"gAMA")
     if where > 0 and not any(other in chunks for other in (b"sRGB", b"iCCP")):
