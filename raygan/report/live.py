@@ -53,7 +53,7 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
     curves = {trial: epochs.loc[epochs["trial"] == trial, column] for trial in names} if len(epochs) else {}
     good = epochs[~epochs["trial"].isin(trials.loc[trials["state"] == "failed", "trial"])] if len(epochs) else epochs
     best = (good[column].cummin() if ascending else good[column].cummax()) if len(good) else pd.Series(dtype=float)
-    scores = good.dropna(subset=column) if len(good) else good
+    best_first = good.sort_values(column, ascending=ascending, kind="stable") if len(good) else good
     # One by one: in a bucket, each is a request.
     pictures = itertools.islice((name for name in _latest(epochs) if study.folder.exists(_picture(name))), PICTURES)
     return {
@@ -67,9 +67,7 @@ def _progress(study: StudyFiles) -> dict[str, Any]:
         "epochs": len(epochs),
         "seconds": float(epochs["seconds"].sum()) if len(epochs) else 0.0,
         "best": _numbers(best),
-        "best_trial": scores.at[scores[column].idxmin() if ascending else scores[column].idxmax(), "trial"]
-        if len(scores)
-        else None,
+        "best_trial": next(iter(best_first["trial"]), None),
         "curves": {trial: _numbers(curve) for trial, curve in curves.items()},
         "failed": trials.loc[trials["state"] == "failed", ["trial", "error"]].fillna("").to_numpy().tolist(),
         "pictures": list(pictures),

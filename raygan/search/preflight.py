@@ -98,9 +98,10 @@ def check_machines(folder: Folder) -> None:
 
 
 def check_disk(folder: Folder, config: Config, settings: TrialSettings, concurrent: int) -> None:
-    """Show what a study takes of a local disk, with networks of the given sizes; raise `StudyError` without room."""
+    """Show what a new study takes of a local disk, with networks of these sizes; raise `StudyError` without room."""
     free = folder.free_space()
-    if free is None:
+    # A resumed study has written some of it already.
+    if free is None or folder.exists("checkpoints"):
         return
     weights, discriminator = 4 * parameters(config.generator), 4 * discriminator_parameters(config)
     # The weights, Adam's two moments, those of the best epoch, and perhaps their average.

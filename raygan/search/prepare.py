@@ -156,9 +156,7 @@ def prepare(experiment: Experiment, inputs: Inputs, folder: Folder, wait: float)
         train = 0 if photos.train_pairs is None else len(photos.train_pairs)
         counts = f"{train} to train, {len(photos.validation_pairs)} to validate"
         print(f"Pairs: {counts}, from {config.data.pairs.key}; val_psnr and val_ssim are those of the pairs")
-    if not folder.exists("checkpoints"):
-        # Later, some of what it needs is there already.
-        check_disk(folder, config, settings, concurrent)
+    check_disk(folder, config, settings, concurrent)
     identity = {"train": len(photos.train), "validation": len(photos.validation), "sha256": photos.sha256}
     job = Job(folder, share_photos(photos), inputs.content_weights)
     return Prepared(config, job, identity, fingerprint(*config.data.evaluate_on.find()), concurrent)

@@ -23,14 +23,15 @@ class HubError(InputError):
 def denoiser_folder(name: str) -> str:
     """The location of a denoiser, by its name: its folder or prefix, one that comes with RayGAN, or OWNER/NAME.
 
-    OWNER/NAME, or OWNER/NAME@REVISION with a branch, tag or commit, is a repository on the Hugging Face hub, unless
-    there is a folder OWNER here. It is downloaded to the hub's cache. Raises `HubError`.
+    OWNER/NAME is a repository on the Hugging Face hub, unless there is a folder OWNER here; so is, in any case,
+    OWNER/NAME@REVISION with a branch, tag or commit. It is downloaded to the hub's cache. Raises `HubError`.
     """
     if name in NAMES:
         return f"{HERE}/{name}"
-    if (found := HUB_ID.fullmatch(name)) is None or Path(name).parent.exists():
+    if (found := HUB_ID.fullmatch(name)) is None or Path(name).exists():
         return name
-    return _from_hub(*found.groups())
+    owner_and_name, revision = found.groups()
+    return name if revision is None and Path(name).parent.exists() else _from_hub(owner_and_name, revision)
 
 
 def _from_hub(name: str, revision: str | None) -> str:

@@ -45,3 +45,5 @@ def test_a_study_that_the_disk_cannot_hold_is_refused(
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(StudyError, match=r"2 trials at once, and 4 that wait, need 8.3 GB for their checkpoints"):
         check_disk(Folder(tmp_path / "new"), PAPER_V1, settings, concurrent=2)
+    (tmp_path / "resumed" / "checkpoints").mkdir(parents=True)
+    check_disk(Folder(tmp_path / "resumed"), PAPER_V1, settings, concurrent=2)
