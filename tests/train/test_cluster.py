@@ -83,8 +83,11 @@ def test_photos_are_shared_without_copies() -> None:
 
 def test_photos_larger_than_the_object_store_are_refused() -> None:
     huge = np.broadcast_to(np.zeros(1, np.uint8), (10**7, 10**7, 3))
-    with pytest.raises(HardwareError, match=r"the decoded photos take 300000.0 GB, .* lower data/train_photos"):
-        share_photos(TrainingPhotos(Photos(["a"], [huge]), Photos([], [])))
+    none = Photos([], [])
+    with pytest.raises(HardwareError, match=r"photos take 300000.0 GB and the pairs 0.0 GB, .*data/cache=stream"):
+        share_photos(TrainingPhotos(Photos(["a"], [huge]), none))
+    with pytest.raises(HardwareError, match=r"photos take 0.0 GB and the pairs 300000.0 GB, .* limits pairs too"):
+        share_photos(TrainingPhotos(none, none, train_pairs=Photos(["a"], [huge])))
 
 
 @pytest.fixture
