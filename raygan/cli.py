@@ -176,8 +176,8 @@ def _denoise(
         noisy: An image file, or a folder or s3:// gs:// prefix of images.
         denoised: The file or folder to write; never the input.
         checkpoint: A denoiser's folder, such as STUDY/best, one that comes with RayGAN: synthetic, camera (for photos
-            from cameras), small (faster) or baseline, a model file of another project, such as drunet.pth, or
-            OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub.
+            from cameras), small (faster), found (by a search) or baseline, a model file of another project, such as
+            drunet.pth, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub.
         computation: How to compute.
         error_map: PNG or TIFF file to write as well, for a single image: 16-bit grey, where value / 65535 bounds each
             pixel's error before rounding, in the image's scale from 0 to 1, for about 90 % of the pixels, if the
@@ -243,7 +243,7 @@ def _evaluate(
 
     Args:
         checkpoints: Folders or prefixes of denoisers, such as STUDY/best, or those that come with RayGAN: synthetic,
-            camera, small or baseline.
+            camera, small, found or baseline.
         evaluation: What to evaluate on, and how to denoise.
         output: Folder for the tables and pictures.
         filters: Classical filters; bm3d needs the package bm3d.

@@ -101,7 +101,7 @@ def _help_of(arguments: list[str]) -> str:
 
 def _model_card() -> str:
     weights = ROOT / "raygan" / "weights"
-    cards = [(weights / name / "README.md").read_text() for name in ("", "synthetic", "camera", "baseline")]
+    cards = [(weights / name / "README.md").read_text() for name in ("", "synthetic", "camera", "found", "baseline")]
     text = "\n".join([cards[0], *(re.sub(r"^#", "##", card, flags=re.MULTILINE) for card in cards[1:])])
     # Their links are those of the repository: pages have other addresses here, and other files none.
     text = re.sub(r"\]\((?:\.\./)*docs/(?:explanation/)?", "](../explanation/", text)

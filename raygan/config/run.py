@@ -118,8 +118,8 @@ class TrainingConfig(Section):
 
     start_from: str | None = None
     """Denoiser whose weights training starts from: a folder or prefix such as STUDY/best, of the same generator, which
-    all machines can read, one that comes with RayGAN (synthetic, camera, small or baseline), or another project's file
-    such as nafnet.pth, whose network then is the generator. None: random weights."""
+    all machines can read, one that comes with RayGAN (synthetic, camera, small, found or baseline), or another
+    project's file such as nafnet.pth, whose network then is the generator. None: random weights."""
     batch_size: Count = 8
     """Crops per step, over all workers together."""
     halve_batch: bool = False

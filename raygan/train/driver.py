@@ -15,8 +15,8 @@ from typing import Any
 
 import ray
 import torch
+from ray import cloudpickle, tune
 from ray import train as ray_train
-from ray import tune
 from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
@@ -249,7 +249,7 @@ def _epochs_until_lost(run: Run) -> Iterator[Epoch]:
     thread.start()
     while thread.is_alive() or not reports.empty():
         try:
-            report = reports.get(timeout=0.5)
+            report = cloudpickle.loads(reports.get(timeout=0.5))
         except Empty:
             continue
         if isinstance(report, InputError):
@@ -264,15 +264,18 @@ def _epochs_until_lost(run: Run) -> Iterator[Epoch]:
 
 
 def _train_worker(run: Run, reports: Queue) -> None:
-    """What each worker of a TorchTrainer runs; the one of rank 0 reports the epochs, which all share."""
+    """What each worker of a TorchTrainer runs; the one of rank 0 reports the epochs, which all share.
+
+    Reports are bytes: the queue's process would import torch for an epoch.
+    """
     context = ray_train.get_context()
     device = ray_train.torch.get_device() if run.config.hardware.device == "cuda" else torch.device("cpu")
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     try:
         for epoch in run.epochs(worker):
             if worker.rank == 0:
-                reports.put(epoch)
+                reports.put(cloudpickle.dumps(epoch))
     except Exception as error:
         if not _is_loss(error, run.job.folder):
-            reports.put(_explained(error))
+            reports.put(cloudpickle.dumps(_explained(error)))
         raise

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from raygan.errors import InputError
 
-NAMES = ("synthetic", "camera", "small", "baseline")
+NAMES = ("synthetic", "camera", "small", "found", "baseline")
 """What they are called wherever a denoiser's folder is expected."""
 DEFAULT = NAMES[0]
 """Name of the one that is used unless another is given."""

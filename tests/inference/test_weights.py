@@ -1,17 +1,18 @@
 """The denoisers that come with RayGAN, as a user meets them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import raygan, shared
+from conftest import ROOT, raygan, shared
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from raygan.config.kinds import Noise
 from raygan.config.run import Config
-from raygan.config.section import with_values
+from raygan.config.section import flat_values, with_values
 from raygan.data.samples import EVALUATION_PHOTOS, sample_photos_folder
 from raygan.evaluation.classical import FILTERS, filtered
 from raygan.inference.denoiser import Denoiser, denoise
@@ -27,6 +28,7 @@ KNOWN = {
     "synthetic": {"101085": 24.752, "3096": 36.834, "86016": 22.825},
     "camera": {"101085": 24.431, "3096": 36.427, "86016": 22.539},
     "small": {"101085": 24.356, "3096": 35.300, "86016": 22.441},
+    "found": {"101085": 24.397, "3096": 35.494, "86016": 22.328},
     "baseline": {"101085": 24.453, "3096": 35.708, "86016": 22.498},
 }
 """PSNR in dB on photos of BSD300, with Gaussian noise of the mean intensity from NumPy's default generator, seed 0."""
@@ -55,6 +57,14 @@ def test_denoisers_are_what_their_searches_train(name: str, preset: Config) -> N
     expected = with_values(preset, {"training/best_by": "val_psnr", "training/precision": config.training.precision})
     for part in ("generator", "loss", "noises", "sampling", "clean_share", "optimizers", "training"):
         assert getattr(config, part) == getattr(expected, part)
+
+
+def test_found_is_what_the_recorded_search_found() -> None:
+    record = json.loads((ROOT / "benchmarks" / "gain" / "study.json").read_text())
+    _, config = load_generator(Folder(denoiser_folder("found")))
+    values = flat_values(config)
+    assert record["status"] == "finished"
+    assert record["best_trial"]["values"] == {path: values[path] for path in record["best_trial"]["values"]}
 
 
 @pytest.mark.parametrize(("name", "photo", "expected"), [(name, *row) for name in KNOWN for row in KNOWN[name].items()])
@@ -102,7 +112,9 @@ def test_it_denoises_right_after_installation(tmp_path: Path) -> None:
     assert psnr(clean, denoised) > psnr(clean, noisy) + 8
 
 
-@pytest.mark.parametrize(("name", "operations"), [("synthetic", 600e3), ("small", 100e3), ("baseline", 350e3)])
+@pytest.mark.parametrize(
+    ("name", "operations"), [("synthetic", 600e3), ("small", 100e3), ("found", 110e3), ("baseline", 350e3)]
+)
 def test_cost(name: str, operations: float) -> None:
     _, config = load_generator(Folder(denoiser_folder(name)))
     assert operations_per_pixel(config.generator) <= operations
