@@ -118,16 +118,16 @@ def show(folder: Path) -> None:
 
 
 def draw(folder: Path, picture: str) -> None:
-    """Draw val PSNR against core-hours: one line per training, one colour per arm."""
+    """Draw val PSNR against hours of an idle core, by the seconds of a step: a line per training, a colour per arm."""
     from picture import save  # needs playwright
 
     figure, table = go.Figure(), pd.read_csv(folder / EPOCHS_OF_ALL, dtype=TEXTS)
-    for (*_, arm, _), epochs in table.groupby([key for key in KEYS if key != "epoch"]):
+    for (*_, minutes, arm, _), epochs in table.groupby([key for key in KEYS if key != "epoch"]):
         first = arm not in {line.name for line in figure.data}
         colour = COLOURS[ARMS.index(arm)]
-        hours = epochs["train_seconds"] / 3600
+        hours = minutes / 60 * epochs["epoch"] / EPOCHS
         figure.add_scatter(x=hours, y=epochs["val_psnr"], name=arm, showlegend=first, line_color=colour)
-    figure.update_xaxes(title_text="hours of one core").update_yaxes(title_text="val PSNR (dB)")
+    figure.update_xaxes(title_text="hours of one idle core").update_yaxes(title_text="val PSNR (dB)")
     save(figure.update_layout(width=720), picture)
 
 
