@@ -8,9 +8,9 @@ ARGS ?=
 search: .venv/installed
 	.venv/bin/python searches/v1.py --quick $(ARGS)
 
-# The tests; ARGS="-m slow" runs those that take longer (see CONTRIBUTING.md).
+# The tests, two at a time; ARGS="-m slow" runs those that take longer (see CONTRIBUTING.md).
 test: .venv/installed
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

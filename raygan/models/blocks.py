@@ -41,7 +41,6 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int, epsilon: float, momentum: float, *, by_image: bool) -> None:
         super().__init__(channels, eps=epsilon, momentum=momentum)
         self.by_image = by_image
-        self.new_share = momentum
         self.workers = 1
         """Training workers whose parts of a batch are normalized together."""
 
@@ -61,9 +60,11 @@ class BatchNorm(nn.BatchNorm2d):
         variance = _Sum.apply(centred.square().mean((0, 2, 3))) / self.workers
         count = values.numel() // len(mean) * self.workers
         with torch.no_grad():
-            self.get_buffer("running_mean").lerp_(mean, self.new_share)
-            self.get_buffer("running_var").lerp_(variance * count / (count - 1), self.new_share)
-            self.get_buffer("num_batches_tracked").add_(1)
+            batches = self.get_buffer("num_batches_tracked").add_(1)
+            # Without a momentum, statistics are the means of all batches, as in torch.
+            share = 1 / batches.item() if self.momentum is None else self.momentum
+            self.get_buffer("running_mean").lerp_(mean, share)
+            self.get_buffer("running_var").lerp_(variance * count / (count - 1), share)
         scale = (variance + self.eps).rsqrt() * self.weight
         normalized: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
         return normalized.type_as(features)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from raygan.config.run import AdamConfig, Config, TrainingConfig
 from raygan.data.crops import CropSource, ValidationCrops, clean_in_batch, pairs_in_batch, to_unit_range
@@ -26,7 +27,7 @@ from raygan.storage import Folder
 from raygan.train.checkpoint import Best, CheckpointError, Saved, load_checkpoint, save_checkpoint
 from raygan.train.denoisers import starting_weights
 from raygan.train.logging import RunLog, before_and_after
-from raygan.train.step import METRICS, PIXEL_METRICS, Gan, pixel_step, train_step
+from raygan.train.step import METRICS, PIXEL_METRICS, Gan, autocast, pixel_step, train_step
 from raygan.train.validation import validate
 
 CHECK_EVERY = 20
@@ -242,13 +243,16 @@ class _Trainer:
         torch.manual_seed(derived_seed("layers", training.seed, epoch, self.worker.rank))
         alone = training.pixel_epochs is None or epoch <= training.pixel_epochs
         run_step, watched = (pixel_step, PIXEL_METRICS) if alone else (train_step, METRICS)
+        last_noisy = deque[Tensor](maxlen=training.precise_bn_batches)
         for step, pixels in enumerate(self.crops.batches(epoch)):
             factor = lr_factor(training, (epoch - 1) * steps + step, training.epochs * steps)
             gan.generator_optimizer.param_groups[0]["lr"] = factor * self.config.optimizers.generator.learning_rate
             gan.discriminator_optimizer.param_groups[0]["lr"] = (
                 factor * self.config.optimizers.discriminator.learning_rate
             )
-            step_metrics.append(run_step(gan, *self._noisy_batch(epoch, step, pixels)))
+            clean, noisy = self._noisy_batch(epoch, step, pixels)
+            last_noisy.append(noisy)
+            step_metrics.append(run_step(gan, clean, noisy))
             if self.average is not None:
                 self.average.update_parameters(gan.generator)
             if (step + 1) % CHECK_EVERY == 0 or step + 1 == steps:
@@ -256,7 +260,10 @@ class _Trainer:
                 sums = dict(zip(names, values.sum(dim=0).tolist(), strict=True))
                 if broken := [f"{name} is {sums[name]}" for name in watched if not math.isfinite(sums[name])]:
                     return broken
-        # Each worker has gathered moving statistics on its own crops.
+        if last_noisy:
+            with autocast(self.worker.device, training.precision):
+                update_bn(last_noisy, self.denoiser)
+        # Each worker has gathered statistics on its own crops.
         for network in dict.fromkeys((self.states["generator"], gan.frozen_discriminator, self.denoiser)):
             for statistic in filter(torch.is_floating_point, network.buffers()):
                 statistic.copy_(self.worker.sum(statistic) / self.worker.workers)

@@ -1,6 +1,7 @@
 import functools
 import io
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ ALL_OPTIONS: dict[str, object] = {
     "training/warm_up_steps": 2,
     "training/average_decay": 0.5,
     "training/max_gradient_norm": 1.0,
+    "training/precise_bn_batches": 2,
 }
 
 
@@ -153,6 +155,40 @@ def test_training_learns(tiny_config: Config, tmp_path: Path) -> None:
     first, *_, last = Run(longer, tmp_path).train().metrics
     assert last["content_loss"] < 0.4 * first["content_loss"]
     assert last["val_psnr"] > first["val_psnr"] + 2
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precise_statistics_are_means_over_the_last_batches_with_the_final_weights(
+    tiny_config: Config, tmp_path: Path, precision: str
+) -> None:
+    """The references: moving averages of momentum 1 and 0.5, of weights that stay as they were at the end."""
+    steps = {"training/steps_per_epoch": 2, "training/epochs": 1, "training/precision": precision}
+    found = Run(with_values(tiny_config, steps | {"training/precise_bn_batches": 2}), tmp_path / "run").train()
+    moving = Run(with_values(tiny_config, steps), tmp_path / "moving").train()
+
+    def with_momentum(momentum: float) -> dict[str, torch.Tensor]:
+        # A training starts from a generator that is its own, momentum included.
+        start = Folder(tmp_path / f"start-{momentum}")
+        run = with_values(found.config, {"generator/batch_norm_momentum": momentum})
+        start.write("config.json", json.dumps(run.to_json()))
+        start.write(
+            "generator.safetensors", found.folder.read("checkpoints/run/epoch-0001/denoiser/generator.safetensors")
+        )
+        still = {"training/start_from": start.location, "optimizers/generator/learning_rate": 1e-12}
+        config = with_values(run, still | {"training/precise_bn_batches": 0})
+        return statistics_of(Run(config, tmp_path / str(momentum)).train())
+
+    precise, last, half = statistics_of(found), with_momentum(1.0), with_momentum(0.5)
+    assert precise
+    for name, statistic in precise.items():
+        first = 4 * half[name] - statistic - 2 * last[name]
+        torch.testing.assert_close(statistic, (first + last[name]) / 2, rtol=1e-3, atol=1e-5)
+    assert any((statistics_of(moving)[name] - precise[name]).abs().max() > 0.1 for name in precise)
+
+
+def statistics_of(run: Run) -> dict[str, torch.Tensor]:
+    """The statistics of the generator's batch normalization after the first epoch."""
+    return {name: value for name, value in run.training(1)["generator"].items() if "running" in name}
 
 
 def test_same_configuration_same_result_to_the_last_bit(finished: Run, tmp_path: Path) -> None:
