@@ -64,6 +64,7 @@ PAPER = {
     "training/lr_schedule": "constant",
     "training/warm_up_steps": 0,
     "training/average_decay": 0.0,
+    "training/precise_bn_batches": 0,
     "training/max_gradient_norm": None,
 }
 # v0, v1, ablation.
