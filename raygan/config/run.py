@@ -149,9 +149,9 @@ class TrainingConfig(Section):
     which equals training with one worker (but for dropout, and a `loss/content/scale` that is relative) and costs
     communication in every layer. It does nothing in other projects' networks."""
     precise_bn_batches: Natural = 0
-    """Batches of an epoch, its last ones, over which the statistics of batch normalization are averaged with its final
-    weights, for validation and for the denoiser that is kept (PreciseBN: Wu and Johnson, 2021). 0: moving averages, in
-    which earlier weights linger."""
+    """Number of an epoch's last batches over which the statistics of batch normalization are averaged with its final
+    weights, for validation and for the denoiser that is kept (PreciseBN: Wu and Johnson, 2021); all if the epoch has
+    fewer. 0: moving averages, in which earlier weights linger."""
     precision: Precision = "float32"
     """Precision of the networks' computation, and of a content loss's features; weights, other losses and optimizers
     stay in float32. auto: bfloat16 on devices that support it, where it is faster, and float32 on others, where

@@ -43,8 +43,9 @@ def write_evaluation(
 
     from raygan.train.cluster import resources, trials_at_once
 
-    labels = photos.select_columns(["name", "set"]).take_all()
-    count = len(labels)
+    # `Dataset.unique` would start actors to aggregate.
+    sets = [row["set"] for row in photos.select_columns(["set"]).take_all()]
+    count = len(sets)
     config = with_values(config, {"hardware/workers": 1, "data/cache": "memory"})
     if config.hardware.device == "cpu":
         # However many cores a training worker has: photos are independent, and one core each leaves none idle.
@@ -55,7 +56,7 @@ def write_evaluation(
         denoisers = "1 denoiser" if len(task.denoisers) == 1 else f"{len(task.denoisers)} denoisers"
         levels = ", ".join(settings.levels)
         where = f"{count} photos ({config.data.evaluate_on.key}), noise levels {levels}"
-        if {row["set"] for row in labels} == {PAIRS}:
+        if set(sets) == {PAIRS}:
             where = f"{count} pairs ({config.data.evaluate_on.key})"
         print(f"\nEvaluation of {denoisers}: {where}")
         # As a Ray task, so that the job runs, and writes its logs, on the cluster.

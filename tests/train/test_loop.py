@@ -163,8 +163,10 @@ def test_precise_statistics_are_means_over_the_last_batches_with_the_final_weigh
 ) -> None:
     """The references: moving averages of momentum 1 and 0.5, of weights that stay as they were at the end."""
     steps = {"training/steps_per_epoch": 2, "training/epochs": 1, "training/precision": precision}
-    found = Run(with_values(tiny_config, steps | {"training/precise_bn_batches": 2}), tmp_path / "run").train()
-    moving = Run(with_values(tiny_config, steps), tmp_path / "moving").train()
+    found, of_last, moving = (
+        Run(with_values(tiny_config, steps | {"training/precise_bn_batches": count}), tmp_path / folder).train()
+        for count, folder in ((2, "run"), (1, "of-last"), (0, "moving"))
+    )
 
     def with_momentum(momentum: float) -> dict[str, torch.Tensor]:
         # A training starts from a generator that is its own, momentum included.
@@ -183,6 +185,8 @@ def test_precise_statistics_are_means_over_the_last_batches_with_the_final_weigh
     for name, statistic in precise.items():
         first = 4 * half[name] - statistic - 2 * last[name]
         torch.testing.assert_close(statistic, (first + last[name]) / 2, rtol=1e-3, atol=1e-5)
+        # Training itself is the same with each number of batches.
+        torch.testing.assert_close(statistics_of(of_last)[name], last[name], rtol=1e-3, atol=1e-5)
     assert any((statistics_of(moving)[name] - precise[name]).abs().max() > 0.1 for name in precise)
 
 

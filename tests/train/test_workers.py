@@ -74,11 +74,11 @@ def test_batch_norm_over_all_workers_gives_the_losses_of_one(tiny_config: Config
         assert together[name] == pytest.approx(one[name], rel=1e-4)
     # The moving statistics too, and the precise ones.
     assert together["val_psnr"] == pytest.approx(one["val_psnr"], abs=1e-3)
-    precise = {"training/precise_bn_batches": 2}
-    one_precise, _ = trained(with_values(config, precise), 1, tmp_path / "one-precise")
-    precise["training/batch_statistics"] = "all"
-    both_precise, _ = trained(with_values(config, precise), 2, tmp_path / "both-precise")
-    assert both_precise["val_psnr"] == pytest.approx(one_precise["val_psnr"], abs=1e-3)
+    precise = with_values(config, {"training/precise_bn_batches": 2})
+    one_precise, _ = trained(precise, 1, tmp_path / "one-precise")
+    precise = with_values(precise, {"training/batch_statistics": "all"})
+    together_precise, _ = trained(precise, 2, tmp_path / "together-precise")
+    assert together_precise["val_psnr"] == pytest.approx(one_precise["val_psnr"], abs=1e-3)
     assert abs(one_precise["val_psnr"] - one["val_psnr"]) > 0.1
     # With each worker's own, the outcome is another.
     assert abs(apart["content_loss"] - one["content_loss"]) > 10 * abs(together["content_loss"] - one["content_loss"])
